@@ -1,0 +1,55 @@
+#include "autograd/tape.h"
+
+#include <utility>
+
+#include "kernels/kernels.h"
+
+namespace switchback {
+namespace {
+
+thread_local Tape base_tape;
+thread_local Tape* current_tape = nullptr;
+thread_local int pauses = 0;
+
+}  // namespace
+
+Tape& tape() { return current_tape ? *current_tape : base_tape; }
+
+Tape::Pause::Pause() { ++pauses; }
+Tape::Pause::~Pause() { --pauses; }
+bool Tape::paused() { return pauses > 0; }
+
+Tape::Resume::Resume() : pauses_(std::exchange(pauses, 0)) {}
+Tape::Resume::~Resume() { pauses = pauses_; }
+
+Tape::Scope::Scope() : outer_(std::exchange(current_tape, &tape_)) {}
+Tape::Scope::~Scope() { current_tape = outer_; }
+
+void Tape::record(std::string_view name, const Variable& result, std::function<void()> backward) {
+  if (paused() || !result.needs_grad()) return;
+  entries_.push_back({name, result, std::move(backward)});
+}
+
+void Tape::mark(std::string_view name, std::function<void()> f) {
+  if (paused()) return;
+  entries_.push_back({name, {}, std::move(f)});
+}
+
+void Tape::backward(const Variable& loss) {
+  CHECK(loss.shape().size() == 1, "backward starts at a single number, got shape ", loss.shape());
+  kernels(loss.device()).fill(loss.grad_sink().to, 1.0);
+  backward_from_gradients();
+}
+
+void Tape::backward_from_gradients() {
+  Pause pause;  // what closures compute is not differentiated again
+  while (!entries_.empty()) {
+    Entry entry = std::move(entries_.back());
+    entries_.pop_back();
+    if (!entry.result.defined() || entry.result.has_grad()) entry.backward();
+  }
+}
+
+void when_grads_ready(std::string_view name, std::function<void()> f) { tape().mark(name, std::move(f)); }
+
+}  // namespace switchback
