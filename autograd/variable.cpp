@@ -1,5 +1,7 @@
 #include "autograd/variable.h"
 
+#include <utility>
+
 #include "kernels/kernels.h"
 
 namespace switchback {
@@ -18,8 +20,12 @@ Sink Variable::grad_sink() const {
   if (!needs_grad()) return {};
   Node& n = *node_;
   if (!n.grad.defined()) n.grad = Tensor(n.value.shape(), n.value.dtype(), n.value.device());
-  const bool add = n.grad_written;
-  n.grad_written = true;
+  const bool add = std::exchange(n.grad_written, true);
+  if (add && !n.grad_is_fixed && n.grad.is_shared()) {  // an adopted gradient that somebody else still reads
+    Tensor own(n.grad.shape(), n.grad.dtype(), n.grad.device());
+    kernels(own.device()).cast(own, n.grad);
+    n.grad = std::move(own);
+  }
   return {n.grad, add};
 }
 

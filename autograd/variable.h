@@ -6,7 +6,8 @@
 //                 Empty when the variable needs no gradient: kernels skip the work.
 //   take_grad()   moves it out when the op that made the variable runs backward: its last reader frees it.
 //   adopt_grad()  gives the variable a gradient that exists already (the residual stream): moved, not copied;
-//                 added when there is one.
+//                 added when there is one. Several variables may adopt the same tensor: the first that must add
+//                 to it takes a copy.
 #pragma once
 
 #include <memory>

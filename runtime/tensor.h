@@ -32,6 +32,9 @@ class Tensor {
   operator CView() const { return {data_, shape_, dtype_, device_}; }
   View view() const { return *this; }
 
+  // Whether another handle (a slice, a reshape, a copy of this one) shares the memory.
+  bool is_shared() const { return storage_.use_count() > 1; }
+
   // Elements [from, from + count) of the first size; shares storage. (B, ...) -> (count, ...)
   Tensor slice(int64_t from, int64_t count) const;
   Tensor reshape(Shape shape) const;  // same number of elements; shares storage

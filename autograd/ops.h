@@ -1,0 +1,53 @@
+// ops.h: the differentiable operations of a CLIP, coarse on purpose: one op is one or two kernels each way.
+// Each stands in autograd/ops/<name>.cpp with its forward and backward pass in one function.
+// Formulas: kernels/op_list.h. B samples, T tokens, C channels, E embedding size.
+#pragma once
+
+#include <vector>
+
+#include "autograd/tape.h"
+#include "kernels/kernels.h"
+
+namespace switchback {
+
+// y (..., N) = x (..., K) wᵀ + bias;  w (N, K), bias (N) or absent
+Variable linear(const Variable& x, const Variable& w, const Variable& bias = {});
+
+// y (B, E) = x (B, C) p;  p (C, E): CLIP's projections, stored the other way round than a linear's weight
+Variable project(const Variable& x, const Variable& p);
+
+// y = gain (x - mean)/sqrt(var + epsilon) + bias over the last size
+Variable layernorm(const Variable& x, const Variable& gain, const Variable& bias, double epsilon = 1e-5);
+
+Variable gelu(const Variable& x, Gelu kind);
+
+// out (B, T, C) from packed qkv (B, T, 3C)
+Variable attention(const Variable& qkv, int64_t heads, bool causal);
+
+// y = x + gamma branch; gamma (C) or absent
+Variable residual(const Variable& x, const Variable& branch, const Variable& gamma = {});
+
+// x (B, K+1, C) from patches (B K, C), class_embedding (C), positions (N+1, C); keep (B, K) i32 or undefined
+Variable vision_embed(const Variable& patches, const Variable& class_embedding, const Variable& positions,
+                      const Tensor& keep, int64_t batch);
+
+// x (B, T, C) from tokens (B, T) i32, table (V, C), positions (≥ T, C)
+Variable text_embed(const Variable& table, const Variable& positions, const Tensor& tokens);
+
+// y (B, C): row place[b] of each x[b] (T, C); place (B) i32, undefined: row 0
+Variable pool(const Variable& x, const Tensor& place);
+
+// y (B, E) = x / |x|₂ in the statistics type (f32; f64 for f64)
+Variable l2_normalize(const Variable& x);
+
+// Rows of all parts one after the other: parts[i] (B_i, ...) -> (Σ B_i, ...)
+Variable concat_rows(const std::vector<Variable>& parts);
+
+// CLIP's symmetric cross entropy over the batch, one number. images, texts (B, E) normalised; logit_scale ()
+Variable contrastive_loss(const Variable& images, const Variable& texts, const Variable& logit_scale);
+
+// SigLIP's pairwise sigmoid loss, one number.
+Variable siglip_loss(const Variable& images, const Variable& texts, const Variable& logit_scale,
+                     const Variable& logit_bias);
+
+}  // namespace switchback

@@ -1,0 +1,34 @@
+// linear: y = x wᵀ + b, and `project`, the same with the weight stored as (K, N).
+#include "autograd/ops.h"
+
+namespace switchback {
+
+// x (..., K), w (N, K), bias (N), y (..., N).   dx = dy w, dw = dyᵀ x, dbias = Σ_rows dy
+Variable linear(const Variable& x, const Variable& w, const Variable& bias) {
+  Kernels& k = kernels(x.device());
+  Tensor value(x.shape().with_cols(w.shape()[0]), x.dtype(), x.device());
+  k.linear_forward(value, x.value(), w.value(), bias.value());
+  Variable y = result_of(std::move(value), x, w, bias);
+  tape().record("linear", y, [&k, x, w, bias, y] {
+    Tensor dy = y.take_grad();
+    if (x.needs_grad()) k.linear_backward_input(x.grad_sink(), dy, w.value());
+    k.linear_backward_weight(w.grad_sink(), bias.grad_sink(), dy, x.value());
+  });
+  return y;
+}
+
+// x (B, C), p (C, E), y (B, E).   dx = dy pᵀ, dp = xᵀ dy
+Variable project(const Variable& x, const Variable& p) {
+  Kernels& k = kernels(x.device());
+  Tensor value(x.shape().with_cols(p.shape()[1]), x.dtype(), x.device());
+  k.matmul({value}, x.value(), Transpose::no, p.value(), Transpose::no);
+  Variable y = result_of(std::move(value), x, p);
+  tape().record("project", y, [&k, x, p, y] {
+    Tensor dy = y.take_grad();
+    if (x.needs_grad()) k.matmul(x.grad_sink(), dy, Transpose::no, p.value(), Transpose::yes);
+    if (p.needs_grad()) k.matmul(p.grad_sink(), x.value(), Transpose::yes, dy, Transpose::no);
+  });
+  return y;
+}
+
+}  // namespace switchback
