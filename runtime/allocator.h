@@ -9,6 +9,9 @@
 // Bytes are counted by named context ("parameters", "activations", ...): a MemoryContext on the stack names
 // what is allocated while it lives.
 //
+// Two debugging aids on CPU memory: SWITCHBACK_POISON=1 in the environment fills what take() returns with 0xff
+// (NaN in every float type), and a build with AddressSanitizer sees a use after give() and a write past the end.
+//
 // The memory source is an interface, so the allocator is tested without any GPU. All functions may be called
 // from several threads.
 #pragma once
@@ -29,6 +32,7 @@ class MemorySource {
   virtual void* take(size_t bytes) = 0;  // nullptr when there is no memory left
   virtual void give(void* memory, size_t bytes) = 0;
   virtual std::string name() const = 0;  // for error messages: "host memory", "cuda:0"
+  virtual bool cpu_can_write() const { return true; }  // false for device memory: no debug filling, no poisoning
 };
 
 struct MemoryStatistics {
@@ -65,8 +69,11 @@ class CachingAllocator {
   std::unique_ptr<State> state_;
 };
 
-// The process-wide allocator of a device.
+// The process-wide allocator of a device. It lives until the process ends, so static tensors may outlive main.
+// Errors: a CUDA device that nobody registered (a build without CUDA).
 CachingAllocator& allocator(Device device);
+// How a back end brings its memory: called once per device, before the first tensor on it.
+void register_allocator(Device device, std::unique_ptr<MemorySource> source);
 
 // Names what is allocated by this thread while it lives; nests.
 class MemoryContext {

@@ -1,0 +1,313 @@
+// allocator.cpp: best fit with splitting and merging.
+//
+// A segment is one piece of memory from the source. It is cut into blocks, a doubly linked list in address order:
+//
+//   segment  | used 512 | free 1024 | used 256 | free ... |
+//
+// No two neighbours are both free (give() merges), so one segment that is wholly free is one block. Free blocks
+// are kept in a set ordered by (size, address): the first one not smaller than the request is the best fit, and
+// among equals the lowest address wins, which makes the addresses of a repeated step repeat.
+#include "runtime/allocator.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdlib>
+#include <cstring>
+#include <iomanip>
+#include <mutex>
+#include <set>
+#include <unordered_map>
+
+#include "runtime/check.h"
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
+
+namespace switchback {
+namespace {
+
+constexpr size_t small_segment = size_t{1} << 20;  // 1 MiB, shared by requests below it
+constexpr size_t large_step = size_t{2} << 20;     // larger ones get their own, in whole huge pages
+
+size_t round_up(size_t bytes, size_t step) { return (bytes + step - 1) / step * step; }
+
+std::string readable(size_t bytes) {
+  std::ostringstream out;
+  if (bytes < 1024) {
+    out << bytes << " bytes";
+  } else if (bytes < size_t{1024} * 1024) {
+    out << std::fixed << std::setprecision(1) << static_cast<double>(bytes) / 1024 << " KiB";
+  } else {
+    out << std::fixed << std::setprecision(1) << static_cast<double>(bytes) / (1024 * 1024) << " MiB";
+  }
+  return out.str();
+}
+
+#if defined(__SANITIZE_ADDRESS__)
+void mark_unusable(void* memory, size_t bytes) { ASAN_POISON_MEMORY_REGION(memory, bytes); }
+void mark_usable(void* memory, size_t bytes) { ASAN_UNPOISON_MEMORY_REGION(memory, bytes); }
+#else
+void mark_unusable(void*, size_t) {}
+void mark_usable(void*, size_t) {}
+#endif
+
+thread_local const char* current_context = "other";
+
+class HostMemory : public MemorySource {
+ public:
+  void* take(size_t bytes) override {
+    void* memory = nullptr;
+    const bool huge = bytes >= large_step;
+    if (posix_memalign(&memory, huge ? large_step : CachingAllocator::alignment, bytes) != 0) return nullptr;
+    if (huge) madvise(memory, bytes, MADV_HUGEPAGE);  // a wish: fewer page faults and TLB misses
+    return memory;
+  }
+  void give(void* memory, size_t) override { std::free(memory); }
+  std::string name() const override { return "host memory"; }
+};
+
+struct Block {
+  char* begin = nullptr;
+  size_t size = 0;
+  bool free = true;
+  Block* previous = nullptr;  // neighbours in the same segment
+  Block* next = nullptr;
+  MemoryStatistics::Context* context = nullptr;  // who is charged for it while it is used
+};
+
+struct SmallerFirst {
+  bool operator()(const Block* a, const Block* b) const {
+    return a->size != b->size ? a->size < b->size : a->begin < b->begin;
+  }
+};
+
+}  // namespace
+
+struct CachingAllocator::State {
+  mutable std::mutex mutex;
+  std::unique_ptr<MemorySource> source;
+  std::set<Block*, SmallerFirst> free_blocks;
+  std::unordered_map<void*, Block*> used_blocks;  // by address
+  std::map<char*, size_t> segments;               // address -> bytes
+  std::map<std::string, MemoryStatistics::Context, std::less<>> contexts;
+  size_t held = 0, used = 0, peak_used = 0, segments_taken = 0;
+  bool growth_forbidden = false;
+  bool sanitized = false;     // tell AddressSanitizer which bytes may be touched
+  bool fill_with_nan = false;
+
+  Block* best_fit(size_t size) const {
+    Block wanted;
+    wanted.size = size;
+    const auto found = free_blocks.lower_bound(&wanted);
+    return found == free_blocks.end() ? nullptr : *found;
+  }
+
+  Block* grow(size_t size) {
+    const size_t bytes = size < small_segment ? small_segment : round_up(size, large_step);
+    void* memory = source->take(bytes);
+    if (!memory) {  // the cache may sit on segments that are of no use for this request
+      release_cached();
+      memory = source->take(bytes);
+    }
+    if (!memory) return nullptr;
+    if (sanitized) mark_unusable(memory, bytes);
+    Block* block = new Block{static_cast<char*>(memory), bytes};
+    segments.emplace(block->begin, bytes);
+    held += bytes;
+    ++segments_taken;
+    free_blocks.insert(block);
+    return block;
+  }
+
+  void give_segment(char* memory, size_t bytes) {
+    if (sanitized) mark_usable(memory, bytes);
+    source->give(memory, bytes);
+    held -= bytes;
+  }
+
+  void release_cached() {
+    for (auto it = free_blocks.begin(); it != free_blocks.end();) {
+      Block* block = *it;
+      if (block->previous || block->next) {
+        ++it;
+        continue;
+      }
+      it = free_blocks.erase(it);
+      segments.erase(block->begin);
+      give_segment(block->begin, block->size);
+      delete block;
+    }
+  }
+
+  // Keeps the first `size` bytes of a block that is in no list; the rest becomes a free block.
+  void split(Block* block, size_t size) {
+    if (block->size == size) return;
+    Block* rest = new Block{block->begin + size, block->size - size};
+    rest->previous = block;
+    rest->next = block->next;
+    if (rest->next) rest->next->previous = rest;
+    block->next = rest;
+    block->size = size;
+    free_blocks.insert(rest);
+  }
+
+  // Appends the free block `right` to its left neighbour, which must be in no list.
+  void swallow(Block* left, Block* right) {
+    left->size += right->size;
+    left->next = right->next;
+    if (left->next) left->next->previous = left;
+    delete right;
+  }
+
+  [[noreturn]] void out_of_memory(size_t bytes) const {
+    const std::string what = concat(source->name(), ": no room for ", readable(bytes), " of \"", current_context,
+                                    "\": ", readable(held), " held, ", readable(used), " used");
+    if (growth_forbidden) {
+      fail(what, ", and growth is forbidden: the memory of a captured step is fixed by the step before it; "
+                 "run with --eager if sizes change from step to step");
+    }
+    fail(what, "; lower --batch-size (--accum-freq keeps the global batch) or turn on --grad-checkpointing");
+  }
+};
+
+CachingAllocator::CachingAllocator(std::unique_ptr<MemorySource> source) : state_(std::make_unique<State>()) {
+  const char* poison = std::getenv("SWITCHBACK_POISON");
+  state_->sanitized = source->cpu_can_write();
+  state_->fill_with_nan = source->cpu_can_write() && poison && std::strcmp(poison, "1") == 0;
+  state_->source = std::move(source);
+}
+
+CachingAllocator::~CachingAllocator() {
+  for (auto& [address, block] : state_->used_blocks) delete block;
+  for (Block* block : state_->free_blocks) delete block;
+  for (auto& [memory, bytes] : state_->segments) state_->give_segment(memory, bytes);
+}
+
+void* CachingAllocator::take(size_t bytes) {
+  State& s = *state_;
+  const std::lock_guard lock(s.mutex);
+  const size_t size = round_up(std::max<size_t>(bytes, 1), alignment);
+  if (size < bytes) s.out_of_memory(bytes);  // wrapped around
+  Block* block = s.best_fit(size);
+  if (!block && !s.growth_forbidden) block = s.grow(size);
+  if (!block) s.out_of_memory(bytes);
+
+  s.free_blocks.erase(block);
+  s.split(block, size);
+  block->free = false;
+  s.used_blocks.emplace(block->begin, block);
+
+  auto context = s.contexts.find(std::string_view(current_context));
+  if (context == s.contexts.end()) context = s.contexts.emplace(current_context, MemoryStatistics::Context{}).first;
+  block->context = &context->second;
+  block->context->used += size;
+  block->context->peak = std::max(block->context->peak, block->context->used);
+  s.used += size;
+  s.peak_used = std::max(s.peak_used, s.used);
+
+  if (s.sanitized) mark_usable(block->begin, bytes);  // not the padding: a write past the end is seen
+  if (s.fill_with_nan) std::memset(block->begin, 0xff, bytes);
+  return block->begin;
+}
+
+void CachingAllocator::give(void* memory) {
+  if (!memory) return;
+  State& s = *state_;
+  const std::lock_guard lock(s.mutex);
+  const auto found = s.used_blocks.find(memory);
+  CHECK(found != s.used_blocks.end(), s.source->name(), ": give() of memory that is not handed out");
+  Block* block = found->second;
+  s.used_blocks.erase(found);
+  if (s.sanitized) mark_unusable(block->begin, block->size);
+  s.used -= block->size;
+  block->context->used -= block->size;
+  block->context = nullptr;
+  block->free = true;
+
+  if (Block* right = block->next; right && right->free) {
+    s.free_blocks.erase(right);
+    s.swallow(block, right);
+  }
+  if (Block* left = block->previous; left && left->free) {
+    s.free_blocks.erase(left);
+    s.swallow(left, block);
+    block = left;
+  }
+  s.free_blocks.insert(block);
+}
+
+void CachingAllocator::forbid_growth(bool forbidden) {
+  const std::lock_guard lock(state_->mutex);
+  state_->growth_forbidden = forbidden;
+}
+
+void CachingAllocator::release_cached() {
+  const std::lock_guard lock(state_->mutex);
+  state_->release_cached();
+}
+
+MemoryStatistics CachingAllocator::statistics() const {
+  const State& s = *state_;
+  const std::lock_guard lock(s.mutex);
+  MemoryStatistics result{s.held, s.used, s.peak_used, s.segments_taken, {}};
+  for (const auto& [name, context] : s.contexts) result.contexts.emplace(name, context);
+  return result;
+}
+
+void CachingAllocator::reset_peak() {
+  const std::lock_guard lock(state_->mutex);
+  state_->peak_used = state_->used;
+  for (auto& [name, context] : state_->contexts) context.peak = context.used;
+}
+
+// ---- one allocator per device ----
+
+namespace {
+
+constexpr int max_cuda_devices = 64;
+
+struct Registry {
+  std::mutex mutex;
+  std::array<CachingAllocator*, max_cuda_devices> cuda{};
+};
+
+Registry& registry() {
+  static Registry* const instance = new Registry;  // never destroyed: static tensors may outlive it otherwise
+  return *instance;
+}
+
+}  // namespace
+
+CachingAllocator& allocator(Device device) {
+  if (device.kind == Device::cpu) {
+    static CachingAllocator* const host = new CachingAllocator(std::make_unique<HostMemory>());  // never destroyed
+    return *host;
+  }
+  CHECK(device.index >= 0 && device.index < max_cuda_devices, "no such device: ", device);
+  Registry& r = registry();
+  const std::lock_guard lock(r.mutex);
+  CachingAllocator* found = r.cuda[static_cast<size_t>(device.index)];
+  if (!found) fail("no memory on ", device, ": this program was built without CUDA; use --device cpu");
+  return *found;
+}
+
+void register_allocator(Device device, std::unique_ptr<MemorySource> source) {
+  CHECK(device.kind == Device::cuda && device.index >= 0 && device.index < max_cuda_devices,
+        "only CUDA devices are registered, got ", device);
+  Registry& r = registry();
+  const std::lock_guard lock(r.mutex);
+  CachingAllocator*& slot = r.cuda[static_cast<size_t>(device.index)];
+  CHECK(!slot, device, " is registered twice");
+  slot = new CachingAllocator(std::move(source));
+}
+
+// ---- contexts ----
+
+MemoryContext::MemoryContext(const char* name) : outer_(current_context) { current_context = name; }
+MemoryContext::~MemoryContext() { current_context = outer_; }
+const char* MemoryContext::current() { return current_context; }
+
+}  // namespace switchback
