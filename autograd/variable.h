@@ -11,6 +11,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 
 #include "runtime/tensor.h"
 
@@ -39,6 +40,7 @@ class Variable {
 
  protected:
   struct Node {
+    std::string name;  // of parameters
     Tensor value;
     Tensor grad;  // of parameters: a fixed part of the arena
     bool needs_grad = false;

@@ -53,6 +53,11 @@ class Kernels {
 #define KERNEL(op, arguments) virtual void op arguments = 0;
 #include "kernels/op_list.h"
 #undef KERNEL
+
+  // Between this device's memory and the host's (`host` is a CPU tensor of the same size and type). The host
+  // memory may be used again, or read, when the call returns.
+  virtual void upload(View to, CView host) = 0;
+  virtual void download(View host, CView from) = 0;
   virtual void synchronize() {}  // waits until everything called so far is done
 };
 

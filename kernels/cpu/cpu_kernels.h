@@ -11,6 +11,8 @@ class CpuKernels final : public Kernels {
 #define KERNEL(op, arguments) void op arguments override;
 #include "kernels/op_list.h"
 #undef KERNEL
+  void upload(View to, CView host) override;
+  void download(View host, CView from) override;
 };
 
 }  // namespace switchback

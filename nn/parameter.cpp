@@ -1,0 +1,111 @@
+#include "nn/parameter.h"
+
+#include <algorithm>
+
+#include "runtime/allocator.h"
+
+namespace switchback {
+namespace {
+
+Tensor to_device(const Tensor& host, Device device) {
+  if (device == cpu_device) return host;
+  Tensor t(host.shape(), host.dtype(), device);
+  kernels(device).upload(t, host);
+  return t;
+}
+
+}  // namespace
+
+const std::string& Parameter::name() const { return node_->name; }
+
+ParameterArena::ParameterArena(DType values, Device device, uint64_t seed)
+    : value_dtype_(values), device_(device), seed_(seed) {
+  CHECK(is_float(values), "parameters are floating-point, got ", values);
+}
+
+Parameter ParameterArena::add(std::string name, Shape shape, Init init, bool full_precision) {
+  CHECK(!masters_.defined(), "parameter ", name, " is added after allocate()");
+  CHECK(!find(name), "two parameters are named ", name);
+  Parameter p;
+  p.node_ = std::make_shared<Variable::Node>();
+  p.node_->needs_grad = true;
+  p.node_->grad_is_fixed = true;
+  p.node_->name = name;
+  segments_.push_back({std::move(name), shape, init, full_precision, 0, p});
+  weight_decay_.push_back(0);
+  rate_scale_.push_back(1);
+  return p;
+}
+
+void ParameterArena::allocate() {
+  CHECK(!masters_.defined(), "allocate() is called once");
+  int64_t total = 0;
+  for (Segment& s : segments_) {
+    s.from = total;
+    total += (s.shape.size() + segment_alignment - 1) / segment_alignment * segment_alignment;
+  }
+  const DType master_dtype = statistics_dtype(value_dtype_);
+  Kernels& k = kernels(device_);
+  MemoryContext context("parameters");
+  masters_ = Tensor({total}, master_dtype, device_);
+  k.fill(masters_, 0);  // padding too: it is read by nobody, but checkpoints of the flat buffers are equal bytes
+  if (value_dtype_ != master_dtype) values_ = Tensor({total}, value_dtype_, device_);
+  {
+    MemoryContext gradients("gradients");
+    gradients_ = Tensor({total}, master_dtype, device_);
+    k.fill(gradients_, 0);
+  }
+  for (Segment& s : segments_) {
+    Tensor host(s.shape, master_dtype);
+    initialize(host, s.init, seed_, s.name);
+    k.upload(master_of(s), host);
+    Variable::Node& node = *s.parameter.node_;
+    node.value = values_.defined() && !s.full_precision ? values_.part(s.from, s.shape) : master_of(s);
+    node.grad = gradient_of(s);
+  }
+  publish_masters();
+}
+
+void ParameterArena::publish_masters() {
+  if (values_.defined()) kernels(device_).cast(values_, masters_);
+}
+
+void ParameterArena::begin_backward() {
+  for (Segment& s : segments_) s.parameter.node_->grad_written = false;
+}
+
+void ParameterArena::finish_backward() {
+  for (Segment& s : segments_)
+    if (!s.parameter.node_->grad_written) kernels(device_).fill(gradient_of(s), 0);
+}
+
+const ParameterArena::Segment* ParameterArena::find(std::string_view name) const {
+  auto it = std::find_if(segments_.begin(), segments_.end(), [&](const Segment& s) { return s.name == name; });
+  return it == segments_.end() ? nullptr : &*it;
+}
+
+int64_t ParameterArena::parameter_count() const {
+  int64_t n = 0;
+  for (const Segment& s : segments_) n += s.shape.size();
+  return n;
+}
+
+void ParameterArena::freeze(size_t segment) {
+  segments_.at(segment).parameter.set_needs_grad(false);
+  set_rate_scale(segment, 0);
+  set_weight_decay(segment, 0);
+}
+
+Segments ParameterArena::table() {
+  if (!ranges_table_.defined()) {
+    const int64_t count = static_cast<int64_t>(segments_.size());
+    std::vector<int64_t> ranges;
+    for (const Segment& s : segments_) ranges.insert(ranges.end(), {s.from, s.shape.size()});
+    ranges_table_ = to_device(Tensor::of<int64_t>({count, 2}, ranges), device_);
+    decay_table_ = to_device(Tensor::of<double>({count}, weight_decay_), device_);
+    rate_table_ = to_device(Tensor::of<double>({count}, rate_scale_), device_);
+  }
+  return {ranges_table_, decay_table_, rate_table_};
+}
+
+}  // namespace switchback

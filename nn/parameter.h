@@ -1,0 +1,91 @@
+// parameter.h: learned tensors, and the arena that holds all of them in flat buffers.
+//
+//   masters    f32 (f64 in gradient checks)     what the optimizer updates
+//   values     the model's type                 what kernels read; the same memory as masters when the types agree
+//   gradients  the masters' type                written by backward passes through Variable::grad_sink
+//
+// Layers add their parameters in their constructors; allocate() then lays all of them out, in the order they were
+// added, and fills in their first values. Every parameter is a `segment` of the buffers that starts at a multiple
+// of 128 elements. One buffer instead of hundreds of tensors: the optimizer is two launches, gradients of a block
+// are one contiguous range to all-reduce, and a checkpoint is a loop over segments.
+#pragma once
+
+#include <deque>
+#include <string>
+#include <vector>
+
+#include "autograd/variable.h"
+#include "kernels/kernels.h"
+#include "nn/init.h"
+
+namespace switchback {
+
+// A Variable whose value and gradient are parts of the arena. Named by open_clip's state-dict key.
+class Parameter : public Variable {
+ public:
+  Parameter() = default;  // absent (a bias that is not there)
+  const std::string& name() const;
+
+ private:
+  friend class ParameterArena;
+};
+
+class ParameterArena {
+ public:
+  static constexpr int64_t segment_alignment = 128;  // elements
+
+  struct Segment {
+    std::string name;
+    Shape shape;
+    Init init;
+    bool full_precision = false;  // kernels read the master (logit_scale)
+    int64_t from = 0;             // first element in the flat buffers
+    Parameter parameter;
+  };
+
+  // values: f32, bf16, or f64 (masters are f64 then)
+  ParameterArena(DType values, Device device, uint64_t seed);
+  ParameterArena(const ParameterArena&) = delete;
+
+  Parameter add(std::string name, Shape shape, Init init, bool full_precision = false);
+  void allocate();
+
+  // A training step: begin_backward() before the first gradient is written, finish_backward() after the last
+  // one. A parameter that took no part has gradient 0 then.
+  void begin_backward();
+  void finish_backward();
+
+  // Copies masters into values (after masters were loaded or changed from outside).
+  void publish_masters();
+
+  const std::deque<Segment>& segments() const { return segments_; }
+  const Segment* find(std::string_view name) const;
+  Tensor master_of(const Segment& s) const { return masters_.part(s.from, s.shape); }
+  Tensor gradient_of(const Segment& s) const { return gradients_.part(s.from, s.shape); }
+
+  const Tensor& masters() const { return masters_; }
+  const Tensor& values() const { return values_; }  // undefined when masters are the values
+  const Tensor& gradients() const { return gradients_; }
+  DType value_dtype() const { return value_dtype_; }
+  Device device() const { return device_; }
+  int64_t parameter_count() const;  // without padding
+
+  // The segment table for the optimizer's kernels, on the device. Weight decay and rate factors may be set until
+  // the first call of table().
+  void set_weight_decay(size_t segment, double decay) { weight_decay_.at(segment) = decay; }
+  void set_rate_scale(size_t segment, double scale) { rate_scale_.at(segment) = scale; }
+  // A frozen parameter wants no gradient and is not updated.
+  void freeze(size_t segment);
+  Segments table();
+
+ private:
+  DType value_dtype_;
+  Device device_;
+  uint64_t seed_;
+  std::deque<Segment> segments_;
+  std::vector<double> weight_decay_, rate_scale_;
+  Tensor masters_, values_, gradients_;
+  Tensor ranges_table_, decay_table_, rate_table_;
+};
+
+}  // namespace switchback
