@@ -2,17 +2,28 @@
 #include "autograd/ops.h"
 
 namespace switchback {
+namespace {
+
+// A convolution's weight (N, 3, p, p) seen as the matrix (N, 3 p p) that multiplies flattened patches.
+template <class AnyView>
+AnyView matrix(AnyView view) {
+  if (view && view.shape.rank() > 2) view.shape = Shape{view.shape[0], view.shape.size() / view.shape[0]};
+  return view;
+}
+Sink matrix(Sink sink) { return {matrix(sink.to), sink.accumulate}; }
+
+}  // namespace
 
 // x (..., K), w (N, K), bias (N), y (..., N).   dx = dy w, dw = dyᵀ x, dbias = Σ_rows dy
 Variable linear(const Variable& x, const Variable& w, const Variable& bias) {
   Kernels& k = kernels(x.device());
   Tensor value(x.shape().with_cols(w.shape()[0]), x.dtype(), x.device());
-  k.linear_forward(value, x.value(), w.value(), bias.value());
+  k.linear_forward(value, x.value(), matrix(CView(w.value())), bias.value());
   Variable y = result_of(std::move(value), x, w, bias);
   tape().record("linear", y, [&k, x, w, bias, y] {
     Tensor dy = y.take_grad();
-    if (x.needs_grad()) k.linear_backward_input(x.grad_sink(), dy, w.value());
-    k.linear_backward_weight(w.grad_sink(), bias.grad_sink(), dy, x.value());
+    if (x.needs_grad()) k.linear_backward_input(x.grad_sink(), dy, matrix(CView(w.value())));
+    k.linear_backward_weight(matrix(w.grad_sink()), bias.grad_sink(), dy, x.value());
   });
   return y;
 }
