@@ -1,0 +1,33 @@
+// resize.h: Pillow's resampling, bit for bit.
+//
+// Separable: first every row that the result needs is resized to the new width, rounded to 8 bits, then the columns.
+// Output pixel x of a line of n pixels resized to m has its centre at c = (x + 0.5) s with s = n / m, and is
+//   sum_i f((i + 0.5 - c) / max(s, 1)) p_i / sum_i f(...)     over the source pixels i within the filter's support
+// so that the filter is stretched when the picture shrinks (antialiasing). The weights are rounded to 22 fractional
+// bits, half away from zero, and the sum is one int32 that starts at a half: exact, hence the same in any order.
+//   bilinear   f(t) = 1 - |t|                                                           |t| < 1
+//   bicubic    f(t) = 1.5 |t|^3 - 2.5 |t|^2 + 1,  -0.5 |t|^3 + 2.5 |t|^2 - 4 |t| + 2    |t| < 1, |t| < 2  (a = -0.5)
+#pragma once
+
+#include "data/image.h"
+
+namespace switchback {
+
+enum class Interpolation { bilinear, bicubic };
+
+struct CropBox {
+  int64_t top = 0, left = 0, height = 0, width = 0;
+};
+
+// to (height, width, 3), a new size of the part of `from` that `box` selects: torchvision's resized_crop, which cuts
+// first, so that pixels outside the box have no influence. The box must lie inside the image and no size be 0.
+void resize(Image& to, const Image& from, const CropBox& box, int64_t height, int64_t width,
+            Interpolation interpolation = Interpolation::bicubic);
+Image resize(const Image& from, int64_t height, int64_t width,
+             Interpolation interpolation = Interpolation::bicubic);
+
+// The definition: the formula above with one multiplication at a time. resize() is held equal to it by a test.
+Image resize_by_definition(const Image& from, const CropBox& box, int64_t height, int64_t width,
+                           Interpolation interpolation);
+
+}  // namespace switchback
