@@ -1,0 +1,146 @@
+#include "optim/adamw.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "nn/parameter.h"
+#include "optim/schedule.h"
+#include "runtime/allocator.h"
+
+namespace switchback {
+namespace {
+
+void check(const AdamWOptions& o) {
+  auto in_unit_range = [](double beta) { return beta >= 0 && beta < 1; };
+  if (!in_unit_range(o.beta1)) fail("--beta1 is ", o.beta1, ": it must be at least 0 and below 1");
+  if (!in_unit_range(o.beta2)) fail("--beta2 is ", o.beta2, ": it must be at least 0 and below 1");
+  if (!(o.beta2_lambda >= 0)) fail("the β2 schedule's λ is ", o.beta2_lambda, ": it must be 0 (off) or more");
+  if (!(o.weight_decay >= 0)) fail("--wd is ", o.weight_decay, ": it must be 0 or more");
+  if (!(o.update.epsilon > 0)) fail("--eps is ", o.update.epsilon, ": it must be above 0");
+  if (!(o.update.clip_threshold > 0))
+    fail("the threshold of update clipping is ", o.update.clip_threshold, ": it must be above 0");
+  if (!(o.update.max_gradient_norm >= 0))
+    fail("--grad-clip-norm is ", o.update.max_gradient_norm, ": it must be 0 (off) or more");
+  if (!(o.gradient_scale > 0) || !std::isfinite(o.gradient_scale))
+    fail("the gradient scale is ", o.gradient_scale, ": it must be a finite number above 0");
+}
+
+void set_weight_decay(ParameterArena& arena, const AdamWOptions& options) {
+  const auto& segments = arena.segments();
+  for (const std::string& glob : options.undecayed)
+    if (std::ranges::none_of(segments, [&](const auto& s) { return matches_glob(s.name, glob); }))
+      fail("--wd-exclude ", glob, " matches no parameter (names are like visual.conv1.weight, globs like *.weight)");
+  for (size_t i = 0; i < segments.size(); ++i) {
+    const auto& s = segments[i];
+    const bool decayed = s.parameter.needs_grad() && decays(s.name, s.shape, options.decay_rule, options.undecayed);
+    arena.set_weight_decay(i, decayed ? options.weight_decay : 0);
+  }
+}
+
+// The elements of a float tensor on any device, as doubles on the host.
+std::vector<double> fetch(const Tensor& tensor) {
+  Tensor host(tensor.shape(), tensor.dtype());
+  kernels(tensor.device()).download(host, tensor);
+  return visit_float(host.dtype(), "optimizer", [&](auto tag) {
+    const auto values = host.span<decltype(tag)>();
+    std::vector<double> out;
+    out.reserve(values.size());
+    for (auto value : values) out.push_back(static_cast<double>(value));
+    return out;
+  });
+}
+
+}  // namespace
+
+AdamW::AdamW(ParameterArena& arena, AdamWOptions options) : arena_(arena), options_(std::move(options)) {
+  check(options_);
+  CHECK(arena.masters().defined(), "the optimizer comes after ParameterArena::allocate()");
+  set_weight_decay(arena, options_);
+
+  MemoryContext context("optimizer");
+  const Device device = arena.device();
+  const DType dtype = arena.masters().dtype();
+  const auto tensors = static_cast<int64_t>(arena.segments().size());
+  first_ = Tensor(arena.masters().shape(), dtype, device);
+  second_ = Tensor(arena.masters().shape(), dtype, device);
+  rms_ = Tensor({tensors}, dtype, device);
+  sum_squares_ = Tensor({tensors}, dtype, device);
+  scalars_ = Tensor({step_scalar_count}, DType::f64, device);
+  steps_ = Tensor::of<int64_t>({}, {0});
+  for (const Tensor& t : {first_, second_, rms_, sum_squares_, scalars_}) kernels(device).fill(t, 0);
+  report_.rms.assign(static_cast<size_t>(tensors), -1);
+}
+
+void AdamW::step(double learning_rate) {
+  begin_step(learning_rate);
+  update();
+  finish_step();
+}
+
+void AdamW::begin_step(double learning_rate) {
+  CHECK(std::isfinite(learning_rate), "the learning rate is ", learning_rate);
+  const int64_t t = ++steps_.span<int64_t>()[0];
+  const double beta2 =
+      options_.beta2_lambda > 0 ? scheduled_beta2(t, options_.beta2_lambda) : debiased_beta(t, options_.beta2);
+  std::vector<double> scalars(step_scalar_count);
+  scalars[scalar_learning_rate] = learning_rate;
+  scalars[scalar_beta1] = debiased_beta(t, options_.beta1);
+  scalars[scalar_beta2] = beta2;
+  scalars[scalar_gradient_scale] = options_.gradient_scale;
+  kernels(arena_.device()).upload(scalars_, Tensor::of<double>({step_scalar_count}, scalars));
+}
+
+void AdamW::update() {
+  Kernels& k = kernels(arena_.device());
+  const Segments table = arena_.table();
+  k.gradient_statistics(sum_squares_, arena_.gradients(), table);
+  k.adam_moments(first_, second_, rms_, arena_.gradients(), sum_squares_, table, scalars_, options_.update);
+  k.adam_update(arena_.masters(), arena_.values(), first_, second_, rms_, table, scalars_, options_.update);
+}
+
+void AdamW::finish_step() {
+  const auto& segments = arena_.segments();
+  const std::vector<double> sum_squares = fetch(sum_squares_);
+  OptimizerReport report;
+  report.step = steps_done();
+  report.rms = fetch(rms_);
+  report.largest_rms = -1;
+  double visual = 0, text = 0;
+  for (size_t i = 0; i < segments.size(); ++i) {
+    const std::string& name = segments[i].name;
+    if (!std::isfinite(sum_squares[i])) {
+      report.skipped.push_back(name);
+      continue;
+    }
+    (name.starts_with("visual.") ? visual : text) += sum_squares[i];
+    if (report.rms[i] > report.largest_rms) {
+      report.largest_rms = report.rms[i];
+      report.largest_rms_name = name;
+    }
+  }
+  report.largest_rms = std::max(report.largest_rms, 0.0);
+  report.gradient_norm = options_.gradient_scale * std::sqrt(visual + text);
+  report.visual_gradient_norm = options_.gradient_scale * std::sqrt(visual);
+  report.text_gradient_norm = options_.gradient_scale * std::sqrt(text);
+  report_ = std::move(report);
+}
+
+double AdamW::rms_of(std::string_view name) const {
+  const auto& segments = arena_.segments();
+  for (size_t i = 0; i < segments.size(); ++i)
+    if (segments[i].name == name) return report_.rms[i];
+  CHECK(false, "no parameter is named ", name);
+  return -1;
+}
+
+std::vector<std::pair<std::string, Tensor>> AdamW::state() const {
+  std::vector<std::pair<std::string, Tensor>> state;
+  for (const auto& s : arena_.segments()) {
+    state.emplace_back("optimizer.first." + s.name, first_.part(s.from, s.shape));
+    state.emplace_back("optimizer.second." + s.name, second_.part(s.from, s.shape));
+  }
+  state.emplace_back("optimizer.step", steps_);
+  return state;
+}
+
+}  // namespace switchback

@@ -1,0 +1,92 @@
+// adamw.h: AdamW over all parameters at once. With update clipping it is StableAdamW (stable_adamw.h).
+//
+// Per tensor θ with gradient g, step t = 1, 2, ... (paper section 6.1; α_t is the learning rate, λ the weight decay):
+//   β̂ = β (1 - β^(t-1))/(1 - β^t)          Adam's bias correction, folded into the decay rates
+//   first  = β̂1 first + (1 - β̂1) g         the momentum
+//   second = β̂2 second + (1 - β̂2) g²
+//   rms    = sqrt(mean(g²/max(second, ε²))) about 1 in calm times; large when `second` has fallen behind
+//   θ      = θ (1 - α_t λ) - η_t first/(sqrt(second) + ε),   η_t = α_t, or α_t/max(1, rms) for StableAdamW
+// g is the arena's gradient times gradient_scale, clipped to a global norm where that is asked for. A tensor whose
+// gradient holds an Inf or a NaN is left alone for this step, weight decay included; t counts the step all the same.
+//
+// The arithmetic is in kernels (gradient_statistics, adam_moments, adam_update); this class owns the state and
+// computes the scalars of a step. One step is three parts, so that the middle one can be captured and replayed:
+//   begin_step(rate)   on the host: t, β̂1, β̂2, written to the device
+//   update()           kernel calls only, with the same addresses every time
+//   finish_step()      fetches the numbers for the log
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "kernels/kernels.h"
+#include "optim/groups.h"
+#include "runtime/tensor.h"
+
+namespace switchback {
+
+class ParameterArena;
+
+struct AdamWOptions {
+  double beta1 = 0.9, beta2 = 0.98;
+  double beta2_lambda = 0;       // above 0: β̂2 = 1 - t^-λ, and beta2 is not used (paper section 6.2)
+  double weight_decay = 0.2;     // of the tensors that `decays` names (groups.h)
+  DecayRule decay_rule = DecayRule::head;
+  std::vector<std::string> undecayed;  // more globs of names without decay (--wd-exclude)
+  double gradient_scale = 1;     // 1/loss scale, when the loss was multiplied by one (paper section 8: 1/65536)
+  AdamOptions update;            // ε, update clipping, which rate decays the weights, global gradient clipping
+};
+
+// What a step did, for the log.
+struct OptimizerReport {
+  int64_t step = 0;  // t; 0: no step has finished yet
+  // L2 norms of the gradient after scaling and before clipping, without the skipped tensors.
+  double gradient_norm = 0;
+  double visual_gradient_norm = 0;  // of the tensors named visual.*
+  double text_gradient_norm = 0;    // of all others, logit_scale among them
+  std::vector<double> rms;          // (S) in the arena's order; negative: skipped
+  double largest_rms = 0;
+  std::string largest_rms_name;     // empty when every tensor was skipped
+  std::vector<std::string> skipped; // names of the tensors with an Inf or a NaN in their gradient
+};
+
+class AdamW {
+ public:
+  // Sets the weight decay of the arena's tensors (0 for frozen ones), so it comes before the first use of
+  // arena.table(). Error when a number is out of range, or a glob of `undecayed` matches no parameter.
+  AdamW(ParameterArena& arena, AdamWOptions options);
+  AdamW(const AdamW&) = delete;
+
+  // Updates masters and values from the arena's gradients. Equal to begin_step, update, finish_step.
+  void step(double learning_rate);
+  void begin_step(double learning_rate);
+  void update();
+  void finish_step();
+
+  // The last step whose numbers have arrived: report().step tells which. On the CPU the last one; a device that
+  // works ahead of the host may be one behind, so read it before the next step and take `step` from it.
+  const OptimizerReport& report() const { return report_; }
+  double rms_of(std::string_view name) const;  // of report(); negative when skipped or before the first step
+
+  // Everything a checkpoint needs, by name and without the arena's padding or order:
+  //   optimizer.first.<parameter>, optimizer.second.<parameter>   the moments, of the parameter's shape, on the device
+  //   optimizer.step                                              () i64 on the host: steps done
+  // The tensors share the optimizer's memory: writing into them restores it.
+  std::vector<std::pair<std::string, Tensor>> state() const;
+  int64_t steps_done() const { return steps_.span<int64_t>()[0]; }
+
+  const AdamWOptions& options() const { return options_; }
+
+ private:
+  ParameterArena& arena_;
+  AdamWOptions options_;
+  Tensor first_, second_;       // flat as the arena's masters, of their type
+  Tensor rms_, sum_squares_;    // (S) of the masters' type
+  Tensor scalars_;              // (step_scalar_count) f64, on the device
+  Tensor steps_;                // () i64, on the host
+  OptimizerReport report_;
+};
+
+}  // namespace switchback
