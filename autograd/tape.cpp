@@ -10,6 +10,8 @@ namespace {
 thread_local Tape base_tape;
 thread_local Tape* current_tape = nullptr;
 thread_local int pauses = 0;
+thread_local std::string_view current_region;
+thread_local Tape::Observer current_observer;
 
 }  // namespace
 
@@ -25,7 +27,14 @@ Tape::Resume::~Resume() { pauses = pauses_; }
 Tape::Scope::Scope() : outer_(std::exchange(current_tape, &tape_)) {}
 Tape::Scope::~Scope() { current_tape = outer_; }
 
+Tape::Region::Region(std::string_view name) : outer_(std::exchange(current_region, name)) {}
+Tape::Region::~Region() { current_region = outer_; }
+std::string_view Tape::Region::current() { return current_region; }
+
+void Tape::observe(Observer observer) { current_observer = std::move(observer); }
+
 void Tape::record(std::string_view name, const Variable& result, std::function<void()> backward) {
+  if (current_observer) current_observer(current_region, name, result.value());
   if (paused() || !result.needs_grad()) return;
   entries_.push_back({name, result, std::move(backward)});
 }

@@ -58,6 +58,23 @@ class Tape {
   // While it lives, this thread records on a fresh tape (recomputation inside a backward pass).
   class Scope;
 
+  // Names the part of the model whose ops run while it lives ("visual.transformer.resblocks.3"), for messages and
+  // profiles. `name` must outlive it.
+  class Region {
+   public:
+    explicit Region(std::string_view name);
+    ~Region();
+    Region(const Region&) = delete;
+    static std::string_view current();
+
+   private:
+    std::string_view outer_;
+  };
+
+  // Calls `observer` with every result of this thread's ops, in order, recorded or not (to find the first NaN).
+  using Observer = std::function<void(std::string_view region, std::string_view op, const Tensor& value)>;
+  static void observe(Observer observer);
+
  private:
   struct Entry {
     std::string_view name;

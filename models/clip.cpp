@@ -14,10 +14,12 @@ Clip::Clip(ParameterArena& arena, const ClipConfig& config)
       text_(arena, config, text_head_) {}
 
 Variable Clip::encode_image(const Tensor& images, const Options& options) const {
+  Tape::Region region("visual");
   return l2_normalize(visual_(images, options.normalization, options.dropout, options.recompute));
 }
 
 Variable Clip::encode_text(const Tensor& tokens, const Options& options) const {
+  Tape::Region region("text");
   return l2_normalize(text_(tokens, options.recompute));
 }
 

@@ -30,7 +30,8 @@ struct BlockOptions {
 class Block {
  public:
   Block(ParameterArena& arena, const std::string& prefix, const BlockOptions& o)
-      : options_(o),
+      : name_(prefix),
+        options_(o),
         ln_1_(arena, prefix + ".ln_1", o.width),
         qkv_(arena, {prefix + ".attn.in_proj_weight", prefix + ".attn.in_proj_bias"}, o.width, 3 * o.width, o.qkv,
              Init::zeros()),
@@ -45,6 +46,7 @@ class Block {
 
   // x (B, T, C) -> (B, T, C)
   Variable operator()(Variable x) const {
+    Tape::Region region(name_);
     x = residual(x, out_(attention(qkv_(ln_1_(x)), options_.heads, options_.causal)), gamma_1_);
     return residual(x, proj_(gelu(fc_(ln_2_(x)), options_.gelu)), gamma_2_);
   }
@@ -54,6 +56,7 @@ class Block {
     return o.layer_scale ? arena.add(name, {o.width}, Init::value(*o.layer_scale)) : Parameter();
   }
 
+  std::string name_;
   BlockOptions options_;
   LayerNorm ln_1_;
   Linear qkv_, out_;

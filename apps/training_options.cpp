@@ -1,0 +1,318 @@
+#include "apps/training_options.h"
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <regex>
+#include <sstream>
+
+#include "optim/schedule.h"
+#include "runtime/check.h"
+#include "runtime/suggest.h"
+
+namespace switchback {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// One description of every flag serves three purposes: parsing, the help, and the resolved configuration as JSON.
+class Flags {
+ public:
+  Flags(CLI::App* app, Json* json) : app_(app), json_(json) {}
+
+  void group(const char* name) { group_ = name; }
+
+  template <class T>
+  CLI::Option* value(const char* name, T& to, const char* help) {
+    if (json_) put(name, to);
+    if (!app_) return nullptr;
+    CLI::Option* option = app_->add_option(name, to, help)->group(group_);
+    if constexpr (requires { std::ostringstream() << to; }) option->capture_default_str();
+    return option;
+  }
+  void flag(const char* name, bool& to, const char* help) {
+    if (json_) put(name, to);
+    if (app_) app_->add_flag(name, to, help)->group(group_);
+  }
+
+ private:
+  template <class T>
+  void put(std::string name, const T& value) {
+    name = name.substr(2, name.find(',') - 2);
+    std::replace(name.begin(), name.end(), '-', '_');
+    if constexpr (requires { value.has_value(); }) (*json_)[name] = value ? Json(*value) : Json(nullptr);
+    else (*json_)[name] = value;
+  }
+
+  CLI::App* app_;
+  Json* json_;
+  std::string group_;
+};
+
+void describe(Flags& f, TrainingOptions& o) {
+  f.group("Data");
+  f.value("--train-data", o.train_data, "shards ('data/{0000..0099}.tar', '::' joins sources) or a CSV file");
+  f.value("--val-data", o.val_data, "validation shards or CSV: retrieval after every --val-frequency epochs");
+  f.value("--train-num-samples", o.train_num_samples,
+          "samples in an epoch (default: from sizes.json, or by reading the shards' headers)");
+  f.value("--val-num-samples", o.val_num_samples, "samples of --val-data to use (default: all)");
+  f.value("--dataset-type", o.dataset_type, "webdataset, csv, synthetic or auto (by the file's extension)");
+  f.value("--csv-separator", o.csv_separator, "column separator of CSV files (default: tab)");
+  f.value("--csv-img-key", o.csv_img_key, "CSV column with the image's path");
+  f.value("--csv-caption-key", o.csv_caption_key, "CSV column with the caption");
+  f.value("--tokenizer", o.tokenizer,
+          "vocabulary file (bpe_simple_vocab_16e6.txt.gz or merges.txt), or 'bytes', which needs no file "
+          "(default: 'bytes' for models with 259 tokens, else the file that scripts/fetch_vocabulary.sh gets)");
+  f.value("--workers", o.workers, "threads that read and decode, per process");
+  f.value("--shuffle-window", o.shuffle_window, "samples that are mixed with each other");
+  f.value("--image-mean", o.image_mean, "mean of the pixels by channel, in [0, 1] (default: CLIP's)");
+  f.value("--image-std", o.image_std, "standard deviation of the pixels by channel (default: CLIP's)");
+  f.value("--aug-cfg", o.aug_cfg, "augmentation: scale=(0.9,1.0) ratio=(0.75,1.333) of the random crop");
+
+  f.group("Model");
+  f.value("--model", o.model, "a ViT preset (ViT-B-32, ViT-L-14, ..., mini-64), or an open_clip model JSON");
+  f.value("--pretrained", o.pretrained, "safetensors weights to start from");
+  f.value("--precision", o.precision, "fp32, amp_bf16 (bf16 values, fp32 masters) or auto (fp32 on a CPU)");
+  f.value("--force-image-size", o.force_image_size, "other image size than the model's");
+  f.value("--force-context-length", o.force_context_length, "other text length than the model's");
+  f.flag("--force-quick-gelu", o.force_quick_gelu, "x sigmoid(1.702 x) instead of the exact GELU");
+  f.value("--force-patch-dropout", o.force_patch_dropout, "share of the patches left out in training");
+  f.value("--layer-scale", o.layer_scale, "initial value of layer-scale in both towers; 0 is the fix for fp8");
+  f.flag("--siglip", o.siglip, "sigmoid loss with a bias instead of softmax");
+  f.flag("--grad-checkpointing", o.grad_checkpointing, "keep block inputs only, compute the rest again");
+
+  f.group("Optimization");
+  f.value("--batch-size", o.batch_size, "samples per process and part (see --accum-freq)");
+  f.value("--accum-freq", o.accum_freq, "parts of a batch, one loss over all of them");
+  f.value("--epochs", o.epochs, "passes over --train-num-samples");
+  f.value("--max-steps", o.max_steps, "steps in all, instead of --epochs");
+  f.value("--opt", o.opt, "adamw, or stableadamw (AdamW with update clipping)");
+  f.value("--lr", o.lr, "highest learning rate");
+  f.value("--beta1", o.beta1, "decay of the first moment");
+  f.value("--beta2", o.beta2, "decay of the second moment");
+  f.value("--beta2-lambda", o.beta2_lambda, "beta2 = 1 - t^-lambda instead of a constant");
+  f.value("--eps", o.eps, "epsilon of Adam");
+  f.value("--wd", o.wd, "decoupled weight decay");
+  f.value("--wd-groups", o.wd_groups, "which tensors decay: head (open_clip today) or v3 (open_clip 2-3, the paper)");
+  f.value("--wd-exclude", o.wd_exclude, "more names without decay (globs)");
+  f.flag("--decay-clipped-rate", o.decay_clipped_rate, "decay with StableAdamW's clipped rate");
+  f.value("--grad-clip-norm", o.grad_clip_norm, "clip the gradient to this global L2 norm");
+  f.value("--warmup", o.warmup, "steps of linear warm-up");
+  f.value("--lr-scheduler", o.lr_scheduler, "cosine, const or const-cooldown");
+  f.value("--epochs-cooldown", o.epochs_cooldown, "epochs of cool-down (const-cooldown)");
+  f.value("--lr-cooldown-end", o.lr_cooldown_end, "rate at the end of the cool-down");
+  f.value("--lr-cooldown-power", o.lr_cooldown_power, "1: linear cool-down");
+  f.flag("--skip-scheduler", o.skip_scheduler, "constant rate without warm-up");
+
+  f.group("Evaluation");
+  f.value("--zeroshot-data", o.zeroshot_data,
+          "labelled shards for zero-shot classification; classnames.txt and "
+          "zeroshot_classification_templates.txt lie beside them");
+  f.value("--val-frequency", o.val_frequency, "epochs between retrieval evaluations; 0: never");
+  f.value("--zeroshot-frequency", o.zeroshot_frequency, "epochs between zero-shot evaluations; 0: never");
+  f.value("--eval-every-n-steps", o.eval_every_n_steps, "evaluate every n steps too");
+
+  f.group("Run");
+  f.value("--logs", o.logs, "folder of all runs; 'none': write nothing");
+  f.value("--name", o.name, "name of the run (default: from date and options)");
+  f.value("--log-every-n-steps", o.log_every_n_steps, "steps between two lines");
+  f.value("--report-to", o.report_to, "'tensorboard' writes event files");
+  f.value("--seed", o.seed, "seed of weights, order, crops and patch dropout");
+  f.value("--resume", o.resume, "'latest', or a checkpoint folder");
+  f.value("--save-frequency", o.save_frequency, "epochs between checkpoints; 0: only at the end");
+  f.value("--save-every-n-steps", o.save_every_n_steps, "steps between checkpoints");
+  f.value("--keep-last-k", o.keep_last_k, "keep only the newest checkpoints");
+  f.flag("--delete-previous-checkpoint", o.delete_previous_checkpoint, "the same as --keep-last-k 1");
+  f.flag("--save-most-recent", o.save_most_recent, "save after every epoch, whatever --save-frequency says");
+  f.value("--threads", o.threads, "CPU threads of the kernels; 0: all cores");
+  f.flag("--dry-run", o.dry_run, "print model, parameters, FLOPs and steps, then stop");
+}
+
+// Flags of open_clip that need nothing here: accepted, with one line that says so.
+struct Ignored {
+  const char* name;
+  bool takes_value;
+  const char* why;
+};
+constexpr Ignored ignored[] = {
+    {"--local-loss", false, "the exact loss over local rows is always used"},
+    {"--gather-with-grad", false, "the exact gradient is always used"},
+    {"--ddp-static-graph", false, "the step is static anyway"},
+    {"--torchcompile", false, "there is nothing to compile"},
+    {"--dist-url", true, "ranks meet at MASTER_ADDR and MASTER_PORT"},
+    {"--dist-backend", true, "GPUs talk through NCCL"},
+    {"--device", true, "the device is found at start"},
+    {"--no-set-device-rank", false, "the device is chosen by local rank"},
+    {"--use-bn-sync", false, "ViT models have no batch norm"},
+    {"--cache-dir", true, "nothing is downloaded"},
+    {"--copy-codebase", false, "the program is one binary"},
+    {"--debug", false, "there is one log level"},
+};
+
+std::array<double, 2> parse_pair(const std::string& item, const std::string& text) {
+  static const std::regex number(R"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)");
+  std::vector<double> found;
+  for (std::sregex_iterator it(text.begin(), text.end(), number), end; it != end; ++it)
+    found.push_back(std::stod(it->str()));
+  if (found.size() != 2 || !(found[0] > 0) || found[0] > found[1])
+    fail("--aug-cfg ", item, ": expected two positive numbers in ascending order, as in scale=(0.9,1.0)");
+  return {found[0], found[1]};
+}
+
+void parse_augmentation(TrainingOptions& o) {
+  for (const std::string& item : o.aug_cfg) {
+    const size_t equals = item.find('=');
+    const std::string key = item.substr(0, equals);
+    const std::string text = equals == std::string::npos ? "" : item.substr(equals + 1);
+    if (key == "scale") o.crop_scale = parse_pair(item, text);
+    else if (key == "ratio") o.crop_ratio = parse_pair(item, text);
+    else fail("--aug-cfg ", item, " is not supported; supported are scale and ratio");
+  }
+  if (o.crop_scale[1] > 1) fail("--aug-cfg scale: a crop cannot be larger than the image, got ", o.crop_scale[1]);
+}
+
+template <class T>
+void at_least(const char* flag, const T& value, double low) {
+  if (!(static_cast<double>(value) >= low)) fail(flag, " must be at least ", low, ", got ", value);
+}
+template <class T>
+void at_least(const char* flag, const std::optional<T>& value, double low) {
+  if (value) at_least(flag, *value, low);
+}
+void one_of(const char* flag, const std::string& value, const std::vector<std::string>& allowed) {
+  if (std::find(allowed.begin(), allowed.end(), value) != allowed.end()) return;
+  std::string list;
+  for (const std::string& a : allowed) list += (list.empty() ? "" : ", ") + a;
+  fail(flag, " ", value, " is unknown: use one of ", list);
+}
+
+void check(TrainingOptions& o, std::vector<std::string>& notices) {
+  at_least("--batch-size", o.batch_size, 1);
+  at_least("--accum-freq", o.accum_freq, 1);
+  at_least("--epochs", o.epochs, 1);
+  at_least("--max-steps", o.max_steps, 1);
+  at_least("--workers", o.workers, 0);
+  at_least("--shuffle-window", o.shuffle_window, 1);
+  at_least("--train-num-samples", o.train_num_samples, 1);
+  at_least("--val-num-samples", o.val_num_samples, 1);
+  at_least("--warmup", o.warmup, 0);
+  at_least("--lr", o.lr, 0);
+  at_least("--wd", o.wd, 0);
+  at_least("--log-every-n-steps", o.log_every_n_steps, 1);
+  at_least("--save-frequency", o.save_frequency, 0);
+  at_least("--save-every-n-steps", o.save_every_n_steps, 1);
+  at_least("--eval-every-n-steps", o.eval_every_n_steps, 1);
+  at_least("--keep-last-k", o.keep_last_k, 1);
+  at_least("--threads", o.threads, 0);
+  for (double beta : {o.beta1, o.beta2})
+    if (!(beta >= 0 && beta < 1)) fail("--beta1 and --beta2 must lie in [0, 1), got ", beta);
+  if (!(o.eps > 0)) fail("--eps must be positive, got ", o.eps);
+  one_of("--opt", o.opt, {"adamw", "stableadamw"});
+  one_of("--dataset-type", o.dataset_type, {"auto", "webdataset", "csv", "synthetic"});
+  one_of("--lr-scheduler", o.lr_scheduler, {"cosine", "const", "const-cooldown"});
+  one_of("--wd-groups", o.wd_groups, {"head", "v3"});
+  if (o.precision == "amp" || o.precision == "amp_bfloat16") {
+    if (o.precision == "amp") notices.push_back("--precision amp: bf16 is used; there is no fp16 loss scaling");
+    o.precision = "amp_bf16";
+  }
+  one_of("--precision", o.precision, {"auto", "fp32", "amp_bf16"});
+  if (o.lr_scheduler == "const-cooldown" && !o.epochs_cooldown)
+    fail("--lr-scheduler const-cooldown needs --epochs-cooldown");
+  for (const auto* values : {&o.image_mean, &o.image_std})
+    if (!values->empty() && values->size() != 3)
+      fail("--image-mean and --image-std take 3 numbers, got ", values->size());
+  if (o.train_data.empty() && o.dataset_type != "synthetic" && !o.dry_run)
+    fail("--train-data is missing (shards or a CSV file); or use --dataset-type synthetic");
+  if (o.dataset_type == "synthetic" && !o.train_num_samples)
+    fail("--dataset-type synthetic needs --train-num-samples");
+  if (o.csv_separator == "\\t") o.csv_separator = "\t";
+  if (o.delete_previous_checkpoint) o.keep_last_k = 1;
+  if (o.workers == 0) o.workers = 1;
+  parse_augmentation(o);
+}
+
+}  // namespace
+
+std::vector<std::string> complete_flags(int argc, char** argv, const std::vector<std::string>& flags) {
+  std::vector<std::string> result;
+  for (int i = 1; i < argc; ++i) {
+    std::string word = argv[i];
+    if (word.starts_with("--") && word.size() > 2) {
+      const size_t equals = word.find('=');
+      std::string name = word.substr(0, equals);
+      const std::string rest = equals == std::string::npos ? "" : word.substr(equals);
+      if (std::find(flags.begin(), flags.end(), name) == flags.end()) {
+        std::vector<std::string> matches;
+        for (const std::string& flag : flags)
+          if (flag.starts_with(name)) matches.push_back(flag);
+        if (matches.empty()) fail("unknown flag ", name, "; did you mean ", nearest(name, flags), "? (--help lists all)");
+        if (matches.size() > 1) {
+          std::string list;
+          for (const std::string& m : matches) list += (list.empty() ? "" : ", ") + m;
+          fail("flag ", name, " is ambiguous: it could be ", list);
+        }
+        name = matches[0];
+      }
+      word = name + rest;
+    }
+    result.push_back(std::move(word));
+  }
+  return result;
+}
+
+TrainingOptions parse_training_options(int argc, char** argv, std::vector<std::string>& notices) {
+  TrainingOptions o;
+  CLI::App app("clip_train: trains a CLIP on image-text pairs.\n"
+               "Flags carry open_clip's names; --flag=value and unambiguous prefixes work.");
+  app.get_formatter()->column_width(34);
+  Flags flags(&app, nullptr);
+  describe(flags, o);
+  for (const Ignored& flag : ignored) {
+    if (flag.takes_value) app.add_option(flag.name, "")->group("");
+    else app.add_flag(flag.name)->group("");
+  }
+
+  std::vector<std::string> names;
+  for (const CLI::Option* option : app.get_options())
+    for (const std::string& name : option->get_lnames()) names.push_back("--" + name);
+  std::vector<std::string> words = complete_flags(argc, argv, names);
+  std::reverse(words.begin(), words.end());  // CLI11 takes them last first
+  try {
+    app.parse(words);
+  } catch (const CLI::CallForHelp& help) {
+    app.exit(help);
+    std::exit(0);
+  } catch (const CLI::ParseError& error) {
+    fail(error.what(), " (--help lists all flags)");
+  }
+  for (const Ignored& flag : ignored)
+    if (app.count(flag.name) > 0) notices.push_back(concat(flag.name, " has no effect: ", flag.why));
+  check(o, notices);
+  return o;
+}
+
+ClipConfig configured_model(const TrainingOptions& o) {
+  ClipConfig c = find_model(o.model);
+  if (o.force_image_size) c.vision.image_size = *o.force_image_size;
+  if (o.force_context_length) c.text.context_length = *o.force_context_length;
+  if (o.force_quick_gelu) c.quick_gelu = true;
+  if (o.force_patch_dropout) c.vision.patch_dropout = *o.force_patch_dropout;
+  if (o.layer_scale) c.vision.layer_scale = c.text.layer_scale = *o.layer_scale;
+  if (o.siglip && !c.init_logit_bias) {
+    c.init_logit_scale = 2.302585092994046;  // ln 10
+    c.init_logit_bias = -10;
+  }
+  if (o.tokenizer == "bytes") c.text.vocab_size = 259;
+  check_config(c);
+  return c;
+}
+
+std::string options_json(const TrainingOptions& options) {
+  TrainingOptions copy = options;
+  Json json;
+  Flags flags(nullptr, &json);
+  describe(flags, copy);
+  return json.dump();
+}
+
+}  // namespace switchback

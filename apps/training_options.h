@@ -1,0 +1,91 @@
+// training_options.h: the flags of clip_train, with open_clip's names and defaults where they exist.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "models/config.h"
+
+namespace switchback {
+
+struct TrainingOptions {
+  // data
+  std::string train_data, val_data;
+  std::optional<int64_t> train_num_samples, val_num_samples;
+  std::string dataset_type = "auto";  // webdataset, csv, synthetic, auto
+  std::string csv_separator = "\t", csv_img_key = "filepath", csv_caption_key = "title";
+  std::string tokenizer;  // vocabulary file, "bytes", or empty: by the model's vocabulary size
+  int64_t workers = 4;
+  int64_t shuffle_window = 16384;
+  std::vector<double> image_mean, image_std;  // 3 each, or empty: CLIP's
+  std::vector<std::string> aug_cfg;           // scale=(0.9,1.0) ratio=(0.75,1.33)
+  std::array<double, 2> crop_scale{0.9, 1.0}, crop_ratio{3.0 / 4, 4.0 / 3};  // from aug_cfg
+
+  // model
+  std::string model = "ViT-B-32";
+  std::string pretrained;  // safetensors weights to start from
+  std::string precision = "auto";  // fp32, amp_bf16, ...; auto: fp32 on a CPU
+  std::optional<int64_t> force_image_size, force_context_length;
+  bool force_quick_gelu = false;
+  std::optional<double> force_patch_dropout, layer_scale;
+  bool siglip = false;
+  bool grad_checkpointing = false;
+
+  // optimization
+  int64_t batch_size = 64;
+  int64_t accum_freq = 1;
+  int64_t epochs = 32;
+  std::optional<int64_t> max_steps;
+  std::string opt = "adamw";  // or stableadamw
+  double lr = 5e-4;
+  double beta1 = 0.9, beta2 = 0.98, eps = 1e-6, wd = 0.2;
+  std::optional<double> beta2_lambda;  // β2 = 1 - t^-λ
+  bool decay_clipped_rate = false;
+  std::string wd_groups = "head";
+  std::vector<std::string> wd_exclude;
+  std::optional<double> grad_clip_norm;
+  int64_t warmup = 10000;
+  std::string lr_scheduler = "cosine";
+  std::optional<int64_t> epochs_cooldown;
+  double lr_cooldown_end = 0, lr_cooldown_power = 1;
+  bool skip_scheduler = false;
+
+  // evaluation
+  std::string zeroshot_data;  // shards with .cls, classnames.txt and templates beside them
+  int64_t val_frequency = 1, zeroshot_frequency = 2;  // epochs
+  std::optional<int64_t> eval_every_n_steps;
+
+  // run
+  std::string logs = "./logs/", name;
+  int64_t log_every_n_steps = 100;
+  int64_t seed = 0;
+  std::string resume;  // "latest" or a checkpoint folder
+  int64_t save_frequency = 1;  // epochs; 0: only at the end
+  std::optional<int64_t> save_every_n_steps;
+  std::optional<int64_t> keep_last_k;
+  bool delete_previous_checkpoint = false;
+  bool save_most_recent = false;
+  std::string report_to;  // "tensorboard" (in any list) writes event files
+  int64_t threads = 0;  // CPU threads of the kernels; 0: all cores
+  bool dry_run = false;
+};
+
+// Parses argv. Prints the help and exits with 0 on --help. Errors: unknown flags name the nearest one; values out of
+// range name the flag, the value and what is allowed. Lines for the user ("--local-loss has no effect ...") are
+// appended to `notices`.
+TrainingOptions parse_training_options(int argc, char** argv, std::vector<std::string>& notices);
+
+// The model that the options ask for, overrides applied.
+ClipConfig configured_model(const TrainingOptions& options);
+
+// All options as one JSON object, in the order of the help; for the first record of the log and params.txt.
+std::string options_json(const TrainingOptions& options);
+
+// Python argparse's conveniences, for all apps: completes unambiguous prefixes of long flags, and rejects unknown
+// ones with the nearest name. `flags`: all long flags, with their dashes.
+std::vector<std::string> complete_flags(int argc, char** argv, const std::vector<std::string>& flags);
+
+}  // namespace switchback
