@@ -42,8 +42,9 @@ struct LoaderOptions {
   uint64_t seed = 0;
   uint64_t shuffle_window = 16384;    // samples that are mixed
   int image_size = 224;               // S
-  TrainTransformOptions train_transform;
-  EvaluationTransformOptions evaluation_transform;
+  CropOptions crop;                   // training: RandomResizedCrop
+  ResizeMode resize_mode = ResizeMode::shortest;         // evaluation
+  Interpolation interpolation = Interpolation::bicubic;  // evaluation
   bool keep_text = false;             // fill Batch::captions and Batch::json (always on in evaluation)
   StreamState start;                  // from Loader::state() of the run that is resumed
   double stall_seconds = 60;          // next() waits longer: a warning names what is being read

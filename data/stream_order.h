@@ -80,7 +80,8 @@ class StreamOrder {
   std::shared_ptr<const StreamGroup> next();
   // Fails when a pass has fewer than `samples` samples (indexing only as many blocks as needed).
   void require(uint64_t samples, const std::string& why);
-  std::string busy_with() const;  // the block being indexed at the moment, for the watchdog; any thread
+  StreamState upcoming() const { return at_; }  // where the group that next() will return starts, or later
+  std::string busy_with() const;                // the block being indexed, for the watchdog; any thread
 
  private:
   const std::vector<uint32_t>& blocks_of_pass(uint64_t pass);
@@ -88,8 +89,8 @@ class StreamOrder {
 
   std::shared_ptr<SampleSource> source_;
   Options options_;
-  StreamState at_;
-  uint64_t pass_start_ = 0;       // position at which the pass of at_ was entered (or joined by resuming)
+  StreamState at_;                // position: where the stream was started; the rest: the next group
+  bool pass_empty_ = true;        // no sample so far in the pass of at_
   std::vector<uint32_t> blocks_;  // order of the blocks in blocks_pass_
   uint64_t blocks_pass_ = ~uint64_t{0};
   std::atomic<int64_t> indexing_{-1};
