@@ -2,20 +2,10 @@
 
 #include <algorithm>
 
+#include "kernels/transfer.h"
 #include "runtime/allocator.h"
 
 namespace switchback {
-namespace {
-
-Tensor to_device(const Tensor& host, Device device) {
-  if (device == cpu_device) return host;
-  Tensor t(host.shape(), host.dtype(), device);
-  kernels(device).upload(t, host);
-  return t;
-}
-
-}  // namespace
-
 const std::string& Parameter::name() const { return node_->name; }
 
 ParameterArena::ParameterArena(DType values, Device device, uint64_t seed)

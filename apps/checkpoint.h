@@ -1,0 +1,51 @@
+// checkpoint.h: everything a run needs to go on as if it had never stopped.
+//
+// A checkpoint is a folder, complete or absent: it is written under another name, synced, and renamed.
+//
+//   logs/RUN/checkpoints/step_00000300/
+//     open_clip_model.safetensors   the f32 weights under open_clip's state-dict keys
+//     open_clip_config.json         the model: open_clip loads the two as they are
+//     training_state.safetensors    optimizer moments by parameter name; metadata: step, samples, loader, seed
+//
+// Random numbers come from counters (seed, step, sample), so step and seed are the whole state of the generator.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "models/config.h"
+#include "nn/parameter.h"
+#include "optim/adamw.h"
+
+namespace switchback {
+
+struct TrainingProgress {
+  int64_t step = 0;          // steps done
+  int64_t epoch = 0;         // epochs completed
+  int64_t samples_seen = 0;
+  int64_t seed = 0;
+  std::string loader;        // Loader::state()
+  std::string options_json;  // of the run that wrote it, for a reader's information
+};
+
+// Writes CHECKPOINTS/step_00000300 and returns its path. keep_last > 0: older ones beyond that number are removed
+// afterwards. Errors (disk full, no permission) leave every older checkpoint as it was.
+std::string save_checkpoint(const std::string& checkpoints, const ClipConfig& config,
+                            const PixelNormalization& normalization, const ParameterArena& arena,
+                            const AdamW& optimizer, const TrainingProgress& progress, int64_t keep_last);
+
+// The newest complete checkpoint below `checkpoints`; empty when there is none.
+std::string latest_checkpoint(const std::string& checkpoints);
+
+// Fills arena and optimizer. Errors name the first tensor that is missing, not expected, or of another shape.
+TrainingProgress load_checkpoint(const std::string& folder, ParameterArena& arena, AdamW& optimizer);
+
+// Weights only, from a checkpoint folder or a safetensors file.
+void load_weights(const std::string& path, ParameterArena& arena);
+
+// The model of a checkpoint folder.
+ClipConfig checkpoint_config(const std::string& folder);
+PixelNormalization checkpoint_normalization(const std::string& folder);
+
+}  // namespace switchback

@@ -1,0 +1,83 @@
+// training_log.h: what a run says and keeps.
+//
+//   out.log, stderr    open_clip's line, byte for byte (third parties parse it), then our additions
+//   train.jsonl        the same as records; the first one is the resolved configuration
+//   params.txt         the configuration as open_clip writes it
+//   training.svg       loss, learning rate and RMS over the steps
+//   results.jsonl      one record per evaluation
+//
+// Train Epoch: 0 [  49152/3200000 (2%)] Data (t): 0.034 Batch (t): 6.466, 2533.71/s, 2533.71/s/gpu LR: 0.000500
+//   Logit Scale: 14.286 Contrastive_loss: 9.7031 (9.7031) Loss: 9.7031 (9.7031) | data wait 1% grad norm ...
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "models/evaluation.h"
+#include "optim/spikes.h"
+
+namespace switchback {
+
+class Logger;
+class JsonLines;
+
+struct StepRecord {
+  int64_t step = 0;           // from 0, over the whole run
+  int64_t epoch = 0;          // from 0
+  int64_t step_in_epoch = 0;  // from 0
+  int64_t steps_per_epoch = 0, total_steps = 0;
+  int64_t global_batch = 0;   // samples per step
+  double loss = 0, learning_rate = 0, logit_scale = 0;  // logit_scale: exp'd
+  double data_seconds = 0, step_seconds = 0;            // step_seconds includes the wait for data
+  double gradient_norm = 0;
+  double largest_rms = 0, patch_embedding_rms = 0;
+  std::string largest_rms_name;
+  std::vector<std::string> skipped;  // tensors whose update was skipped (Inf or NaN)
+};
+
+class TrainingLog {
+ public:
+  // folder: the run's; empty: write nothing but stderr. Appends when the run is resumed.
+  TrainingLog(const std::string& folder, int64_t log_every_n_steps, double flops_per_sample);
+  ~TrainingLog();
+
+  void info(const std::string& line);
+  void warning(const std::string& line);
+  void configuration(const std::string& options_json, const std::string& model_json);
+
+  // Call once per step; prints at open_clip's moments.
+  void step(const StepRecord& record);
+  void end_epoch(int64_t epoch);
+  void evaluation(int64_t epoch, int64_t step, const std::optional<Retrieval>& retrieval,
+                  const std::optional<ZeroShot>& zero_shot, double seconds);
+  void write_picture();
+  const SpikeDetector& spikes() const { return spikes_; }
+
+ private:
+  void print_line(const StepRecord& record);
+
+  struct Mean {
+    double sum = 0;
+    int64_t count = 0;
+    void add(double v) { sum += v, ++count; }
+    double value() const { return count ? sum / static_cast<double>(count) : 0; }
+  };
+  std::string folder_;
+  int64_t log_every_;
+  double flops_per_sample_;
+  std::unique_ptr<Logger> logger_;
+  std::unique_ptr<JsonLines> records_;
+  Mean epoch_loss_, data_seconds_, step_seconds_;
+  double last_picture_ = 0;
+  SpikeDetector spikes_;
+  std::vector<double> steps_, losses_, rates_, patch_rms_, largest_rms_;
+};
+
+// open_clip's part of the line (openclip train.py): everything up to "Loss: x (y)".
+std::string open_clip_line(const StepRecord& record, double mean_loss, double mean_data_seconds,
+                           double mean_step_seconds);
+
+}  // namespace switchback
