@@ -72,10 +72,10 @@ class SampleSource {
   virtual std::string why_empty() const = 0;
 
   // Samples dropped while indexing, and captions repaired, by reason.
-  Reasons& reasons() { return reasons_; }
+  Reasons& reasons() const { return reasons_; }
 
  private:
-  Reasons reasons_;
+  mutable Reasons reasons_;  // counting is not a change of the data
 };
 
 struct SourceOptions {

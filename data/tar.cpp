@@ -51,8 +51,14 @@ std::string text(std::span<const uint8_t> field) {
   return std::string(field.begin(), end);
 }
 
+// What an extension header says about the next member.
+struct Extension {
+  bool has_name = false, has_size = false;
+  std::string name;
+  uint64_t size = 0;
+};
 // The records "LENGTH key=value\n" of a pax header that matter here. False: not a well-formed header.
-bool parse_pax(std::string_view records, std::optional<std::string>& path, std::optional<uint64_t>& size) {
+bool parse_pax(std::string_view records, Extension& next) {
   while (!records.empty() && records[0] != '\0') {
     size_t digits = 0, length = 0;
     while (digits < records.size() && digits < 9 && records[digits] >= '0' && records[digits] <= '9') {
@@ -64,7 +70,10 @@ bool parse_pax(std::string_view records, std::optional<std::string>& path, std::
     const size_t equals = record.find('=');
     if (equals == std::string_view::npos) return false;
     const std::string_view key = record.substr(0, equals), value = record.substr(equals + 1);
-    if (key == "path") path = std::string(value);
+    if (key == "path") {
+      next.name = std::string(value);
+      next.has_name = true;
+    }
     if (key == "size") {
       uint64_t n = 0;
       if (value.empty() || value.size() > 18) return false;
@@ -72,7 +81,8 @@ bool parse_pax(std::string_view records, std::optional<std::string>& path, std::
         if (c < '0' || c > '9') return false;
         n = n * 10 + static_cast<uint64_t>(c - '0');
       }
-      size = n;
+      next.size = n;
+      next.has_size = true;
     }
     records.remove_prefix(length);
   }
@@ -103,15 +113,16 @@ std::span<const uint8_t> TarReader::block(uint64_t offset) {
 }
 
 std::string TarReader::contents(uint64_t offset, uint64_t size, const char* what) {
-  if (size > longest_name) fail(file_.path(), ": ", what, " of ", size, " bytes at byte ", offset, " is not believable: the archive is damaged");
+  if (size > longest_name) {
+    fail(file_.path(), ": ", what, " of ", size, " bytes at byte ", offset, " is not believable: the archive is damaged");
+  }
   std::string bytes(size, '\0');
   file_.read(offset, {reinterpret_cast<uint8_t*>(bytes.data()), bytes.size()});
   return bytes;
 }
 
 bool TarReader::next(TarMember& member) {
-  std::optional<std::string> long_name;  // from 'L' or 'x' headers; hold for the next member
-  std::optional<uint64_t> long_size;
+  Extension extended;  // from 'L' and 'x' headers
   while (true) {
     const std::span<const uint8_t> header = block(offset_);
     if (header.empty()) return false;  // no block of zeros at the end: many writers forget it
@@ -129,11 +140,11 @@ bool TarReader::next(TarMember& member) {
     }
     const char type = static_cast<char>(header[156]);
     const bool extension = type == 'L' || type == 'K' || type == 'x' || type == 'g';
-    const uint64_t size = !extension && long_size ? *long_size : *header_size;
+    const uint64_t size = !extension && extended.has_size ? extended.size : *header_size;
     const uint64_t start = offset_ + block_bytes;
     const bool has_contents = type < '1' || type > '6';  // links, devices, directories have none, whatever they say
     if (has_contents && (start > file_.size() || size > file_.size() - start)) {
-      fail(file_.path(), " is truncated: the member ", long_name.value_or(text(header.first(100))), " at byte ",
+      fail(file_.path(), " is truncated: the member ", (extended.has_name ? extended.name : text(header.first(100))), " at byte ",
            start, " needs ", size, " bytes, the file has ", file_.size() - std::min(start, file_.size()), " left");
     }
     const std::string short_name = text(header.first(100));
@@ -142,16 +153,15 @@ bool TarReader::next(TarMember& member) {
     offset_ = start + (has_contents ? padded(size) : 0);
 
     if (type == 'L') {
-      long_name = contents(start, size, "a long name");
-      long_name->resize(std::strlen(long_name->c_str()));
+      extended.name = contents(start, size, "a long name").c_str();  // ends at its first NUL
+      extended.has_name = true;
     } else if (type == 'x') {
-      if (!parse_pax(contents(start, size, "a pax header"), long_name, long_size)) {
+      if (!parse_pax(contents(start, size, "a pax header"), extended)) {
         fail(file_.path(), " is damaged: malformed pax header at byte ", start);
       }
     } else if (!extension) {
-      std::string name = long_name ? *long_name : prefix.empty() ? short_name : prefix + "/" + short_name;
-      long_name.reset();
-      long_size.reset();
+      std::string name = extended.has_name ? extended.name : prefix.empty() ? short_name : prefix + "/" + short_name;
+      extended = {};
       const bool regular = type == '0' || type == '\0' || type == '7';
       if (!regular || name.empty() || name.back() == '/') continue;  // V7 marks a directory by the last character
       member = {std::move(name), start, size};

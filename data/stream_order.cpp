@@ -1,0 +1,163 @@
+#include "data/stream_order.h"
+
+#include <algorithm>
+#include <numeric>
+#include <sstream>
+#include <utility>
+
+#include "runtime/check.h"
+#include "runtime/philox.h"
+
+namespace switchback {
+namespace {
+
+// What a random stream is for; the first word of its key's counter, so that no two uses share numbers.
+enum class Purpose : uint64_t { blocks = 1, samples = 2, stand_in = 3 };
+
+PhiloxStream random_stream(uint64_t seed, Purpose purpose, uint64_t a, uint64_t b) {
+  return PhiloxStream(seed, /*stream*/ 0);
+}
+
+// Uniform in [0, n) from 64 random bits; the bias for n < 2^32 is below 2^-32.
+uint64_t below(PhiloxStream& random, uint64_t n);
+
+// Fisher-Yates.
+void shuffle(std::vector<uint32_t>& items, PhiloxStream random) {
+  for (size_t i = items.size(); i > 1; --i) std::swap(items[i - 1], items[below(random, i)]);
+}
+
+std::vector<uint32_t> numbers(uint64_t n) {
+  CHECK(n < (uint64_t{1} << 32), "a group of ", n, " samples or blocks");
+  std::vector<uint32_t> items(n);
+  std::iota(items.begin(), items.end(), 0u);
+  return items;
+}
+
+}  // namespace
+
+std::string StreamState::to_string() const {
+  return concat(position, ' ', pass, ' ', group, ' ', first_block, ' ', group_start);
+}
+
+StreamState StreamState::parse(const std::string& text) {
+  StreamState state;
+  std::istringstream in(text);
+  std::vector<uint64_t> values;
+  for (uint64_t value; in >> value;) values.push_back(value);
+  const bool ordered = values.size() == 5 && values[4] <= values[0];
+  if (!in.eof() || (values.size() != 1 && !ordered)) fail("not a position in the training data: '", text, "'");
+  state.position = values[0];
+  if (values.size() == 5) {
+    state.pass = values[1];
+    state.group = values[2];
+    state.first_block = values[3];
+    state.group_start = values[4];
+  }
+  return state;
+}
+
+SampleLocation StreamGroup::nth(uint64_t n) const {
+  const auto after = std::upper_bound(starts_.begin(), starts_.end(), n);
+  const size_t block = static_cast<size_t>(after - starts_.begin()) - 1;
+  return {blocks_[block].get(), static_cast<int64_t>(n - starts_[block])};
+}
+
+SampleLocation StreamGroup::at(uint64_t position) const {
+  CHECK(position >= start() && position < end(), "position ", position, " in the group [", start(), ", ", end(), ")");
+  const uint64_t n = position - start();
+  return nth(order_.empty() ? n : order_[n]);
+}
+
+SampleLocation StreamGroup::stand_in(uint64_t position, uint64_t attempt) const {
+  PhiloxStream random = random_stream(seed_, Purpose::stand_in, position, std::min(attempt, random_attempts));
+  const uint64_t drawn = below(random, size());
+  return nth(attempt <= random_attempts ? drawn : (drawn + attempt - random_attempts) % size());
+}
+
+std::string StreamGroup::describe() const {
+  std::string text;
+  size_t others = 0;
+  for (const auto& block : blocks_) {
+    if (block->size() == 0) continue;
+    if (text.empty()) text = block->name();
+    else ++others;
+  }
+  return others == 0 ? text : concat(text, " and ", others, " more");
+}
+
+StreamOrder::StreamOrder(std::shared_ptr<SampleSource> source, Options options, StreamState start)
+    : source_(std::move(source)), options_(options), at_(start) {
+  CHECK(source_ && source_->block_count() > 0, "a stream needs a source with blocks");
+  if (at_.first_block > static_cast<uint64_t>(source_->block_count())) {
+    fail("the position to resume at lies behind shard ", at_.first_block, ", but the data has ", source_->block_count(),
+         " shards: it is not the data that the run was started with");
+  }
+  pass_empty_ = at_.first_block == 0;
+}
+
+const std::vector<uint32_t>& StreamOrder::blocks_of_pass(uint64_t pass) {
+  if (blocks_.empty() || blocks_pass_ != pass) {
+    blocks_ = numbers(static_cast<uint64_t>(source_->block_count()));
+    if (options_.shuffle) shuffle(blocks_, random_stream(options_.seed, Purpose::blocks, pass, 0));
+    blocks_pass_ = pass;
+  }
+  return blocks_;
+}
+
+std::shared_ptr<const SampleBlock> StreamOrder::index(uint64_t block) {
+  indexing_ = static_cast<int64_t>(block);
+  auto indexed = source_->block(static_cast<int64_t>(block));
+  indexing_ = -1;
+  return indexed;
+}
+
+std::string StreamOrder::busy_with() const {
+  const int64_t block = indexing_;
+  return block < 0 ? "" : source_->block_name(block);
+}
+
+std::shared_ptr<const StreamGroup> StreamOrder::next() {
+  while (options_.passes == 0 || at_.pass < options_.passes) {
+    const std::vector<uint32_t>& blocks = blocks_of_pass(at_.pass);
+    auto group = std::make_shared<StreamGroup>();
+    group->seed_ = options_.seed;
+    group->state_ = at_;
+    group->state_.position = at_.group_start;
+    while (at_.first_block < blocks.size() && (group->size() == 0 || group->size() < options_.window)) {
+      auto block = index(blocks[at_.first_block++]);
+      if (block->size() == 0) continue;
+      group->starts_.push_back(group->size() + static_cast<uint64_t>(block->size()));
+      group->blocks_.push_back(std::move(block));
+    }
+    const uint64_t position = at_.position, number = at_.group;
+    at_.group_start = group->end();
+    ++at_.group;
+    if (at_.first_block == blocks.size()) {
+      if (group->size() == 0 && pass_empty_) fail(source_->why_empty());
+      at_ = {.position = position, .pass = at_.pass + 1, .group_start = at_.group_start};
+      pass_empty_ = true;
+    } else {
+      pass_empty_ = false;
+    }
+    if (group->size() == 0 || group->end() <= position) continue;  // the latter: walking to where a run is resumed
+    if (options_.shuffle) {
+      group->order_ = numbers(group->size());
+      shuffle(group->order_, random_stream(options_.seed, Purpose::samples, group->state_.pass, number));
+    }
+    return group;
+  }
+  return nullptr;
+}
+
+void StreamOrder::require(uint64_t samples, const std::string& why) {
+  uint64_t found = 0;
+  const std::vector<uint32_t> blocks = blocks_of_pass(at_.pass);
+  for (size_t i = 0; i < blocks.size() && found < samples; ++i) {
+    found += static_cast<uint64_t>(index(blocks[(i + at_.first_block) % blocks.size()])->size());
+  }
+  if (found == 0) fail(source_->why_empty());
+  if (found < samples) fail(why, " is larger than the data set of ", found, " usable samples: a smaller one is needed, "
+                            "because the same pair twice in a batch would count as a false negative");
+}
+
+}  // namespace switchback
