@@ -2,6 +2,7 @@
 // PNG files called .jpg.
 #include "data/image.h"
 
+#include <algorithm>
 #include <cstring>
 #include <string>
 #include <string_view>
@@ -15,6 +16,8 @@ namespace {
 bool starts_with(std::span<const uint8_t> bytes, std::string_view magic, size_t at = 0) {
   return bytes.size() >= at + magic.size() && std::memcmp(bytes.data() + at, magic.data(), magic.size()) == 0;
 }
+
+constexpr int64_t kLongestSide = 1'000'000;
 
 // "3c 68 74 6d" tells whoever reads the log that the picture is a web page.
 std::string first_bytes(std::span<const uint8_t> bytes) {
@@ -32,6 +35,8 @@ std::string first_bytes(std::span<const uint8_t> bytes) {
 
 void allocate(Image& to, int64_t height, int64_t width, const DecodeOptions& options) {
   if (height <= 0 || width <= 0) fail("image without pixels (", width, " x ", height, ")");
+  // The tables of a resize grow with the longest side; nobody's photograph is a million pixels long.
+  if (std::max(height, width) > kLongestSide) fail("image too long (", width, " x ", height, " pixels)");
   // Sizes in headers are at most 2^31 - 1, so the product cannot overflow.
   if (width * height > options.max_image_pixels)
     fail("image too large (", width, " x ", height, " = ", width * height, " pixels, the limit is ",

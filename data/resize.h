@@ -26,6 +26,11 @@ void resize(Image& to, const Image& from, const CropBox& box, int64_t height, in
 Image resize(const Image& from, int64_t height, int64_t width,
              Interpolation interpolation = Interpolation::bicubic);
 
+// to (window.height, window.width, 3): the part `window` of what resize() to (height, width) would give, at the cost of
+// that part: a picture of 3 x 700 whose shorter edge becomes 224 is 52266 pixels long, of which the model sees 224.
+void resize_window(Image& to, const Image& from, const CropBox& box, int64_t height, int64_t width,
+                   const CropBox& window, Interpolation interpolation);
+
 // The definition: the formula above with one multiplication at a time. resize() is held equal to it by a test.
 Image resize_by_definition(const Image& from, const CropBox& box, int64_t height, int64_t width,
                            Interpolation interpolation);
