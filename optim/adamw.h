@@ -13,7 +13,8 @@
 // computes the scalars of a step. One step is three parts, so that the middle one can be captured and replayed:
 //   begin_step(rate)   on the host: t, β̂1, β̂2, written to the device
 //   update()           kernel calls only, with the same addresses every time
-//   finish_step()      fetches the numbers for the log
+//   finish_step()      fetches the numbers for the log. Today it waits for the device, which costs nothing on the CPU;
+//                      callers rely on report().step only, so that a device may deliver them one step late
 #pragma once
 
 #include <string>
