@@ -1,0 +1,98 @@
+// patches.cpp: pixels into patch rows, and the choice of patches for patch dropout.
+#include <algorithm>
+#include <vector>
+
+#include "kernels/cpu/access.h"
+#if __has_include("runtime/philox.h")
+#include "runtime/philox.h"
+#else
+#include <array>
+namespace switchback {
+inline std::array<uint32_t, 4> philox(std::array<uint32_t, 4> c, std::array<uint32_t, 2> k) {
+  for (auto& x : c) x = (x + c[0] * 7 + c[1] * 11 + k[0]) * 2654435761u;
+  return c;
+}
+}
+#endif
+
+namespace switchback {
+namespace {
+constexpr uint32_t patch_choice = 0x70617463;  // what these random numbers are for: no other user draws the same
+}
+
+// keep (B, K) i32. The key of patch n of sample s at step t: component n % 4 of
+// Philox(counter = (n/4, s low, s high ^ purpose, t low), key = seed). The K largest keys win, ties go to the lower n.
+void CpuKernels::choose_patches(View keep, int64_t patches, uint64_t seed, CView step, int64_t first_sample) {
+  const char* op = "choose_patches";
+  check_place(op, "keep", keep, DType::i32);
+  check_vector(op, "step", step, 1, DType::i64);
+  const int64_t samples = keep.rows(), kept = keep.cols();
+  CHECK(kept <= patches, op, ": keep is ", keep.shape, " of ", patches, " patches");
+  const uint32_t t = static_cast<uint32_t>(*step.as<int64_t>());
+  int32_t* out = keep.as<int32_t>();
+  parallel_for(samples, 16, [&](int64_t from, int64_t to) {
+    struct Candidate {
+      uint32_t random;
+      int32_t patch;
+    };
+    std::vector<Candidate> candidates(patches);
+    for (int64_t b = from; b < to; ++b) {
+      const uint64_t sample = static_cast<uint64_t>(first_sample + b);
+      for (int64_t n = 0; n < patches; n += 4) {
+        const auto random = philox({static_cast<uint32_t>(n / 4), static_cast<uint32_t>(sample),
+                                    static_cast<uint32_t>(sample >> 32) ^ patch_choice, t},
+                                   {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)});
+        for (int64_t i = 0; i < 4 && n + i < patches; ++i)
+          candidates[n + i] = {random[i], static_cast<int32_t>(n + i)};
+      }
+      std::partial_sort(candidates.begin(), candidates.begin() + kept, candidates.end(),
+                        [](const Candidate& a, const Candidate& b) {
+                          return a.random != b.random ? a.random > b.random : a.patch < b.patch;
+                        });
+      int32_t* row = out + b * kept;
+      for (int64_t i = 0; i < kept; ++i) row[i] = candidates[i].patch;
+      std::sort(row, row + kept);
+    }
+  });
+}
+
+// pixels (B, H, W, 3) u8 -> patches (B K, 3 p p) of T, each row ordered (channel, row, column) like conv1's weight.
+void CpuKernels::extract_patches(View patches, CView pixels, CView keep, int64_t patch_size,
+                                 const PixelNormalization& normalization) {
+  const char* op = "extract_patches";
+  check_place(op, "pixels", pixels, DType::u8);
+  CHECK(pixels.shape.rank() == 4 && pixels.cols() == 3, op, ": pixels are ", pixels.shape, ", they must be (B, H, W, 3)");
+  const int64_t samples = pixels.shape[0], height = pixels.shape[1], width = pixels.shape[2];
+  CHECK(patch_size > 0 && height % patch_size == 0 && width % patch_size == 0, op, ": images of ", pixels.shape,
+        " do not divide into patches of ", patch_size);
+  const int64_t columns = width / patch_size, count = height / patch_size * columns;
+  const int64_t kept = keep ? keep.cols() : count;
+  if (keep) check_matrix(op, "keep", keep, samples, kept, DType::i32);
+  const int64_t elements = 3 * patch_size * patch_size;
+  check_matrix(op, "patches", patches, samples * kept, elements, patches.dtype);
+  visit_float(patches.dtype, op, [&](auto tag) {
+    using T = decltype(tag);
+    using R = Statistics<T>;
+    T values[3][256];  // (pixel/255 - mean)/std, by channel and pixel value
+    for (int c = 0; c < 3; ++c)
+      for (int v = 0; v < 256; ++v)
+        values[c][v] = static_cast<T>((R(v) / R(255) - static_cast<R>(normalization.mean[c])) /
+                                      static_cast<R>(normalization.std[c]));
+    const uint8_t* in = pixels.as<uint8_t>();
+    const int32_t* chosen = keep.as<int32_t>();
+    T* out = patches.as<T>();
+    for_rows(samples * kept, elements, [&](int64_t row) {
+      const int64_t sample = row / kept, n = chosen ? chosen[row] : row % kept;
+      CHECK(n >= 0 && n < count, op, ": patch number ", n, " of ", count);
+      const int64_t top = n / columns * patch_size, left = n % columns * patch_size;
+      T* to = out + row * elements;
+      for (int c = 0; c < 3; ++c)
+        for (int64_t y = 0; y < patch_size; ++y) {
+          const uint8_t* line = in + ((sample * height + top + y) * width + left) * 3 + c;
+          for (int64_t x = 0; x < patch_size; ++x) *to++ = values[c][line[3 * x]];
+        }
+    });
+  });
+}
+
+}  // namespace switchback
