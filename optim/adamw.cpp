@@ -14,7 +14,7 @@ void check(const AdamWOptions& o) {
   auto in_unit_range = [](double beta) { return beta >= 0 && beta < 1; };
   if (!in_unit_range(o.beta1)) fail("--beta1 is ", o.beta1, ": it must be at least 0 and below 1");
   if (!in_unit_range(o.beta2)) fail("--beta2 is ", o.beta2, ": it must be at least 0 and below 1");
-  if (!(o.beta2_lambda >= 0)) fail("the β2 schedule's λ is ", o.beta2_lambda, ": it must be 0 (off) or more");
+  if (!(o.beta2_lambda >= 0)) fail("--beta2-lambda is ", o.beta2_lambda, ": it must be above 0 (0: off)");
   if (!(o.weight_decay >= 0)) fail("--wd is ", o.weight_decay, ": it must be 0 or more");
   if (!(o.update.epsilon > 0)) fail("--eps is ", o.update.epsilon, ": it must be above 0");
   if (!(o.update.clip_threshold > 0))
