@@ -11,19 +11,17 @@
 namespace switchback {
 namespace {
 
-// What a random stream is for; the first word of its key's counter, so that no two uses share numbers.
-enum class Purpose : uint64_t { blocks = 1, samples = 2, stand_in = 3 };
+// Each use of random numbers has streams of its own: the use in the top byte of the key, (pass, group) or
+// (position, attempt) in the number of the stream.
+enum class Use : uint64_t { blocks = 0x81, samples = 0x82, stand_in = 0x83 };
 
-PhiloxStream random_stream(uint64_t seed, Purpose purpose, uint64_t a, uint64_t b) {
-  return PhiloxStream(seed, /*stream*/ 0);
+PhiloxStream random_stream(uint64_t seed, Use use, uint64_t major, uint64_t minor) {
+  return PhiloxStream(seed ^ static_cast<uint64_t>(use) << 56, major << 20 ^ minor);
 }
-
-// Uniform in [0, n) from 64 random bits; the bias for n < 2^32 is below 2^-32.
-uint64_t below(PhiloxStream& random, uint64_t n);
 
 // Fisher-Yates.
 void shuffle(std::vector<uint32_t>& items, PhiloxStream random) {
-  for (size_t i = items.size(); i > 1; --i) std::swap(items[i - 1], items[below(random, i)]);
+  for (size_t i = items.size(); i > 1; --i) std::swap(items[i - 1], items[random.below(i)]);
 }
 
 std::vector<uint32_t> numbers(uint64_t n) {
@@ -69,8 +67,8 @@ SampleLocation StreamGroup::at(uint64_t position) const {
 }
 
 SampleLocation StreamGroup::stand_in(uint64_t position, uint64_t attempt) const {
-  PhiloxStream random = random_stream(seed_, Purpose::stand_in, position, std::min(attempt, random_attempts));
-  const uint64_t drawn = below(random, size());
+  PhiloxStream random = random_stream(seed_, Use::stand_in, position, std::min(attempt, random_attempts));
+  const uint64_t drawn = random.below(size());
   return nth(attempt <= random_attempts ? drawn : (drawn + attempt - random_attempts) % size());
 }
 
@@ -98,7 +96,7 @@ StreamOrder::StreamOrder(std::shared_ptr<SampleSource> source, Options options, 
 const std::vector<uint32_t>& StreamOrder::blocks_of_pass(uint64_t pass) {
   if (blocks_.empty() || blocks_pass_ != pass) {
     blocks_ = numbers(static_cast<uint64_t>(source_->block_count()));
-    if (options_.shuffle) shuffle(blocks_, random_stream(options_.seed, Purpose::blocks, pass, 0));
+    if (options_.shuffle) shuffle(blocks_, random_stream(options_.seed, Use::blocks, pass, 0));
     blocks_pass_ = pass;
   }
   return blocks_;
@@ -142,7 +140,7 @@ std::shared_ptr<const StreamGroup> StreamOrder::next() {
     if (group->size() == 0 || group->end() <= position) continue;  // the latter: walking to where a run is resumed
     if (options_.shuffle) {
       group->order_ = numbers(group->size());
-      shuffle(group->order_, random_stream(options_.seed, Purpose::samples, group->state_.pass, number));
+      shuffle(group->order_, random_stream(options_.seed, Use::samples, group->state_.pass, number));
     }
     return group;
   }
