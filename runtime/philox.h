@@ -1,10 +1,15 @@
-// philox.h: random numbers without a state. Philox 4x32-10 (Salmon et al., "Parallel random numbers: as easy as
-// 1, 2, 3", 2011) turns a 128-bit counter and a 64-bit key into 128 random bits. A number is addressed by what it is
-// for (seed, purpose, step, sample, ...), so results depend on no order, no thread and no device, and there is
-// nothing to save in a checkpoint.
+// philox.h: Philox 4x32-10, random numbers as a function of (counter, key), and a small generator on top of it.
+//
+// One call maps 128 bits of counter and 64 bits of key to four 32-bit words that pass the usual batteries of tests.
+// There is no state to save: whoever knows seed, step and sample index can draw the numbers of that sample again, on
+// any thread, rank or device. That is why resuming and changing the number of workers change no bit.
+//
+//   one round:  (c0, c1, c2, c3) -> (high(M1 c2) ^ c1 ^ k0,  low(M1 c2),  high(M0 c0) ^ c3 ^ k1,  low(M0 c0))
+//   between rounds the key grows by the Weyl constants (W0, W1); ten rounds.
+//
+// Source: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
 #pragma once
 
-#include <array>
 #include <cmath>
 #include <cstdint>
 
@@ -16,74 +21,95 @@
 
 namespace switchback {
 
-using PhiloxWords = std::array<uint32_t, 4>;
+template <int n>
+struct PhiloxWords {
+  uint32_t word[n];
+  SWITCHBACK_HOST_DEVICE constexpr uint32_t operator[](int64_t i) const { return word[i]; }
+  SWITCHBACK_HOST_DEVICE constexpr uint32_t& operator[](int64_t i) { return word[i]; }
+};
+using PhiloxCounter = PhiloxWords<4>;  // the result has the same type
+using PhiloxKey = PhiloxWords<2>;
 
-// Ten rounds: two 32 x 32 -> 64 products mix the counter's words; the key grows by two odd constants a round.
-SWITCHBACK_HOST_DEVICE constexpr PhiloxWords philox(PhiloxWords counter, std::array<uint32_t, 2> key) {
+SWITCHBACK_HOST_DEVICE constexpr PhiloxCounter philox(PhiloxCounter c, PhiloxKey k) {
   for (int round = 0; round < 10; ++round) {
-    const uint64_t a = uint64_t{0xD2511F53u} * counter[0];
-    const uint64_t b = uint64_t{0xCD9E8D57u} * counter[2];
-    counter = {static_cast<uint32_t>(b >> 32) ^ counter[1] ^ key[0], static_cast<uint32_t>(b),
-               static_cast<uint32_t>(a >> 32) ^ counter[3] ^ key[1], static_cast<uint32_t>(a)};
-    key[0] += 0x9E3779B9u;
-    key[1] += 0xBB67AE85u;
+    const uint64_t a = uint64_t{0xd2511f53u} * c[0], b = uint64_t{0xcd9e8d57u} * c[2];
+    c = {{static_cast<uint32_t>(b >> 32) ^ c[1] ^ k[0], static_cast<uint32_t>(b),
+          static_cast<uint32_t>(a >> 32) ^ c[3] ^ k[1], static_cast<uint32_t>(a)}};
+    k[0] += 0x9e3779b9u;  // the golden ratio
+    k[1] += 0xbb67ae85u;  // the square root of 3, less 1
   }
-  return counter;
+  return c;
 }
 
-// What random numbers are used for: part of the counter or key, so that no two uses share a stream.
-enum class RandomPurpose : uint32_t { initialization = 1, augmentation, patch_dropout, shuffle, replacement, templates };
+SWITCHBACK_HOST_DEVICE constexpr PhiloxKey philox_key(uint64_t seed) {
+  return {{static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)}};
+}
 
-// A stream of numbers on the host: key = seed, counter = (number of the draw, stream).
+// What numbers are drawn for. The purpose goes into the top byte of the key, so no two purposes share a stream.
+enum class RandomPurpose : uint32_t {
+  augmentation = 0,
+  initialization = 0x10,
+  patch_dropout,
+  shuffle,
+  synthetic_data,
+  test,
+};
+
+// A sequence of numbers: key = seed, counter = (block of four, stream). Streams of one seed are independent.
 class PhiloxStream {
  public:
-  PhiloxStream(uint64_t seed, uint64_t stream) : seed_(seed), stream_(stream) {}
+  PhiloxStream(uint64_t seed, uint64_t stream) : key_(philox_key(seed)), stream_(stream) {}
+  PhiloxStream(uint64_t seed, RandomPurpose purpose, uint64_t stream)
+      : PhiloxStream(seed ^ static_cast<uint64_t>(purpose) << 56, stream) {}
 
   uint32_t next_u32() {
-    if (used_ == 4) {
-      block_ = philox({static_cast<uint32_t>(draw_), static_cast<uint32_t>(draw_ >> 32),
-                       static_cast<uint32_t>(stream_), static_cast<uint32_t>(stream_ >> 32)},
-                      {static_cast<uint32_t>(seed_), static_cast<uint32_t>(seed_ >> 32)});
-      ++draw_;
-      used_ = 0;
+    const int i = static_cast<int>(drawn_ % 4);
+    if (i == 0) {
+      const uint64_t block = drawn_ / 4;
+      words_ = philox({{static_cast<uint32_t>(block), static_cast<uint32_t>(block >> 32),
+                        static_cast<uint32_t>(stream_), static_cast<uint32_t>(stream_ >> 32)}},
+                      key_);
     }
-    return block_[used_++];
+    ++drawn_;
+    return words_[i];
   }
   uint64_t next_u64() {
     const uint64_t high = next_u32();
     return high << 32 | next_u32();
   }
-  float uniform() { return static_cast<float>(next_u32() >> 8) * 0x1p-24f; }          // [0, 1), 24 bits
-  double uniform_double() { return static_cast<double>(next_u64() >> 11) * 0x1p-53; }  // [0, 1), 53 bits
 
-  // N(0, 1) by Box and Muller; both numbers of a pair are used.
-  double normal() {
+  float uniform() { return static_cast<float>(next_u32() >> 8) * 0x1p-24f; }                 // [0, 1), 24 bits
+  double uniform_double() { return static_cast<double>(next_u64() >> 11) * 0x1p-53; }       // [0, 1), 53 bits
+
+  // Standard normal (Box-Muller; the pair's second half is kept). |value| <= 6.7, as the radius comes of 32 bits.
+  float normal() {
     if (has_spare_) {
       has_spare_ = false;
       return spare_;
     }
-    const double radius = std::sqrt(-2 * std::log(1 - uniform_double()));  // 1 - u is in (0, 1]
-    const double angle = 6.283185307179586 * uniform_double();
+    const float u = (static_cast<float>(next_u32()) + 1.0f) * 0x1p-32f;  // (0, 1]
+    const float angle = 6.283185307f * uniform();
+    const float radius = std::sqrt(-2.0f * std::log(u));
     spare_ = radius * std::sin(angle);
     has_spare_ = true;
     return radius * std::cos(angle);
   }
 
-  // 0, ..., n - 1, each exactly as likely: values that would favour the small ones are drawn again.
+  // A whole number in [0, n), n > 0, every one equally likely: draws below 2^64 mod n are thrown away.
   uint64_t below(uint64_t n) {
-    const uint64_t reject = (0 - n) % n;  // 2^64 mod n
-    uint64_t x;
-    do x = next_u64();
-    while (x < reject);
+    const uint64_t uneven = (0 - n) % n;
+    uint64_t x = next_u64();
+    while (x < uneven) x = next_u64();
     return x % n;
   }
 
  private:
-  uint64_t seed_, stream_, draw_ = 0;
-  PhiloxWords block_{};
-  int used_ = 4;
+  PhiloxKey key_;
+  uint64_t stream_;
+  uint64_t drawn_ = 0;
+  PhiloxCounter words_{};
+  float spare_ = 0;
   bool has_spare_ = false;
-  double spare_ = 0;
 };
 
 }  // namespace switchback
