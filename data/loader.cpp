@@ -170,8 +170,8 @@ struct Loader::State {
       plan_changed.notify_one();
     }
     if (groups.empty()) {
-      if (plan_complete && !fresh) {  // the data ends within this batch
-        ring.back()->closed = true;
+      if (plan_complete) {  // the data ends within this batch, or ended with the last one
+        if (!fresh) ring.back()->closed = true;
         batch_changed.notify_all();
       }
       return false;
@@ -261,7 +261,7 @@ struct Loader::State {
     }
     const int64_t S = options.image_size;
     if (training()) {
-      PhiloxStream random(options.seed, task.position);
+      PhiloxStream random(options.seed ^ static_cast<uint64_t>(RandomPurpose::augmentation) << 56, task.position);
       train_transform(worker.seen, worker.image, S, options.crop, random);
     } else {
       evaluation_transform(worker.seen, worker.image, S, options.resize_mode, options.interpolation);

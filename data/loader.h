@@ -7,7 +7,7 @@
 //
 // The contents of a batch depend on (data, seed, position, batch size) only: not on the number of threads, and the
 // ranks of any world size together get the same samples per step. The augmentation of the sample at position q
-// draws from Philox(seed, q). Training is an endless stream; a sample that cannot be used (broken image, empty
+// draws from a Philox stream of (seed, q). Training is an endless stream; a sample that cannot be used (broken image, empty
 // caption) is replaced by another one of the same group and counted. Evaluation is one pass in sequence, in which
 // such samples are left out and counted, and the last batch is as short as it comes.
 //

@@ -11,12 +11,13 @@
 namespace switchback {
 namespace {
 
-// Each use of random numbers has streams of its own: the use in the top byte of the key, (pass, group) or
-// (position, attempt) in the number of the stream.
-enum class Use : uint64_t { blocks = 0x81, samples = 0x82, stand_in = 0x83 };
+PhiloxStream random_stream(uint64_t seed, RandomPurpose purpose, uint64_t stream) {
+  return PhiloxStream(seed ^ static_cast<uint64_t>(purpose) << 56, stream);
+}
 
-PhiloxStream random_stream(uint64_t seed, Use use, uint64_t major, uint64_t minor) {
-  return PhiloxStream(seed ^ static_cast<uint64_t>(use) << 56, major << 20 ^ minor);
+// Stream 0 of a pass orders its blocks, stream 1 + g the samples of group g.
+PhiloxStream order_stream(uint64_t seed, uint64_t pass, uint64_t stream) {
+  return random_stream(seed, RandomPurpose::shuffle, pass << 24 | stream);
 }
 
 // Fisher-Yates.
@@ -67,8 +68,10 @@ SampleLocation StreamGroup::at(uint64_t position) const {
 }
 
 SampleLocation StreamGroup::stand_in(uint64_t position, uint64_t attempt) const {
-  PhiloxStream random = random_stream(seed_, Use::stand_in, position, std::min(attempt, random_attempts));
-  const uint64_t drawn = random.below(size());
+  // The n-th number of the position's own stream; attempts are few, so that drawing n numbers costs nothing.
+  PhiloxStream random = random_stream(seed_, RandomPurpose::replacement, position);
+  uint64_t drawn = 0;
+  for (uint64_t i = 0; i < std::min(attempt, random_attempts); ++i) drawn = random.below(size());
   return nth(attempt <= random_attempts ? drawn : (drawn + attempt - random_attempts) % size());
 }
 
@@ -96,7 +99,7 @@ StreamOrder::StreamOrder(std::shared_ptr<SampleSource> source, Options options, 
 const std::vector<uint32_t>& StreamOrder::blocks_of_pass(uint64_t pass) {
   if (blocks_.empty() || blocks_pass_ != pass) {
     blocks_ = numbers(static_cast<uint64_t>(source_->block_count()));
-    if (options_.shuffle) shuffle(blocks_, random_stream(options_.seed, Use::blocks, pass, 0));
+    if (options_.shuffle) shuffle(blocks_, order_stream(options_.seed, pass, 0));
     blocks_pass_ = pass;
   }
   return blocks_;
@@ -140,7 +143,7 @@ std::shared_ptr<const StreamGroup> StreamOrder::next() {
     if (group->size() == 0 || group->end() <= position) continue;  // the latter: walking to where a run is resumed
     if (options_.shuffle) {
       group->order_ = numbers(group->size());
-      shuffle(group->order_, random_stream(options_.seed, Use::samples, group->state_.pass, number));
+      shuffle(group->order_, order_stream(options_.seed, group->state_.pass, 1 + number));
     }
     return group;
   }
