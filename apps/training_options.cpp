@@ -108,6 +108,8 @@ void describe(Flags& f, TrainingOptions& o) {
   f.value("--zeroshot-data", o.zeroshot_data,
           "labelled shards for zero-shot classification; classnames.txt and "
           "zeroshot_classification_templates.txt lie beside them");
+  f.value("--zeroshot-classes", o.zeroshot_classes, "class names, one per line (default: classnames.txt)");
+  f.value("--zeroshot-label-key", o.zeroshot_label_key, "labels from this field of .json instead of .cls");
   f.value("--val-frequency", o.val_frequency, "epochs between retrieval evaluations; 0: never");
   f.value("--zeroshot-frequency", o.zeroshot_frequency, "epochs between zero-shot evaluations; 0: never");
   f.value("--eval-every-n-steps", o.eval_every_n_steps, "evaluate every n steps too");

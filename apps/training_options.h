@@ -55,6 +55,7 @@ struct TrainingOptions {
 
   // evaluation
   std::string zeroshot_data;  // shards with .cls, classnames.txt and templates beside them
+  std::string zeroshot_classes, zeroshot_label_key;
   int64_t val_frequency = 1, zeroshot_frequency = 2;  // epochs
   std::optional<int64_t> eval_every_n_steps;
 

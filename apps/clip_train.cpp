@@ -1,0 +1,385 @@
+// clip_train: trains a CLIP on image-text pairs. Reads top to bottom: options, model, data, one step, the loop around
+// it with its log, evaluations and checkpoints. docs/one_step.md walks through a step from here to a kernel and back.
+#include <sys/stat.h>
+
+#include <chrono>
+#include <cmath>
+#include <csignal>
+#include <cstdio>
+#include <ctime>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "apps/checkpoint.h"
+#include "apps/evaluation_data.h"
+#include "apps/run_folder.h"
+#include "apps/training_log.h"
+#include "apps/training_options.h"
+#include "autograd/checkpoint.h"
+#include "data/loader.h"
+#include "data/sample_source.h"
+#include "data/tokenizer.h"
+#include "kernels/transfer.h"
+#include "models/clip.h"
+#include "models/flops.h"
+#include "optim/schedule.h"
+#include "optim/stable_adamw.h"
+#include "runtime/parallel.h"
+
+namespace switchback {
+namespace {
+
+double now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+// SIGTERM and SIGUSR1 (SLURM's warning before a job ends), SIGINT: finish the step, save, exit with 0.
+volatile std::sig_atomic_t stop_signal = 0;
+void on_stop_signal(int signal) { stop_signal = signal; }
+
+// open_clip's automatic name: date, model, learning rate, batch, workers, precision
+std::string run_name(const TrainingOptions& o) {
+  if (!o.name.empty()) return o.name;
+  const std::time_t t = std::time(nullptr);
+  char date[32];
+  std::strftime(date, sizeof date, "%Y_%m_%d-%H_%M_%S", std::localtime(&t));
+  std::string name = concat(date, "-model_", o.model, "-lr_", o.lr, "-b_", o.batch_size, "-j_", o.workers, "-p_",
+                            o.precision);
+  for (char& c : name)
+    if (c == '/') c = '-';
+  return name;
+}
+
+PixelNormalization pixel_normalization(const TrainingOptions& o) {
+  PixelNormalization n;
+  for (size_t c = 0; c < 3; ++c) {
+    if (!o.image_mean.empty()) n.mean[c] = static_cast<float>(o.image_mean[c]);
+    if (!o.image_std.empty()) n.std[c] = static_cast<float>(o.image_std[c]);
+  }
+  return n;
+}
+
+AdamWOptions optimizer_options(const TrainingOptions& o) {
+  AdamWOptions a;
+  a.beta1 = o.beta1;
+  a.beta2 = o.beta2;
+  a.beta2_lambda = o.beta2_lambda.value_or(0);
+  a.weight_decay = o.wd;
+  a.decay_rule = decay_rule(o.wd_groups);
+  a.undecayed = o.wd_exclude;
+  a.update.epsilon = o.eps;
+  a.update.clip_update = o.opt == "stableadamw";
+  a.update.decay_clipped_rate = o.decay_clipped_rate;
+  a.update.max_gradient_norm = o.grad_clip_norm.value_or(0);
+  return a;
+}
+
+// How long training goes on, in steps. An epoch is rounded up to whole batches, as open_clip's is.
+struct Plan {
+  int64_t global_batch = 0;  // samples per step: batch size x parts
+  int64_t steps_per_epoch = 0;
+  int64_t total_steps = 0;
+};
+
+Plan make_plan(const TrainingOptions& o, int64_t samples) {
+  Plan p;
+  p.global_batch = o.batch_size * o.accum_freq;
+  const int64_t batches = (samples + o.batch_size - 1) / o.batch_size;
+  p.steps_per_epoch = batches / o.accum_freq;
+  if (p.steps_per_epoch == 0)
+    fail("an epoch of ", samples, " samples has ", batches, " batches of ", o.batch_size, ", fewer than --accum-freq ",
+         o.accum_freq, ": use a smaller batch or fewer parts");
+  p.total_steps = o.max_steps.value_or(p.steps_per_epoch * o.epochs);
+  return p;
+}
+
+Schedule make_schedule(const TrainingOptions& o, const Plan& plan) {
+  Schedule s;
+  s.kind = o.skip_scheduler ? ScheduleKind::skip : schedule_kind(o.lr_scheduler);
+  s.learning_rate = o.lr;
+  s.warmup_steps = o.warmup;
+  s.total_steps = plan.total_steps;
+  s.cooldown_steps = o.epochs_cooldown.value_or(0) * plan.steps_per_epoch;
+  s.cooldown_end = o.lr_cooldown_end;
+  s.cooldown_power = o.lr_cooldown_power;
+  s.check();
+  return s;
+}
+
+// The forward pass of one step, up to the loss. images (B, S, S, 3), tokens (B, T); parts > 1 splits the batch: each
+// part's activations are given up and computed again in the backward pass (checkpoint), the loss sees all features.
+Variable forward(const Clip& clip, const Tensor& images, const Tensor& tokens, int64_t parts,
+                 const Clip::Options& options) {
+  if (parts == 1) return clip.loss(clip.encode_image(images, options), clip.encode_text(tokens, options));
+  const int64_t size = images.shape()[0] / parts;
+  std::vector<Variable> image_features, text_features;  // (size, E) each
+  for (int64_t part = 0; part < parts; ++part) {
+    Tensor part_images = images.slice(part * size, size), part_tokens = tokens.slice(part * size, size);
+    std::optional<PatchDropout> dropout;  // by value: the closure outlives this call
+    if (options.dropout) dropout = *options.dropout, dropout->first_sample += part * size;
+    image_features.push_back(checkpoint({}, [&clip, part_images, options, dropout](const Variable&) {
+      Clip::Options o = options;
+      o.dropout = dropout ? &*dropout : nullptr;
+      return clip.encode_image(part_images, o);
+    }));
+    text_features.push_back(checkpoint({}, [&clip, part_tokens, options](const Variable&) {
+      return clip.encode_text(part_tokens, options);
+    }));
+  }
+  return clip.loss(concat_rows(image_features), concat_rows(text_features));
+}
+
+bool all_finite(const Tensor& tensor) {
+  const Tensor host = to_host(tensor);
+  return visit_float(host.dtype(), "all_finite", [&](auto tag) {
+    for (auto v : host.span<decltype(tag)>())
+      if (!std::isfinite(static_cast<float>(v))) return false;
+    return true;
+  });
+}
+
+// The first tensor that is not finite: a parameter, or the result of an op of the forward pass, which is run again.
+std::string first_non_finite(const ParameterArena& arena, const std::function<void()>& forward_pass) {
+  for (const auto& segment : arena.segments())
+    if (!all_finite(arena.master_of(segment))) return "parameter " + segment.name;
+  std::string first;
+  Tape::Pause pause;
+  Tape::observe([&](std::string_view region, std::string_view op, const Tensor& value) {
+    if (first.empty() && is_float(value.dtype()) && !all_finite(value))
+      first = concat("the result of ", op, " in ", region.empty() ? "the loss" : region);
+  });
+  forward_pass();
+  Tape::observe({});
+  return first.empty() ? "none when computed again" : first;
+}
+
+void print_summary(TrainingLog& log, const TrainingOptions& o, const ClipConfig& config, const Plan& plan,
+                   int64_t samples, const Schedule& schedule) {
+  const ClipFlops flops = nominal_flops(config);
+  log.info(concat("Model ", config.name, ": ", parameter_count(config), " parameters, ", flops.image / 1e9, " + ",
+                  flops.text / 1e9, " GFLOP per image and text, ", flops.training() / 1e9, " GFLOP per training pair"));
+  log.info(concat("Data: ", samples, " samples per epoch; batch ", o.batch_size, " x ", o.accum_freq, " parts = ",
+                  plan.global_batch, " per step; ", plan.steps_per_epoch, " steps per epoch, ", plan.total_steps,
+                  " in all"));
+  log.info(concat("Optimizer ", o.opt, ": lr ", o.lr, ", warm-up ", schedule.warmup_steps, " steps, beta ", o.beta1,
+                  " ", o.beta2, ", eps ", o.eps, ", wd ", o.wd, "; a batch at chance has loss ln ", plan.global_batch,
+                  " = ", std::log(static_cast<double>(plan.global_batch))));
+  if (schedule.kind != ScheduleKind::skip && schedule.warmup_steps >= plan.total_steps)
+    log.warning(concat("warm-up (--warmup ", schedule.warmup_steps, ") is not shorter than the run (", plan.total_steps,
+                       " steps): the learning rate never reaches --lr"));
+}
+
+int run(int argc, char** argv) {
+  // ---- options ----
+  std::vector<std::string> notices;
+  const TrainingOptions options = parse_training_options(argc, argv, notices);
+  if (options.threads > 0) set_cpu_threads(static_cast<int>(options.threads));
+  const ClipConfig config = configured_model(options);
+  const Device device = cpu_device;
+  const DType dtype = options.precision == "amp_bf16" ? DType::bf16 : DType::f32;
+
+  // ---- data ----
+  const bool bytes = options.tokenizer.empty() && config.text.vocab_size == 259;
+  std::shared_ptr<const Tokenizer> tokenizer = make_tokenizer(
+      bytes ? "bytes" : options.tokenizer, static_cast<int32_t>(config.text.context_length));
+  if (tokenizer->vocabulary_size() > config.text.vocab_size)
+    fail("the tokenizer has ", tokenizer->vocabulary_size(), " ids, model ", config.name, " only ",
+         config.text.vocab_size, ": choose another --tokenizer or --model");
+
+  const bool resume = !options.resume.empty();
+  RunFolder folder(options.dry_run ? "none" : options.logs, run_name(options), resume);
+  TrainingLog log(folder.path(), options.log_every_n_steps, nominal_flops(config).training());
+  for (const std::string& notice : notices) log.warning(notice);
+
+  SourceOptions source_options;
+  source_options.data = options.train_data;
+  source_options.type = options.dataset_type;
+  source_options.csv_separator = options.csv_separator;
+  source_options.csv_image_key = options.csv_img_key;
+  source_options.csv_caption_key = options.csv_caption_key;
+  source_options.synthetic_samples = options.train_num_samples.value_or(0);
+  source_options.synthetic_image_size = static_cast<int>(config.vision.image_size);
+  source_options.warn = [&log](const std::string& line) { log.warning(line); };
+  std::shared_ptr<SampleSource> source;
+  if (!(options.dry_run && options.train_data.empty() && options.dataset_type != "synthetic"))
+    source = open_source(source_options);
+  int64_t samples = options.train_num_samples.value_or(0);
+  if (samples == 0 && source) {
+    const std::optional<uint64_t> declared = source->declared_count();
+    samples = static_cast<int64_t>(declared ? *declared : source->count());
+  }
+  if (samples == 0) fail("--train-num-samples is needed for a dry run without data");
+  const Plan plan = make_plan(options, samples);
+  const Schedule schedule = make_schedule(options, plan);
+  print_summary(log, options, config, plan, samples, schedule);
+  if (options.dry_run) return 0;
+
+  // ---- model and optimizer ----
+  ParameterArena arena(dtype, device, static_cast<uint64_t>(options.seed));
+  Clip clip(arena, config);
+  arena.allocate();
+  if (!options.pretrained.empty()) load_weights(options.pretrained, arena);
+  AdamW optimizer(arena, optimizer_options(options));
+
+  TrainingProgress progress;
+  progress.seed = options.seed;
+  progress.options_json = options_json(options);
+  if (resume) {
+    const std::string checkpoint =
+        options.resume == "latest" ? latest_checkpoint(folder.checkpoints()) : options.resume;
+    if (checkpoint.empty()) {
+      log.info("no checkpoint to resume from: starting afresh");  // job scripts always pass --resume latest
+    } else {
+      const std::string json = progress.options_json;
+      progress = load_checkpoint(checkpoint, arena, optimizer);
+      progress.options_json = json;
+      if (progress.seed != options.seed)
+        log.warning(concat("the checkpoint was made with --seed ", progress.seed, ": going on with that one"));
+      log.info(concat("resuming from ", checkpoint, " at step ", progress.step));
+    }
+  }
+  log.configuration(progress.options_json, model_config_json(config));
+
+  LoaderOptions loader_options;
+  loader_options.batch_size = plan.global_batch;
+  loader_options.workers = static_cast<int>(options.workers);
+  loader_options.seed = static_cast<uint64_t>(progress.seed);
+  loader_options.shuffle_window = static_cast<uint64_t>(options.shuffle_window);
+  loader_options.image_size = static_cast<int>(config.vision.image_size);
+  loader_options.context_length = static_cast<int>(config.text.context_length);
+  for (int i = 0; i < 2; ++i) {
+    loader_options.train_transform.scale[i] = options.crop_scale[i];
+    loader_options.train_transform.ratio[i] = options.crop_ratio[i];
+  }
+  if (!progress.loader.empty()) loader_options.start = StreamState::parse(progress.loader);
+  loader_options.warn = source_options.warn;
+  Loader loader(source, tokenizer, loader_options);
+
+  EvaluationOptions evaluation_options;
+  evaluation_options.retrieval_data = options.val_data;
+  evaluation_options.zero_shot_data = options.zeroshot_data;
+  evaluation_options.label_key = options.zeroshot_label_key;
+  evaluation_options.class_names = options.zeroshot_classes;
+  evaluation_options.dataset_type = options.dataset_type;
+  evaluation_options.csv_separator = options.csv_separator;
+  evaluation_options.csv_image_key = options.csv_img_key;
+  evaluation_options.csv_caption_key = options.csv_caption_key;
+  evaluation_options.samples = options.val_num_samples;
+  evaluation_options.batch_size = options.batch_size;
+  evaluation_options.workers = static_cast<int>(options.workers);
+  const EvaluationData evaluation_data(evaluation_options, config, tokenizer, source_options.warn);
+
+  // ---- the loop ----
+  Kernels& k = kernels(device);
+  const PixelNormalization normalization = pixel_normalization(options);
+  Tensor step_on_device({}, DType::i64, device);
+  const PatchDropout dropout{static_cast<uint64_t>(progress.seed), step_on_device, 0};
+  const Clip::Options training{normalization, options.grad_checkpointing,
+                               config.vision.patch_dropout > 0 ? &dropout : nullptr};
+  const Clip::Options evaluating{normalization, false, nullptr};
+
+  auto save = [&] {
+    if (folder.path().empty()) return;
+    progress.loader = loader.state().to_string();
+    const std::string path = save_checkpoint(folder.checkpoints(), config, normalization, arena, optimizer, progress,
+                                             options.keep_last_k.value_or(0));
+    log.info("saved " + path);
+    log.write_picture();
+  };
+  auto evaluate = [&](bool retrieval, bool zero_shot) {
+    const double start = now();
+    std::optional<Retrieval> r;
+    std::optional<ZeroShot> z;
+    if (retrieval) r = evaluation_data.retrieval(clip, evaluating, device);
+    if (zero_shot) z = evaluation_data.zero_shot(clip, evaluating, device);
+    if (r || z) log.evaluation(progress.epoch, progress.step, r, z, now() - start);
+  };
+  for (int signal : {SIGTERM, SIGUSR1, SIGINT}) std::signal(signal, on_stop_signal);
+
+  Batch batch;
+  int64_t saved_at = progress.step;
+  while (progress.step < plan.total_steps && !stop_signal) {
+    const int64_t step = progress.step;
+    const double start = now();
+    loader.next(batch);
+    const double data_seconds = now() - start;
+
+    // One step: forward, backward, update.
+    k.upload(step_on_device, Tensor::of<int64_t>({}, {step}));
+    const Tensor images = to_device(batch.images, device);  // (B, S, S, 3) u8
+    const Tensor tokens = to_device(batch.tokens, device);  // (B, T) i32
+    arena.begin_backward();
+    const Variable loss = forward(clip, images, tokens, options.accum_freq, training);
+    const double loss_value = number(loss.value());
+    if (!std::isfinite(loss_value))
+      fail("the loss is ", loss_value, " at step ", step, "; first tensor that is not finite: ",
+           first_non_finite(arena, [&] { forward(clip, images, tokens, options.accum_freq, training); }),
+           ". Nothing was saved since; try a lower --lr, a longer --warmup, --opt stableadamw or --grad-clip-norm 1, "
+           "and go on with --resume latest");
+    tape().backward(loss);
+    arena.finish_backward();
+    optimizer.step(schedule.rate(step));
+    clip.clamp_logit_scale();
+
+    // The log.
+    ++progress.step;
+    progress.samples_seen += plan.global_batch;
+    progress.epoch = progress.step / plan.steps_per_epoch;
+    const OptimizerReport& report = optimizer.report();
+    StepRecord record;
+    record.step = step;
+    record.epoch = step / plan.steps_per_epoch;
+    record.step_in_epoch = step % plan.steps_per_epoch;
+    record.steps_per_epoch = plan.steps_per_epoch;
+    record.total_steps = plan.total_steps;
+    record.global_batch = plan.global_batch;
+    record.loss = loss_value;
+    record.learning_rate = schedule.rate(step);
+    record.logit_scale = std::exp(number(clip.logit_scale().value()));
+    record.gradient_norm = report.gradient_norm;
+    record.largest_rms = report.largest_rms;
+    record.largest_rms_name = report.largest_rms_name;
+    record.patch_embedding_rms = optimizer.rms_of("visual.conv1.weight");
+    record.skipped = report.skipped;
+    record.data_seconds = data_seconds;
+    record.step_seconds = now() - start;
+    log.step(record);
+
+    // Evaluations and checkpoints, at the end of epochs and at their own intervals.
+    const bool last = progress.step == plan.total_steps;
+    const bool epoch_ends = progress.step % plan.steps_per_epoch == 0 || last;
+    auto due = [&](int64_t frequency) { return frequency > 0 && epoch_ends && (progress.epoch % frequency == 0 || last); };
+    const bool by_step = options.eval_every_n_steps && progress.step % *options.eval_every_n_steps == 0;
+    if (epoch_ends) log.end_epoch(record.epoch);
+    evaluate(by_step || due(options.val_frequency), by_step || due(options.zeroshot_frequency));
+    const bool save_now = last || (epoch_ends && options.save_most_recent) || due(options.save_frequency) ||
+                          (options.save_every_n_steps && progress.step % *options.save_every_n_steps == 0);
+    if (save_now) save(), saved_at = progress.step;
+  }
+
+  if (stop_signal) {
+    if (saved_at != progress.step) save();
+    log.info(concat("stopped by signal ", static_cast<int>(stop_signal), " after step ", progress.step,
+                    "; --resume latest goes on"));
+  } else {
+    log.write_picture();
+    const LoaderStatistics statistics = loader.statistics();
+    for (const auto& [reason, count] : statistics.reasons) log.info(concat("data: ", count, " samples: ", reason));
+    log.info("training is complete");
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace switchback
+
+int main(int argc, char** argv) {
+  try {
+    return switchback::run(argc, argv);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "clip_train: %s\n", error.what());
+    return 1;
+  }
+}
