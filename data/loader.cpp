@@ -261,7 +261,7 @@ struct Loader::State {
     }
     const int64_t S = options.image_size;
     if (training()) {
-      PhiloxStream random(options.seed ^ static_cast<uint64_t>(RandomPurpose::augmentation) << 56, task.position);
+      PhiloxStream random(options.seed, RandomPurpose::augmentation, task.position);
       train_transform(worker.seen, worker.image, S, options.crop, random);
     } else {
       evaluation_transform(worker.seen, worker.image, S, options.resize_mode, options.interpolation);

@@ -11,13 +11,14 @@
 namespace switchback {
 namespace {
 
-PhiloxStream random_stream(uint64_t seed, RandomPurpose purpose, uint64_t stream) {
-  return PhiloxStream(seed ^ static_cast<uint64_t>(purpose) << 56, stream);
-}
-
 // Stream 0 of a pass orders its blocks, stream 1 + g the samples of group g.
 PhiloxStream order_stream(uint64_t seed, uint64_t pass, uint64_t stream) {
-  return random_stream(seed, RandomPurpose::shuffle, pass << 24 | stream);
+  return PhiloxStream(seed, RandomPurpose::shuffle, pass << 24 | stream);
+}
+
+// The top bit keeps these apart from the streams of the order.
+PhiloxStream stand_in_stream(uint64_t seed, uint64_t position) {
+  return PhiloxStream(seed, RandomPurpose::shuffle, uint64_t{1} << 63 | position);
 }
 
 // Fisher-Yates.
@@ -69,7 +70,7 @@ SampleLocation StreamGroup::at(uint64_t position) const {
 
 SampleLocation StreamGroup::stand_in(uint64_t position, uint64_t attempt) const {
   // The n-th number of the position's own stream; attempts are few, so that drawing n numbers costs nothing.
-  PhiloxStream random = random_stream(seed_, RandomPurpose::replacement, position);
+  PhiloxStream random = stand_in_stream(seed_, position);
   uint64_t drawn = 0;
   for (uint64_t i = 0; i < std::min(attempt, random_attempts); ++i) drawn = random.below(size());
   return nth(attempt <= random_attempts ? drawn : (drawn + attempt - random_attempts) % size());
