@@ -8,46 +8,13 @@
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
-#include <cstring>
-#include <string>
 #include <vector>
 
-#include "data/bpe.h"
 #include "data/tokenizer.h"
 #include "runtime/check.h"
+#include "tests/data/tokenizer_golden.h"
 
 using namespace switchback;
-
-namespace {
-
-struct Case {
-  std::string text;
-  std::vector<int32_t> ids;  // (77), padded
-};
-
-std::vector<Case> read_cases(const std::string& path, size_t context_length) {
-  const std::string content = read_possibly_gzip(path);
-  size_t position = 0;
-  const auto number = [&]<class T>(T value) {
-    CHECK(position + sizeof(T) <= content.size(), path, " ends early");
-    std::memcpy(&value, content.data() + position, sizeof(T));
-    position += sizeof(T);
-    return value;
-  };
-  std::vector<Case> cases(number(uint32_t{}));
-  for (Case& one : cases) {
-    const uint32_t size = number(uint32_t{});
-    CHECK(position + size <= content.size(), path, " ends early");
-    one.text = content.substr(position, size);
-    position += size;
-    const uint16_t count = number(uint16_t{});
-    for (uint16_t i = 0; i < count; ++i) one.ids.push_back(number(uint16_t{}));
-    one.ids.resize(context_length, 0);
-  }
-  return cases;
-}
-
-}  // namespace
 
 int main(int argument_count, char** arguments) {
   if (argument_count != 3) {
@@ -59,10 +26,10 @@ int main(int argument_count, char** arguments) {
     constexpr int kPasses = 7;
     constexpr double kSecondsPerPass = 0.3;
     const auto tokenizer = make_clip_tokenizer(arguments[1], kContext);
-    const std::vector<Case> cases = read_cases(arguments[2], kContext);
+    const std::vector<TokenizedText> cases = read_tokenized_texts(arguments[2], kContext);
     std::vector<int32_t> ids(kContext);
     size_t differing = 0;
-    for (const Case& one : cases) {
+    for (const TokenizedText& one : cases) {
       tokenizer->encode(one.text, ids);
       differing += ids != one.ids;
     }
@@ -72,7 +39,7 @@ int main(int argument_count, char** arguments) {
       const auto start = std::chrono::steady_clock::now();
       double seconds = 0;
       do {
-        for (const Case& one : cases) tokenizer->encode(one.text, ids);
+        for (const TokenizedText& one : cases) tokenizer->encode(one.text, ids);
         captions += cases.size();
         seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
       } while (seconds < kSecondsPerPass);
