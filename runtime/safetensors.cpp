@@ -225,16 +225,23 @@ void SafetensorsWriter::set_metadata(std::string key, std::string value) {
 }
 
 void SafetensorsWriter::write(const std::string& path) const {
-  const auto padded = [](size_t bytes) { return (bytes + 7) / 8 * 8; };
+  // The reference reader refuses gaps between tensors, so alignment comes from the order: wide elements first.
+  std::vector<const std::pair<std::string, CView>*> ordered;
+  for (const auto& entry : tensors_) ordered.push_back(&entry);
+  std::stable_sort(ordered.begin(), ordered.end(), [](const auto* a, const auto* b) {
+    return size_of(a->second.dtype) > size_of(b->second.dtype);
+  });
+
   Json json = Json::object();
   if (!metadata_.empty()) json["__metadata__"] = metadata_;
   size_t offset = 0;
-  for (const auto& [name, tensor] : tensors_) {
+  for (const auto* entry : ordered) {
+    const auto& [name, tensor] = *entry;
     Json shape = Json::array();
     for (int i = 0; i < tensor.shape.rank(); ++i) shape.push_back(tensor.shape[i]);
     json[name] = {{"dtype", stored_name(tensor.dtype)}, {"shape", shape},
                   {"data_offsets", {offset, offset + tensor.bytes()}}};
-    offset += padded(tensor.bytes());
+    offset += tensor.bytes();
   }
   std::string header;
   try {
@@ -242,18 +249,15 @@ void SafetensorsWriter::write(const std::string& path) const {
   } catch (const nlohmann::json::exception& e) {  // a name or text that is not UTF-8
     fail("cannot write ", path, ": ", e.what());
   }
-  header.resize(padded(header.size()), ' ');
+  header.resize((header.size() + 7) / 8 * 8, ' ');
 
   AtomicFile file(path);
   char length[8];
   for (size_t i = 0; i < 8; ++i) length[i] = static_cast<char>(header.size() >> 8 * i);
   file.write(std::string_view(length, 8));
   file.write(header);
-  for (size_t i = 0; i < tensors_.size(); ++i) {
-    const CView& tensor = tensors_[i].second;
-    file.write(std::span(static_cast<const std::byte*>(tensor.data), tensor.bytes()));
-    const bool last = i + 1 == tensors_.size();
-    if (!last) file.write(std::string_view("\0\0\0\0\0\0\0", padded(tensor.bytes()) - tensor.bytes()));
+  for (const auto* entry : ordered) {
+    file.write(std::span(static_cast<const std::byte*>(entry->second.data), entry->second.bytes()));
   }
   file.commit();
 }

@@ -48,8 +48,9 @@ class SafetensorsFile {
   std::map<std::string, std::string> metadata_;
 };
 
-// Collects views of CPU memory, which must stay alive and unchanged until write(). Tensors are stored in the order of
-// add(), each at a multiple of 8 bytes.
+// Collects views of CPU memory, which must stay alive and unchanged until write(). Tensors are stored without gaps (the
+// reference reader refuses them), wide element types first and otherwise in the order of add(): so each lies at a
+// multiple of its element size.
 class SafetensorsWriter {
  public:
   void add(std::string name, CView tensor);

@@ -3,7 +3,6 @@
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
-#include <functional>
 #include <map>
 #include <random>
 #include <thread>
@@ -11,6 +10,7 @@
 #include "runtime/allocator.h"
 #include "runtime/check.h"
 #include "runtime/tensor.h"
+#include "tests/runtime/temporary_folder.h"
 
 #undef CHECK  // from here on it is doctest's
 #include <doctest/doctest.h>
@@ -48,17 +48,6 @@ class CountingSource : public MemorySource {
 };
 
 char* bytes_at(void* p) { return static_cast<char*>(p); }
-
-std::string error_of(const std::function<void()>& f) {
-  try {
-    f();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "";
-}
-
-bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
 }  // namespace
 
