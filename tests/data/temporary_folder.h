@@ -47,8 +47,8 @@ inline std::vector<uint8_t> flat_png(uint8_t value, int64_t height = 8, int64_t 
 }
 
 inline std::string key_of(int64_t number) {
-  std::string digits = std::to_string(number);
-  return "s" + std::string(digits.size() < 6 ? 6 - digits.size() : 0, '0') + digits;
+  const std::string digits = std::to_string(1'000'000 + number);
+  return concat('s', digits.substr(1));
 }
 
 // Samples [first, first + count): a flat picture, the caption "caption N", the label N % 10.
