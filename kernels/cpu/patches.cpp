@@ -3,25 +3,12 @@
 #include <vector>
 
 #include "kernels/cpu/access.h"
-#if __has_include("runtime/philox.h")
 #include "runtime/philox.h"
-#else
-#include <array>
-namespace switchback {
-inline std::array<uint32_t, 4> philox(std::array<uint32_t, 4> c, std::array<uint32_t, 2> k) {
-  for (auto& x : c) x = (x + c[0] * 7 + c[1] * 11 + k[0]) * 2654435761u;
-  return c;
-}
-}
-#endif
 
 namespace switchback {
-namespace {
-constexpr uint32_t patch_choice = 0x70617463;  // what these random numbers are for: no other user draws the same
-}
-
 // keep (B, K) i32. The key of patch n of sample s at step t: component n % 4 of
-// Philox(counter = (n/4, s low, s high ^ purpose, t low), key = seed). The K largest keys win, ties go to the lower n.
+// Philox(counter = (n/4, s low, s high, t low), key = seed with the purpose "patch dropout" in its top byte).
+// The K largest keys win, ties go to the lower n.
 void CpuKernels::choose_patches(View keep, int64_t patches, uint64_t seed, CView step, int64_t first_sample) {
   const char* op = "choose_patches";
   check_place(op, "keep", keep, DType::i32);
@@ -29,6 +16,7 @@ void CpuKernels::choose_patches(View keep, int64_t patches, uint64_t seed, CView
   const int64_t samples = keep.rows(), kept = keep.cols();
   CHECK(kept <= patches, op, ": keep is ", keep.shape, " of ", patches, " patches");
   const uint32_t t = static_cast<uint32_t>(*step.as<int64_t>());
+  const PhiloxKey key = philox_key(seed ^ static_cast<uint64_t>(RandomPurpose::patch_dropout) << 56);
   int32_t* out = keep.as<int32_t>();
   parallel_for(samples, 16, [&](int64_t from, int64_t to) {
     struct Candidate {
@@ -39,9 +27,8 @@ void CpuKernels::choose_patches(View keep, int64_t patches, uint64_t seed, CView
     for (int64_t b = from; b < to; ++b) {
       const uint64_t sample = static_cast<uint64_t>(first_sample + b);
       for (int64_t n = 0; n < patches; n += 4) {
-        const auto random = philox({static_cast<uint32_t>(n / 4), static_cast<uint32_t>(sample),
-                                    static_cast<uint32_t>(sample >> 32) ^ patch_choice, t},
-                                   {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)});
+        const PhiloxCounter random = philox({{static_cast<uint32_t>(n / 4), static_cast<uint32_t>(sample),
+                                              static_cast<uint32_t>(sample >> 32), t}}, key);
         for (int64_t i = 0; i < 4 && n + i < patches; ++i)
           candidates[n + i] = {random[i], static_cast<int32_t>(n + i)};
       }
