@@ -90,14 +90,17 @@ std::u32string remove_controls(std::u32string_view text) {
 }
 
 // Repeats all repairs until none changes anything: one can uncover what another repairs. (Surrogates need no step:
-// decoding UTF-8 never makes one.)
+// decoding UTF-8 never makes one.) Real text takes two or three rounds; only a reference that was escaped thousands of
+// times ("&amp;amp;amp;...") reaches the limit, which is there so that such a line does not take minutes.
 std::u32string repair_line(std::u32string text, bool unescape) {
-  for (;;) {
+  constexpr size_t kMostCharacters = size_t{1} << 25;  // over all rounds
+  for (size_t seen = 0; seen < kMostCharacters; seen += text.size()) {
     std::u32string repaired = unescape ? unescape_certain_html(text) : text;
     repaired = compose(remove_controls(replace_characters(repair_encoding(repaired))));
-    if (repaired == text) return text;
+    if (repaired == text) break;
     text = std::move(repaired);
   }
+  return text;
 }
 
 // Python's " ".join(text.split()).

@@ -4,10 +4,9 @@
 #include <utf8proc.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
-#include <cstdlib>
 #include <iterator>
-#include <memory>
 #include <span>
 
 #include "runtime/check.h"
@@ -26,15 +25,37 @@ bool contains(std::span<const Range> ranges, char32_t c) {
   return after != ranges.begin() && c <= std::prev(after)->last;
 }
 
+int combining_class(char32_t c) {
+  return utf8proc_get_property(static_cast<utf8proc_int32_t>(c))->combining_class;
+}
+
+// Orders each run of combining marks by their class. libutf8proc's own ordering takes quadratic time on long runs.
+void order_marks(std::u32string& text) {
+  for (auto from = text.begin(); from != text.end(); ++from) {
+    if (combining_class(*from) == 0) continue;
+    const auto to = std::find_if(from, text.end(), [](char32_t c) { return combining_class(c) == 0; });
+    std::stable_sort(from, to, [](char32_t a, char32_t b) { return combining_class(a) < combining_class(b); });
+    from = to - 1;
+  }
+}
+
 std::u32string normalize(std::u32string_view text, int form) {
-  const std::string utf8 = encode_utf8(text);
   const auto options = static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE | form);
-  utf8proc_uint8_t* composed = nullptr;
-  const utf8proc_ssize_t size = utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(utf8.data()),
-                                             static_cast<utf8proc_ssize_t>(utf8.size()), &composed, options);
-  CHECK(size >= 0, "utf8proc_map: ", utf8proc_errmsg(size));
-  const std::unique_ptr<utf8proc_uint8_t, decltype(&std::free)> owner(composed, &std::free);
-  return decode_utf8({reinterpret_cast<const char*>(composed), static_cast<size_t>(size)});
+  std::u32string result;
+  result.reserve(text.size() * 2);
+  for (char32_t c : text) {
+    std::array<utf8proc_int32_t, 32> parts;  // U+FDFA has the most, 18
+    int boundary = 0;
+    const auto count = utf8proc_decompose_char(static_cast<utf8proc_int32_t>(c), parts.data(), parts.size(), options, &boundary);
+    CHECK(count >= 0 && static_cast<size_t>(count) <= parts.size(), "cannot decompose code point ", static_cast<uint32_t>(c));
+    result.append(parts.begin(), parts.begin() + count);
+  }
+  order_marks(result);
+  const auto composed = utf8proc_normalize_utf32(reinterpret_cast<utf8proc_int32_t*>(result.data()),
+                                                 static_cast<utf8proc_ssize_t>(result.size()), options);
+  CHECK(composed >= 0, "utf8proc_normalize_utf32: ", utf8proc_errmsg(composed));
+  result.resize(static_cast<size_t>(composed));
+  return result;
 }
 
 // A capital sigma is final when a cased letter comes before it and none after it, not counting the case-ignorable.
