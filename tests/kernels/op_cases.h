@@ -55,7 +55,7 @@ inline std::vector<OpCase> op_cases() {
     cases.push_back(pool_forward_case(15, 5, 33, placed));
     cases.push_back(pool_backward_case(15, 5, 33, placed));
   }
-  for (const LossSizes& s : {LossSizes{1, 1, 0, 8}, LossSizes{15, 15, 0, 33}, LossSizes{130, 33, 65, 20}, LossSizes{300, 300, 0, 16}}) {
+  for (const LossSizes& s : {LossSizes{7, 3, 2, 8}, LossSizes{3, 3, 0, 8}, LossSizes{15, 15, 0, 33}, LossSizes{130, 33, 65, 20}, LossSizes{300, 300, 0, 16}}) {
     cases.push_back(contrastive_forward_case(s));
     cases.push_back(contrastive_backward_case(s));
     cases.push_back(siglip_forward_case(s));

@@ -17,7 +17,7 @@ void compare(DType dtype, double OpCase::*tolerance) {
       const double error = error_of(results.at(name), values);
       double& shown = largest[op.name.substr(0, op.name.find(' '))];
       shown = std::max(shown, error);
-      INFO(op.name, ", ", name_of(dtype), ", ", name, ": error ", error);
+      INFO(op.name, " ", std::string(name_of(dtype)), " ", name, ": error ", error);
       CHECK(error <= op.*tolerance);
     }
   }

@@ -66,3 +66,11 @@ TEST_CASE("losses far out stay finite") {
   k.siglip_forward(loss, rows, rows, rows, scale, Tensor::of<float>({}, {-100.0f}), 0);
   CHECK(std::isfinite(loss.span<float>()[0]));
 }
+
+TEST_CASE("one pair has no softmax loss and no gradient") {
+  const Arrays forward = run(contrastive_forward_case({1, 1, 0, 8}), {DType::f64});
+  const Arrays backward = run(contrastive_backward_case({1, 1, 0, 8}), {DType::f64});
+  CHECK(std::fabs(forward.at("loss")[0]) < 1e-13);
+  // lse comes rounded to f64 from exp and log: 14 nats, so about 1e-15 relative
+  for (double g : backward.at("dimages")) CHECK(std::fabs(g) < 1e-12);
+}

@@ -22,7 +22,7 @@ TEST_CASE("results have the same bits for any number of threads") {
       const Arrays one = run(op, {dtype});
       for (int count : {2, 4}) {
         set_cpu_threads(count);
-        INFO(op.name, ", ", name_of(dtype), ", ", count, " threads");
+        INFO(op.name, " ", std::string(name_of(dtype)), " ", count, " threads");
         CHECK(run(op, {dtype}) == one);
       }
     }
