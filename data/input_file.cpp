@@ -46,13 +46,6 @@ void InputFile::read(uint64_t offset, std::span<uint8_t> to) const {
 
 void InputFile::will_need_all() const { posix_fadvise(descriptor_, 0, 0, POSIX_FADV_WILLNEED); }
 
-std::vector<uint8_t> read_whole_file(const std::string& path) {
-  const InputFile file(path);
-  std::vector<uint8_t> bytes(file.size());
-  file.read(0, bytes);
-  return bytes;
-}
-
 std::shared_ptr<const InputFile> OpenFiles::get(const std::string& path) {
   std::lock_guard lock(mutex_);
   if (auto found = by_path_.find(path); found != by_path_.end()) {

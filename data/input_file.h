@@ -11,7 +11,6 @@
 #include <span>
 #include <string>
 #include <unordered_map>
-#include <vector>
 
 namespace switchback {
 
@@ -34,8 +33,6 @@ class InputFile {
   int descriptor_ = -1;
   uint64_t size_ = 0;
 };
-
-std::vector<uint8_t> read_whole_file(const std::string& path);
 
 class OpenFiles {
  public:

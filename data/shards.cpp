@@ -11,6 +11,7 @@
 #include "data/tar.h"
 #include "data/utf8_repair.h"
 #include "runtime/check.h"
+#include "runtime/file.h"
 
 namespace switchback {
 namespace {
@@ -122,15 +123,13 @@ std::optional<uint64_t> declared_sample_count(const std::vector<std::string>& sh
     const fs::path folder = fs::path(shard).parent_path();
     auto [table, fresh] = tables.try_emplace(folder.string());
     if (fresh && fs::exists(folder / "sizes.json")) {
-      const std::vector<uint8_t> bytes = read_whole_file((folder / "sizes.json").string());
-      table->second = nlohmann::json::parse(bytes, nullptr, /*allow_exceptions=*/false);
+      table->second = nlohmann::json::parse(read_file((folder / "sizes.json").string()), nullptr, /*allow_exceptions=*/false);
       if (!table->second->is_object()) fail((folder / "sizes.json").string(), " is not a JSON object of shard names and counts");
     }
     if (fresh && !table->second && fs::exists(folder / "__len__")) {
-      const std::vector<uint8_t> bytes = read_whole_file((folder / "__len__").string());
-      const auto* text = reinterpret_cast<const char*>(bytes.data());
+      const std::string text = read_file((folder / "__len__").string());
       uint64_t total = 0;
-      if (std::from_chars(text, text + bytes.size(), total).ec != std::errc()) {
+      if (std::from_chars(text.data(), text.data() + text.size(), total).ec != std::errc()) {
         fail((folder / "__len__").string(), " does not hold a number");
       }
       totals[folder.string()] = total;

@@ -1,10 +1,6 @@
 #include "data/tar.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <cstdio>
 #include <cstring>
 #include <optional>
@@ -170,80 +166,47 @@ bool TarReader::next(TarMember& member) {
   }
 }
 
-TarWriter::TarWriter(std::string path) : path_(std::move(path)), temporary_(path_ + ".part") {
-  descriptor_ = open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-  if (descriptor_ < 0) fail("cannot create ", temporary_, ": ", std::strerror(errno));
-}
+TarWriter::TarWriter(std::string path) : file_(std::move(path)) {}
 
-TarWriter::~TarWriter() {
-  if (descriptor_ < 0) return;
-  close(descriptor_);
-  unlink(temporary_.c_str());
-}
-
-void TarWriter::write(const void* bytes, size_t size) {
-  const auto* from = static_cast<const uint8_t*>(bytes);
-  buffer_.insert(buffer_.end(), from, from + size);
-  if (buffer_.size() < (1 << 20) && size > 0) return;  // size 0: flush
-  for (size_t done = 0; done < buffer_.size();) {
-    const ssize_t n = ::write(descriptor_, buffer_.data() + done, buffer_.size() - done);
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) fail("cannot write ", temporary_, ": ", std::strerror(errno));
-    done += static_cast<size_t>(n);
-  }
-  buffer_.clear();
-}
-
-void TarWriter::header(std::string_view name, uint64_t size, char type) {
+// Header, contents, zeros up to the next multiple of 512.
+void TarWriter::add_entry(std::string_view name, std::string_view contents, char type) {
   char block[block_bytes] = {};
   std::memcpy(block, name.data(), std::min<size_t>(name.size(), 100));
   std::snprintf(block + 100, 8, "0000644");
   std::snprintf(block + 108, 8, "0000000");
   std::snprintf(block + 116, 8, "0000000");
-  std::snprintf(block + 124, 12, "%011llo", static_cast<unsigned long long>(size));
+  std::snprintf(block + 124, 12, "%011llo", static_cast<unsigned long long>(contents.size()));
   std::snprintf(block + 136, 12, "00000000000");
   block[156] = type;
   std::memcpy(block + 257, "ustar\00000", 8);
   const auto* bytes = reinterpret_cast<const uint8_t*>(block);
   std::snprintf(block + 148, 8, "%06llo", static_cast<unsigned long long>(checksum({bytes, block_bytes})));
   block[155] = ' ';
-  write(block, block_bytes);
-}
-
-void TarWriter::add(std::string_view name, std::span<const uint8_t> contents) {
-  CHECK(descriptor_ >= 0, "add() after finish() of ", path_);
-  if (contents.size() >= (uint64_t{1} << 33)) fail("a tar member of 8 GiB or more (", name, ") is not supported");
+  file_.write(std::string_view(block, block_bytes));
+  file_.write(contents);
   static constexpr char zeros[block_bytes] = {};
-  if (name.size() > 100) {  // pax header "LENGTH path=NAME\n"; LENGTH counts its own digits
-    const std::string rest = " path=" + std::string(name) + "\n";
-    size_t length = rest.size() + 1;
-    while (rest.size() + std::to_string(length).size() != length) ++length;
-    const std::string record = std::to_string(length) + rest;
-    header("PaxHeader", record.size(), 'x');
-    write(record.data(), record.size());
-    if (size_t padding = padded(record.size()) - record.size()) write(zeros, padding);
-  }
-  header(name, contents.size(), '0');
-  if (!contents.empty()) write(contents.data(), contents.size());
-  if (size_t padding = padded(contents.size()) - contents.size()) write(zeros, padding);
+  file_.write(std::string_view(zeros, padded(contents.size()) - contents.size()));
 }
 
 void TarWriter::add(std::string_view name, std::string_view contents) {
-  add(name, std::span(reinterpret_cast<const uint8_t*>(contents.data()), contents.size()));
+  if (contents.size() >= (uint64_t{1} << 33)) fail("a tar member of 8 GiB or more (", name, ") is not supported");
+  if (name.size() > 100) {  // pax header "LENGTH path=NAME\n"; LENGTH counts its own digits
+    const std::string rest = concat(" path=", name, "\n");
+    size_t length = rest.size() + 1;
+    while (rest.size() + std::to_string(length).size() != length) ++length;
+    add_entry("PaxHeader", std::to_string(length) + rest, 'x');
+  }
+  add_entry(name, contents, '0');
+}
+
+void TarWriter::add(std::string_view name, std::span<const uint8_t> contents) {
+  add(name, std::string_view(reinterpret_cast<const char*>(contents.data()), contents.size()));
 }
 
 void TarWriter::finish() {
   static constexpr char zeros[2 * block_bytes] = {};
-  write(zeros, sizeof zeros);
-  write(nullptr, 0);
-  const bool written = fsync(descriptor_) == 0;
-  const bool closed = close(descriptor_) == 0;
-  descriptor_ = -1;
-  if (!written || !closed || std::rename(temporary_.c_str(), path_.c_str()) != 0) {
-    const int reason = errno;
-    unlink(temporary_.c_str());
-    fail("cannot write ", path_, ": ", std::strerror(reason));
-  }
+  file_.write(std::string_view(zeros, sizeof zeros));
+  file_.commit();
 }
 
 }  // namespace switchback

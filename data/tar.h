@@ -12,11 +12,12 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include "runtime/file.h"
 
 namespace switchback {
 
@@ -47,26 +48,20 @@ class TarReader {
   uint64_t window_offset_ = 0;
 };
 
-// Writes an archive whose bytes depend on the members only (owner 0, time 0, mode 644). It is written to a temporary
-// name beside `path` and renamed by finish(): nobody sees half a shard. Without finish() nothing is left behind.
+// Writes an archive whose bytes depend on the members only (owner 0, time 0, mode 644). It appears under its name when
+// finish() is called: nobody sees half a shard. Without finish() nothing is left behind.
 class TarWriter {
  public:
   explicit TarWriter(std::string path);
-  ~TarWriter();
-  TarWriter(const TarWriter&) = delete;
-  TarWriter& operator=(const TarWriter&) = delete;
 
   void add(std::string_view name, std::span<const uint8_t> contents);
   void add(std::string_view name, std::string_view contents);
   void finish();
 
  private:
-  void write(const void* bytes, size_t size);
-  void header(std::string_view name, uint64_t size, char type);
+  void add_entry(std::string_view name, std::string_view contents, char type);
 
-  std::string path_, temporary_;
-  int descriptor_ = -1;
-  std::vector<uint8_t> buffer_;
+  AtomicFile file_;
 };
 
 }  // namespace switchback

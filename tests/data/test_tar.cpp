@@ -71,15 +71,14 @@ TEST_CASE("tar: what is written is read back, long names and all sizes") {
   CHECK_FALSE(std::filesystem::exists(folder / "a.tar"));  // not before it is whole
   writer.finish();
   CHECK(members_of(folder / "a.tar") == members);
-  CHECK_FALSE(std::filesystem::exists(folder / "a.tar.part"));
 
   TarWriter again(folder / "b.tar");
   for (const auto& [name, contents] : members) again.add(name, contents);
   again.finish();
-  CHECK(read_whole_file(folder / "a.tar") == read_whole_file(folder / "b.tar"));
+  CHECK(read_file(folder / "a.tar") == read_file(folder / "b.tar"));
   { TarWriter abandoned(folder / "c.tar"); abandoned.add("x", "y"); }
-  CHECK_FALSE(std::filesystem::exists(folder / "c.tar"));
-  CHECK_FALSE(std::filesystem::exists(folder / "c.tar.part"));
+  const auto files = std::filesystem::directory_iterator(std::filesystem::path(folder / "a.tar").parent_path());
+  CHECK(std::distance(begin(files), end(files)) == 2);  // no c.tar, no temporary file
 }
 
 TEST_CASE("tar: archives of other writers") {
