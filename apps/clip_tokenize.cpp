@@ -1,5 +1,5 @@
-// clip_tokenize: prints the ids that the model would see, one line of ids per line of text. For people who debug a
-// data set.
+// clip_tokenize: prints the ids that the model would see, one line of ids per line of text. For people who
+// debug a data set.
 //
 //   clip_tokenize --vocabulary bpe_simple_vocab_16e6.txt.gz captions.txt
 //   echo "a photo of a cat" | clip_tokenize --vocabulary bytes

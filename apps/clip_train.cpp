@@ -190,7 +190,8 @@ int run(int argc, char** argv) {
 
   const bool resume = !options.resume.empty();
   RunFolder folder(options.dry_run ? "none" : options.logs, run_name(options), resume);
-  TrainingLog log(folder.path(), options.log_every_n_steps, nominal_flops(config).training());
+  TrainingLog log({folder.path(), options.log_every_n_steps, nominal_flops(config).training(),
+                   options.report_to.find("tensorboard") != std::string::npos || options.report_to == "all"});
   for (const std::string& notice : notices) log.warning(notice);
 
   SourceOptions source_options;
@@ -240,7 +241,7 @@ int run(int argc, char** argv) {
       log.info(concat("resuming from ", checkpoint, " at step ", progress.step));
     }
   }
-  log.configuration(progress.options_json, model_config_json(config));
+  log.start(progress.step, progress.options_json, model_config_json(config));
 
   LoaderOptions loader_options;
   loader_options.batch_size = plan.global_batch;
@@ -248,10 +249,9 @@ int run(int argc, char** argv) {
   loader_options.seed = static_cast<uint64_t>(progress.seed);
   loader_options.shuffle_window = static_cast<uint64_t>(options.shuffle_window);
   loader_options.image_size = static_cast<int>(config.vision.image_size);
-  loader_options.context_length = static_cast<int>(config.text.context_length);
   for (int i = 0; i < 2; ++i) {
-    loader_options.train_transform.scale[i] = options.crop_scale[i];
-    loader_options.train_transform.ratio[i] = options.crop_ratio[i];
+    loader_options.crop.scale[i] = options.crop_scale[i];
+    loader_options.crop.ratio[i] = options.crop_ratio[i];
   }
   if (!progress.loader.empty()) loader_options.start = StreamState::parse(progress.loader);
   loader_options.warn = source_options.warn;

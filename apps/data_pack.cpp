@@ -103,8 +103,9 @@ class ShardWriter {
     for (const auto& [name, samples] : sizes_) sizes[name] = samples;
     write_file((folder_ / "sizes.json").string(), sizes.dump(1) + "\n");
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
-    std::fprintf(stderr, "%spacked %lld samples into %zu shards in %s (%.1f s)\n", isatty(STDERR_FILENO) ? "\r" : "",
-                 static_cast<long long>(total_), sizes_.size(), folder_.c_str(), seconds);
+    std::fprintf(stderr, "%spacked %lld samples into %zu %s in %s (%.1f s)\n", isatty(STDERR_FILENO) ? "\r" : "",
+                 static_cast<long long>(total_), sizes_.size(), sizes_.size() == 1 ? "shard" : "shards", folder_.c_str(),
+                 seconds);
   }
 
  private:

@@ -65,7 +65,9 @@ EvaluationData::EvaluationData(EvaluationOptions options, const ClipConfig& conf
   if (!options_.zero_shot_data.empty()) {
     source.type = "auto";
     source.data = options_.zero_shot_data;
-    source.needs = {.caption = false, .label = options_.label_key.empty(), .json = !options_.label_key.empty()};
+    source.needs.caption = false;
+    source.needs.label = options_.label_key.empty();
+    source.needs.read_json = !options_.label_key.empty();
     zero_shot_source_ = open_source(source);
     if (options_.class_names.empty()) options_.class_names = beside(source.data, "classnames.txt");
     if (options_.templates.empty())
@@ -83,7 +85,6 @@ std::optional<Retrieval> EvaluationData::retrieval(const Clip& clip, const Clip:
   o.batch_size = options_.batch_size;
   o.workers = options_.workers;
   o.image_size = static_cast<int>(image_size_);
-  o.context_length = tokenizer_->context_length();
   o.warn = warn_;
   Loader loader(retrieval_source_, tokenizer_, o);
   int64_t left = options_.samples.value_or(INT64_MAX);

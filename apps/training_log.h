@@ -21,8 +21,9 @@
 
 namespace switchback {
 
-class Logger;
+class EventFile;
 class JsonLines;
+class Logger;
 
 struct StepRecord {
   int64_t step = 0;           // from 0, over the whole run
@@ -38,23 +39,29 @@ struct StepRecord {
   std::vector<std::string> skipped;  // tensors whose update was skipped (Inf or NaN)
 };
 
+struct TrainingLogOptions {
+  std::string folder;  // the run's; empty: write nothing but stderr. A resumed run appends.
+  int64_t log_every_n_steps = 100;
+  double flops_per_sample = 0;  // nominal, forward and backward
+  bool tensorboard = false;
+};
+
 class TrainingLog {
  public:
-  // folder: the run's; empty: write nothing but stderr. Appends when the run is resumed.
-  TrainingLog(const std::string& folder, int64_t log_every_n_steps, double flops_per_sample);
+  explicit TrainingLog(const TrainingLogOptions& options);
   ~TrainingLog();
 
   void info(const std::string& line);
   void warning(const std::string& line);
-  void configuration(const std::string& options_json, const std::string& model_json);
+  // Once, before the first step: the resolved configuration becomes the first record.
+  void start(int64_t first_step, const std::string& options_json, const std::string& model_json);
 
-  // Call once per step; prints at open_clip's moments.
+  // Call once per step; prints at open_clip's moments: every n-th step of an epoch, and its last one.
   void step(const StepRecord& record);
   void end_epoch(int64_t epoch);
   void evaluation(int64_t epoch, int64_t step, const std::optional<Retrieval>& retrieval,
                   const std::optional<ZeroShot>& zero_shot, double seconds);
   void write_picture();
-  const SpikeDetector& spikes() const { return spikes_; }
 
  private:
   void print_line(const StepRecord& record);
@@ -65,15 +72,15 @@ class TrainingLog {
     void add(double v) { sum += v, ++count; }
     double value() const { return count ? sum / static_cast<double>(count) : 0; }
   };
-  std::string folder_;
-  int64_t log_every_;
-  double flops_per_sample_;
+  TrainingLogOptions options_;
   std::unique_ptr<Logger> logger_;
   std::unique_ptr<JsonLines> records_;
-  Mean epoch_loss_, data_seconds_, step_seconds_;
-  double last_picture_ = 0;
+  std::unique_ptr<EventFile> events_;
+  Mean epoch_loss_, data_seconds_, step_seconds_;  // the latter two since the last line
+  double data_total_ = 0, step_total_ = 0, last_picture_ = 0;
+  int64_t steps_timed_ = 0;
   SpikeDetector spikes_;
-  std::vector<double> steps_, losses_, rates_, patch_rms_, largest_rms_;
+  std::vector<double> steps_, losses_, rates_, patch_rms_, largest_rms_;  // of this session, for the picture
 };
 
 // open_clip's part of the line (openclip train.py): everything up to "Loss: x (y)".

@@ -6,9 +6,8 @@
 #include <regex>
 #include <sstream>
 
-#include "optim/schedule.h"
+#include "apps/flags.h"
 #include "runtime/check.h"
-#include "runtime/suggest.h"
 
 namespace switchback {
 namespace {
@@ -235,33 +234,6 @@ void check(TrainingOptions& o, std::vector<std::string>& notices) {
 
 }  // namespace
 
-std::vector<std::string> complete_flags(int argc, char** argv, const std::vector<std::string>& flags) {
-  std::vector<std::string> result;
-  for (int i = 1; i < argc; ++i) {
-    std::string word = argv[i];
-    if (word.starts_with("--") && word.size() > 2) {
-      const size_t equals = word.find('=');
-      std::string name = word.substr(0, equals);
-      const std::string rest = equals == std::string::npos ? "" : word.substr(equals);
-      if (std::find(flags.begin(), flags.end(), name) == flags.end()) {
-        std::vector<std::string> matches;
-        for (const std::string& flag : flags)
-          if (flag.starts_with(name)) matches.push_back(flag);
-        if (matches.empty()) fail("unknown flag ", name, "; did you mean ", nearest(name, flags), "? (--help lists all)");
-        if (matches.size() > 1) {
-          std::string list;
-          for (const std::string& m : matches) list += (list.empty() ? "" : ", ") + m;
-          fail("flag ", name, " is ambiguous: it could be ", list);
-        }
-        name = matches[0];
-      }
-      word = name + rest;
-    }
-    result.push_back(std::move(word));
-  }
-  return result;
-}
-
 TrainingOptions parse_training_options(int argc, char** argv, std::vector<std::string>& notices) {
   TrainingOptions o;
   CLI::App app("clip_train: trains a CLIP on image-text pairs.\n"
@@ -274,19 +246,7 @@ TrainingOptions parse_training_options(int argc, char** argv, std::vector<std::s
     else app.add_flag(flag.name)->group("");
   }
 
-  std::vector<std::string> names;
-  for (const CLI::Option* option : app.get_options())
-    for (const std::string& name : option->get_lnames()) names.push_back("--" + name);
-  std::vector<std::string> words = complete_flags(argc, argv, names);
-  std::reverse(words.begin(), words.end());  // CLI11 takes them last first
-  try {
-    app.parse(words);
-  } catch (const CLI::CallForHelp& help) {
-    app.exit(help);
-    std::exit(0);
-  } catch (const CLI::ParseError& error) {
-    fail(error.what(), " (--help lists all flags)");
-  }
+  if (!parse_flags(app, argc, argv)) std::exit(0);
   for (const Ignored& flag : ignored)
     if (app.count(flag.name) > 0) notices.push_back(concat(flag.name, " has no effect: ", flag.why));
   check(o, notices);

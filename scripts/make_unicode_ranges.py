@@ -43,7 +43,8 @@ def matches(pattern):
     return [code for code in EVERY if compiled.match(chr(code))]
 
 
-# In a + capital sigma + c the sigma is final unless c is cased; in a + sigma + c + a, unless c is cased or ignored.
+# In a + capital sigma + c the sigma is final unless c is cased; in a + sigma + c + a, unless c is cased or
+# ignored.
 cased = [code for code in EVERY if ('a\u03a3' + chr(code)).lower()[1] == '\u03c3']
 ignored = set(code for code in EVERY if ('a\u03a3' + chr(code) + 'a').lower()[1] == '\u03c3') - set(cased)
 

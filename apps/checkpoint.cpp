@@ -1,0 +1,214 @@
+#include "apps/checkpoint.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <vector>
+
+#include "kernels/transfer.h"
+#include "runtime/safetensors.h"
+
+namespace switchback {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* weights_file = "open_clip_model.safetensors";
+constexpr const char* config_file = "open_clip_config.json";
+constexpr const char* state_file = "training_state.safetensors";
+constexpr const char* format_version = "1";
+
+std::string preprocessing_json(const std::string& model_cfg, const PixelNormalization& n) {
+  nlohmann::ordered_json json;
+  json["model_cfg"] = nlohmann::ordered_json::parse(model_cfg);
+  auto& preprocess = json["preprocess_cfg"];
+  auto decimal = [](float v) { return std::stod(concat(v)); };  // 0.48145466, not the digits of its double
+  for (int c = 0; c < 3; ++c) {
+    preprocess["mean"].push_back(decimal(n.mean[c]));
+    preprocess["std"].push_back(decimal(n.std[c]));
+  }
+  preprocess["interpolation"] = "bicubic";
+  preprocess["resize_mode"] = "shortest";
+  return json.dump(2) + "\n";
+}
+
+// Complete checkpoints, oldest first. Folders under a temporary name are not among them.
+std::vector<fs::path> all_checkpoints(const std::string& folder) {
+  std::vector<fs::path> found;
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(folder, error))
+    if (entry.path().filename().string().starts_with("step_") && fs::exists(entry.path() / state_file))
+      found.push_back(entry.path());
+  std::sort(found.begin(), found.end());  // numbers are padded to equal length
+  return found;
+}
+
+// What a killed process left behind.
+void remove_unfinished(const std::string& folder) {
+  std::error_code error;
+  std::vector<fs::path> rubbish;
+  for (const auto& entry : fs::directory_iterator(folder, error)) {
+    const std::string name = entry.path().filename().string();
+    if (name.starts_with("unfinished-") || name.starts_with("removed-")) rubbish.push_back(entry.path());
+  }
+  for (const fs::path& path : rubbish) fs::remove_all(path, error);
+}
+
+void save_weights(const std::string& path, const ParameterArena& arena) {
+  SafetensorsWriter writer;
+  writer.set_metadata("format", "pt");
+  std::vector<Tensor> hosts;
+  for (const auto& segment : arena.segments()) {
+    hosts.push_back(to_host(arena.master_of(segment)));
+    writer.add(segment.name, hosts.back());
+  }
+  writer.write(path);
+}
+
+void save_state(const std::string& path, const AdamW& optimizer, const TrainingProgress& p) {
+  SafetensorsWriter writer;
+  writer.set_metadata("switchback_format", format_version);
+  writer.set_metadata("step", std::to_string(p.step));
+  writer.set_metadata("epoch", std::to_string(p.epoch));
+  writer.set_metadata("samples_seen", std::to_string(p.samples_seen));
+  writer.set_metadata("seed", std::to_string(p.seed));
+  writer.set_metadata("loader", p.loader);
+  writer.set_metadata("options", p.options_json);
+  std::vector<Tensor> hosts;
+  for (const auto& [name, tensor] : optimizer.state()) {
+    hosts.push_back(to_host(tensor));
+    writer.add(name, hosts.back());
+  }
+  writer.write(path);
+}
+
+// Every tensor of the arena from the file, checked before the first one is changed.
+void fill_arena(const SafetensorsFile& file, ParameterArena& arena) {
+  for (const auto& segment : arena.segments())
+    if (!file.contains(segment.name))
+      fail(file.path(), " has no tensor ", segment.name, ": it belongs to another model (see --model)");
+  for (const std::string& name : file.names())
+    if (!arena.find(name) && !name.ends_with("attn_mask"))
+      fail(file.path(), " has a tensor ", name, " that this model does not have: it belongs to another model");
+  std::vector<Tensor> hosts;
+  for (const auto& segment : arena.segments()) {
+    hosts.emplace_back(segment.shape, arena.masters().dtype());
+    file.load_into(segment.name, hosts.back());
+  }
+  size_t i = 0;
+  for (const auto& segment : arena.segments()) kernels(arena.device()).upload(arena.master_of(segment), hosts[i++]);
+  arena.publish_masters();
+}
+
+int64_t number_in(const SafetensorsFile& file, const char* key) {
+  const auto it = file.metadata().find(key);
+  try {
+    if (it != file.metadata().end()) return std::stoll(it->second);
+  } catch (const std::exception&) {
+  }
+  fail(file.path(), " is not a training state of switchback: its metadata have no number \"", key, "\"");
+}
+
+}  // namespace
+
+std::string save_checkpoint(const std::string& checkpoints, const ClipConfig& config,
+                            const PixelNormalization& normalization, const ParameterArena& arena,
+                            const AdamW& optimizer, const TrainingProgress& progress, int64_t keep_last) {
+  remove_unfinished(checkpoints);
+  char name[32];
+  std::snprintf(name, sizeof name, "step_%08lld", static_cast<long long>(progress.step));
+  const fs::path complete = fs::path(checkpoints) / name;
+  const fs::path unfinished = fs::path(checkpoints) / (std::string("unfinished-") + name);
+  std::error_code error;
+  fs::create_directories(unfinished, error);
+  if (error) fail("cannot make ", unfinished.string(), ": ", error.message());
+  try {
+    save_weights((unfinished / weights_file).string(), arena);
+    write_file((unfinished / config_file).string(), preprocessing_json(model_config_json(config), normalization));
+    save_state((unfinished / state_file).string(), optimizer, progress);
+  } catch (...) {
+    fs::remove_all(unfinished, error);
+    throw;
+  }
+  if (fs::exists(complete)) {  // a resumed run that came by this step again
+    fs::rename(complete, fs::path(checkpoints) / (std::string("removed-") + name), error);
+  }
+  fs::rename(unfinished, complete, error);
+  if (error) fail("cannot rename ", unfinished.string(), " to ", complete.string(), ": ", error.message());
+  sync_folder(checkpoints);
+
+  const std::vector<fs::path> all = all_checkpoints(checkpoints);
+  for (size_t i = 0; keep_last > 0 && i + static_cast<size_t>(keep_last) < all.size(); ++i) {
+    // Renamed first: a folder that is half removed must not look like a checkpoint.
+    const fs::path removed = fs::path(checkpoints) / ("removed-" + all[i].filename().string());
+    fs::rename(all[i], removed, error);
+  }
+  remove_unfinished(checkpoints);
+  return complete.string();
+}
+
+std::string latest_checkpoint(const std::string& checkpoints) {
+  const std::vector<fs::path> all = all_checkpoints(checkpoints);
+  return all.empty() ? "" : all.back().string();
+}
+
+TrainingProgress load_checkpoint(const std::string& folder, ParameterArena& arena, AdamW& optimizer) {
+  if (!fs::is_directory(folder)) fail("--resume ", folder, ": there is no such checkpoint folder");
+  const SafetensorsFile weights((fs::path(folder) / weights_file).string());
+  const SafetensorsFile state((fs::path(folder) / state_file).string());
+  TrainingProgress p;
+  p.step = number_in(state, "step");
+  p.epoch = number_in(state, "epoch");
+  p.samples_seen = number_in(state, "samples_seen");
+  p.seed = number_in(state, "seed");
+  auto text = [&](const char* key) {
+    const auto it = state.metadata().find(key);
+    return it == state.metadata().end() ? std::string() : it->second;
+  };
+  p.loader = text("loader");
+  p.options_json = text("options");
+
+  const auto wanted = optimizer.state();
+  std::vector<Tensor> hosts;
+  for (const auto& [name, tensor] : wanted) {
+    hosts.emplace_back(tensor.shape(), tensor.dtype());
+    state.load_into(name, hosts.back());
+  }
+  fill_arena(weights, arena);
+  for (size_t i = 0; i < wanted.size(); ++i) {
+    const Tensor& to = wanted[i].second;
+    kernels(to.device()).upload(to, hosts[i]);
+  }
+  return p;
+}
+
+void load_weights(const std::string& path, ParameterArena& arena) {
+  const fs::path file = fs::is_directory(path) ? fs::path(path) / weights_file : fs::path(path);
+  fill_arena(SafetensorsFile(file.string()), arena);
+}
+
+ClipConfig checkpoint_config(const std::string& folder) {
+  ClipConfig c = read_model_config((fs::path(folder) / config_file).string());
+  c.name = fs::path(folder).filename().string();
+  return c;
+}
+
+PixelNormalization checkpoint_normalization(const std::string& folder) {
+  const std::string path = (fs::path(folder) / config_file).string();
+  const auto json = nlohmann::json::parse(read_file(path), nullptr, false);
+  PixelNormalization n;
+  if (!json.is_object() || !json.contains("preprocess_cfg")) return n;
+  const auto& preprocess = json["preprocess_cfg"];
+  for (const char* key : {"mean", "std"}) {
+    if (!preprocess.contains(key)) continue;
+    if (!preprocess[key].is_array() || preprocess[key].size() != 3) fail(path, ": ", key, " is not three numbers");
+    for (int c = 0; c < 3; ++c) {
+      if (!preprocess[key][c].is_number()) fail(path, ": ", key, " is not three numbers");
+      (key[0] == 'm' ? n.mean : n.std)[c] = preprocess[key][c].get<float>();
+    }
+  }
+  return n;
+}
+
+}  // namespace switchback

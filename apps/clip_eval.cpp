@@ -1,0 +1,95 @@
+// clip_eval: what a trained CLIP can do: zero-shot classification from class names and templates, and retrieval
+// between images and captions (R@1, 5, 10 both ways).
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "apps/checkpoint.h"
+#include "apps/evaluation_data.h"
+#include "apps/flags.h"
+#include "data/tokenizer.h"
+#include "models/clip.h"
+#include "runtime/file.h"
+#include "runtime/parallel.h"
+
+namespace switchback {
+namespace {
+
+int run(int argc, char** argv) {
+  std::string checkpoint, model, tokenizer_path, output;
+  int64_t threads = 0;
+  EvaluationOptions options;
+
+  CLI::App app("clip_eval: zero-shot classification and retrieval with a trained CLIP.");
+  app.get_formatter()->column_width(34);
+  app.add_option("--checkpoint", checkpoint, "checkpoint folder (logs/RUN/checkpoints/step_...) or safetensors file")
+      ->required();
+  app.add_option("--model", model, "preset or model JSON; needed for a bare safetensors file");
+  app.add_option("--tokenizer", tokenizer_path, "vocabulary file or 'bytes' (default: by the model)");
+  app.add_option("--retrieval-data,--val-data", options.retrieval_data, "shards or CSV of image-caption pairs");
+  app.add_option("--zeroshot-data", options.zero_shot_data, "labelled shards (.cls)");
+  app.add_option("--classes", options.class_names, "class names, one per line (default: classnames.txt beside the data)");
+  app.add_option("--templates", options.templates,
+                 "templates with {c}, one per line (default: zeroshot_classification_templates.txt beside the data)");
+  app.add_option("--label-key", options.label_key, "labels from this field of .json instead of .cls");
+  app.add_option("--samples", options.samples, "pairs of --retrieval-data to use (default: all)");
+  app.add_option("--batch-size", options.batch_size, "samples at a time")->check(CLI::PositiveNumber);
+  app.add_option("--workers", options.workers, "threads that read and decode")->check(CLI::PositiveNumber);
+  app.add_option("--csv-separator", options.csv_separator, "CSV column separator (default: tab)");
+  app.add_option("--csv-img-key", options.csv_image_key, "CSV column with the image's path");
+  app.add_option("--csv-caption-key", options.csv_caption_key, "CSV column with the caption");
+  app.add_option("--output", output, "also write the figures to this JSON file");
+  app.add_option("--threads", threads, "CPU threads of the kernels; 0: all cores");
+  if (!parse_flags(app, argc, argv)) return 0;
+  if (threads > 0) set_cpu_threads(static_cast<int>(threads));
+  if (options.retrieval_data.empty() && options.zero_shot_data.empty())
+    fail("nothing to evaluate: give --retrieval-data, --zeroshot-data or both");
+
+  const bool folder = !checkpoint.ends_with(".safetensors");
+  if (!folder && model.empty()) fail("--checkpoint ", checkpoint, " is a bare safetensors file: say which --model it is");
+  const ClipConfig config = model.empty() ? checkpoint_config(checkpoint) : find_model(model);
+  if (tokenizer_path.empty() && config.text.vocab_size == 259) tokenizer_path = "bytes";
+  std::shared_ptr<const Tokenizer> tokenizer =
+      make_tokenizer(tokenizer_path, static_cast<int32_t>(config.text.context_length));
+  const EvaluationData data(options, config, tokenizer, {});
+
+  ParameterArena arena(DType::f32, cpu_device, 0);
+  Clip clip(arena, config);
+  arena.allocate();
+  load_weights(checkpoint, arena);
+  Clip::Options clip_options;
+  if (folder) clip_options.normalization = checkpoint_normalization(checkpoint);
+
+  nlohmann::ordered_json results;
+  if (const auto r = data.retrieval(clip, clip_options, cpu_device)) {
+    std::printf("retrieval, %lld pairs, loss %.4f\n", static_cast<long long>(r->samples), r->loss);
+    auto print = [&](const char* direction, const RetrievalMetrics& m) {
+      std::printf("%s  R@1 %.4f  R@5 %.4f  R@10 %.4f  median rank %.0f  mean rank %.1f\n", direction, m.r1, m.r5, m.r10,
+                  m.median_rank, m.mean_rank);
+      results[direction] = {{"R@1", m.r1}, {"R@5", m.r5}, {"R@10", m.r10}, {"median_rank", m.median_rank},
+                            {"mean_rank", m.mean_rank}};
+    };
+    print("image_to_text", r->image_to_text);
+    print("text_to_image", r->text_to_image);
+  }
+  if (const auto z = data.zero_shot(clip, clip_options, cpu_device)) {
+    std::printf("zero-shot, %lld images\ntop-5 %.4f  mean per class %.4f\nzero-shot top-1: %.3f\n",
+                static_cast<long long>(z->samples), z->top5, z->mean_per_class_recall, z->top1);
+    results["zero_shot"] = {{"top1", z->top1}, {"top5", z->top5}, {"mean_per_class", z->mean_per_class_recall},
+                            {"samples", z->samples}};
+  }
+  if (!output.empty()) write_file(output, results.dump(2) + "\n");
+  return 0;
+}
+
+}  // namespace
+}  // namespace switchback
+
+int main(int argc, char** argv) {
+  try {
+    return switchback::run(argc, argv);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "clip_eval: %s\n", error.what());
+    return 1;
+  }
+}

@@ -1,0 +1,43 @@
+#!/bin/sh
+# Installs what is missing, builds, runs all tests. The last line is "N passed, N failed" (test cases), with
+# ", N skipped" where tests need what this machine does not have (a GPU, a vocabulary); those are named above it.
+#   scripts/test.sh [build folder]     SANITIZE=1: the same under AddressSanitizer and UndefinedBehaviorSanitizer
+set -eu
+cd "$(dirname "$0")/.."
+sh scripts/install_packages.sh
+if [ "${SANITIZE:-0}" = 1 ]; then
+  build=${1:-build-sanitize}
+  options="-Db_sanitize=address,undefined -Db_lundef=false -Doptimization=1"
+  export ASAN_OPTIONS=${ASAN_OPTIONS:-detect_leaks=1} UBSAN_OPTIONS=${UBSAN_OPTIONS:-halt_on_error=1:print_stacktrace=1}
+else
+  build=${1:-build}
+  options=""
+fi
+# shellcheck disable=SC2086
+[ -f "$build/build.ninja" ] || meson setup "$build" $options
+ninja -C "$build"
+
+passed=0 failed=0 skipped=0
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+for program in "$build"/tests/*/test_*; do
+  [ -x "$program" ] && [ -f "$program" ] || continue
+  echo "---- ${program##*/}"
+  status=0
+  "$program" --no-version >"$log" 2>&1 || status=$?
+  summary=$(sed -n 's/^\[doctest\] test cases: *\([0-9]*\) | *\([0-9]*\) passed | *\([0-9]*\) failed | *\([0-9]*\) skipped.*/\2 \3/p' "$log" | tail -n 1)
+  if [ -z "$summary" ]; then  # it died
+    cat "$log"
+    echo "$program ended with status $status before its summary"
+    failed=$((failed + 1))
+    continue
+  fi
+  [ "$status" -eq 0 ] && grep '^skipped:' "$log" || { [ "$status" -eq 0 ] || cat "$log"; }
+  here=$(grep -c '^skipped:' "$log" || true)
+  set -- $summary
+  echo "$(($1 - here)) passed, $2 failed, $here skipped"
+  passed=$((passed + $1 - here)) failed=$((failed + $2)) skipped=$((skipped + here))
+done
+if [ "$skipped" -gt 0 ]; then echo "$passed passed, $failed failed, $skipped skipped"
+else echo "$passed passed, $failed failed"; fi
+[ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]
