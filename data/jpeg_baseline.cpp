@@ -57,6 +57,7 @@ class BaselineJpeg {
 
   // Up to the start of the scan.
   bool read_headers() {
+    if (file_.size() < 2 || file_[0] != 0xFF || file_[1] != 0xD8) return false;
     size_t at = 2;
     while (at + 4 <= file_.size()) {
       if (file_[at] != 0xFF) return false;
@@ -101,7 +102,11 @@ class BaselineJpeg {
       component.across = body[7 + 3 * i] >> 4;
       component.down = body[7 + 3 * i] & 15;
       component.quantiser = body[8 + 3 * i];
-      if (component.quantiser > 3) return false;
+      if (component.quantiser > 3 || component.across < 1 || component.across > 4 || component.down < 1 ||
+          component.down > 4)
+        return false;
+      for (size_t j = 0; j < i; ++j)
+        if (work_.components[j].id == component.id) return false;
     }
     return true;
   }
@@ -156,7 +161,7 @@ class BaselineJpeg {
     for (const Component* colour : {&second, &third})
       if (colour->across != 1 || colour->down != 1) return false;
     const bool known = (first.across == 1 && first.down == 1) || (first.across == 2 && first.down <= 2);
-    if (!known || first.down < 1) return false;
+    if (!known) return false;
     if (first.across == 2 && width_ <= 4) return false;  // libjpeg repeats colours that are at most 2 samples wide
     // The colour space is guessed as libjpeg does it; RGB is left to it.
     if (jfif_) return true;

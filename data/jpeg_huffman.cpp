@@ -39,7 +39,8 @@ struct Symbol {
 
 Symbol split(uint8_t symbol, bool dc) {
   if (dc) return {0, symbol};
-  if (symbol == 0) return {HuffmanTable::kEndOfBlock, 0};
+  // 0x00 ends a block, 0xF0 is a run of 16 zeros; the other sizes of 0 are not defined, and libjpeg ends there too.
+  if ((symbol & 15) == 0 && symbol != 0xF0) return {HuffmanTable::kEndOfBlock, 0};
   return {symbol >> 4, symbol & 15};
 }
 
