@@ -48,6 +48,12 @@ class Reader {
       fail("model config ", where_, ": \"", key, "\" is not supported: switchback trains plain ViT CLIP towers");
     }
   }
+  // Keys that must have the one value that a plain ViT CLIP has, or be absent.
+  void require(const char* key, const Json& only) const {
+    auto it = object_.find(key);
+    if (it == object_.end() || it->is_null() || *it == only) return;
+    fail("model config ", where_, ": \"", key, "\" is ", it->dump(), ", only ", only.dump(), " is supported");
+  }
   Reader section(const char* key) const {
     auto it = object_.find(key);
     if (it == object_.end()) fail("model config ", where_, " has no \"", key, "\"");
@@ -94,15 +100,18 @@ ClipConfig parse_model_config(const std::string& text, const std::string& name) 
   ClipConfig c;
   c.name = name;
   const Reader top(json, name);
-  top.refuse({"multimodal_cfg", "audio_cfg", "vision_tower", "hf_model_name"});
+  top.refuse({"multimodal_cfg", "audio_cfg", "vision_tower", "hf_model_name", "nonscalar_logit_scale"});
   top.read("embed_dim", c.embed_dim);
   top.read("quick_gelu", c.quick_gelu);
   top.read("init_logit_scale", c.init_logit_scale);
   top.read("init_logit_bias", c.init_logit_bias);
 
   const Reader vision = top.section("vision_cfg");
-  vision.refuse({"timm_model_name", "attentional_pool", "no_ln_pre", "final_ln_after_pool", "pos_embed_type",
-                 "input_patchnorm", "output_tokens", "block_type", "qk_norm", "scaled_cosine_attn"});
+  vision.refuse({"timm_model_name", "attentional_pool", "no_ln_pre", "final_ln_after_pool", "input_patchnorm", "output_tokens", "block_type", "qk_norm", "scaled_cosine_attn"});
+  vision.require("pool_type", "tok");
+  vision.require("pos_embed_type", "learnable");
+  vision.require("norm_kwargs", Json::object());
+  vision.require("act_kwargs", Json::object());
   if (vision.has("layers") && vision.json()["layers"].is_array())
     fail("model ", name, " is a ResNet, which is not supported: use a ViT, for example --model ViT-B-32");
   vision.read("image_size", c.vision.image_size);
@@ -115,7 +124,12 @@ ClipConfig parse_model_config(const std::string& text, const std::string& name) 
   vision.read("ls_init_value", c.vision.layer_scale);
 
   const Reader text_section = top.section("text_cfg");
-  text_section.refuse({"hf_model_name", "embed_cls", "no_causal_mask", "proj_bias", "block_type", "qk_norm"});
+  text_section.refuse({"hf_model_name", "embed_cls", "no_causal_mask", "final_ln_after_pool", "proj_bias", "block_type",
+                       "qk_norm"});
+  text_section.require("pool_type", "argmax");
+  text_section.require("proj_type", "linear");
+  text_section.require("norm_kwargs", Json::object());
+  text_section.require("act_kwargs", Json::object());
   text_section.read("context_length", c.text.context_length);
   text_section.read("vocab_size", c.text.vocab_size);
   text_section.read("width", c.text.width);
@@ -139,10 +153,9 @@ std::string model_config_json(const ClipConfig& c) {
   nlohmann::ordered_json json;
   json["embed_dim"] = c.embed_dim;
   if (c.quick_gelu) json["quick_gelu"] = true;
-  if (c.init_logit_bias) {
+  if (c.init_logit_bias || c.init_logit_scale != ClipConfig().init_logit_scale)
     json["init_logit_scale"] = c.init_logit_scale;
-    json["init_logit_bias"] = *c.init_logit_bias;
-  }
+  if (c.init_logit_bias) json["init_logit_bias"] = *c.init_logit_bias;
   auto& vision = json["vision_cfg"];
   vision["image_size"] = c.vision.image_size;
   vision["layers"] = c.vision.layers;
@@ -182,6 +195,8 @@ void check_config(const ClipConfig& c) {
   positive(c.text.mlp_width(), "text mlp width");
   if (c.vision.image_size < c.vision.patch_size)
     fail("model ", c.name, ": patch_size ", c.vision.patch_size, " is larger than image_size ", c.vision.image_size);
+  if (c.vision.image_size % c.vision.patch_size != 0)
+    fail("model ", c.name, ": patch_size ", c.vision.patch_size, " does not divide image_size ", c.vision.image_size);
   if (c.vision.width % c.vision.head_width != 0)
     fail("model ", c.name, ": vision width ", c.vision.width, " is not a multiple of head_width ",
          c.vision.head_width);

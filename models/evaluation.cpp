@@ -17,6 +17,15 @@ Tensor join(const std::vector<Tensor>& parts) {
   return concat_rows(variables).value();
 }
 
+// The number of entries that beat row[own]; of equal ones the earlier wins. A NaN is beaten by everything: a broken model
+// must not come out as a perfect one.
+int64_t rank_of(std::span<const float> row, int64_t own) {
+  const float score = row[own];
+  int64_t worse = 0;
+  for (int64_t j = 0; j < std::ssize(row); ++j) worse += row[j] < score || (row[j] == score && j > own);
+  return std::ssize(row) - 1 - worse;
+}
+
 // Calls f(first row, similarities (rows, N) on the host) for blocks of rows of queries x candidatesᵀ.
 void for_similarity_blocks(const Tensor& queries, const Tensor& candidates,
                            const std::function<void(int64_t, const Tensor&)>& f) {
@@ -37,11 +46,7 @@ RetrievalMetrics retrieval_metrics(const Tensor& queries, const Tensor& candidat
   std::vector<int64_t> ranks(static_cast<size_t>(n));
   for_similarity_blocks(queries, candidates, [&](int64_t from, const Tensor& block) {
     for (int64_t i = 0; i < block.rows(); ++i) {
-      std::span<const float> row = block.span<float>().subspan(i * n, n);
-      const int64_t own = from + i;
-      int64_t rank = 0;
-      for (int64_t j = 0; j < n; ++j) rank += row[j] > row[own] || (row[j] == row[own] && j < own);
-      ranks[own] = rank;
+      ranks[from + i] = rank_of(block.span<float>().subspan(i * n, n), from + i);
     }
   });
   RetrievalMetrics m;
@@ -131,9 +136,7 @@ ZeroShot evaluate_zero_shot(const Clip& clip, const Clip::Options& options, Devi
         const int64_t label = batch.labels[from + i];
         if (label < 0) continue;
         if (label >= classes) fail("zero-shot: label ", label, ", but there are only ", classes, " class names");
-        std::span<const float> row = block.span<float>().subspan(i * classes, classes);
-        int64_t rank = 0;
-        for (int64_t c = 0; c < classes; ++c) rank += row[c] > row[label] || (row[c] == row[label] && c < label);
+        const int64_t rank = rank_of(block.span<float>().subspan(i * classes, classes), label);
         ++seen[label];
         right[label] += rank == 0;
         top5 += rank < 5;
