@@ -2,8 +2,8 @@
 //
 //   bench_tokenizer VOCABULARY CASES     CASES is a file in the layout of tests/golden/tokenizer.bin.gz
 //
-// bench/tokenizer_baseline.py writes such a file from shards, times open_clip's own tokenizer on the same captions and
-// prints the ratio.
+// bench/tokenizer_baseline.py writes such a file from shards, times open_clip's own tokenizer on the same
+// captions and prints the ratio.
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
@@ -45,8 +45,8 @@ int main(int argument_count, char** arguments) {
       } while (seconds < kSecondsPerPass);
       best = std::max(best, static_cast<double>(captions) / seconds);
     }
-    std::printf("switchback: %zu captions, %zu differ, %.0f captions/s on one core (best of %d)\n", cases.size(), differing,
-                best, kPasses);
+    std::printf("switchback: %zu captions, %zu differ, %.0f captions/s on one core (best of %d)\n",
+                cases.size(), differing, best, kPasses);
     return differing == 0 ? 0 : 1;
   } catch (const Error& error) {
     std::fprintf(stderr, "bench_tokenizer: %s\n", error.what());

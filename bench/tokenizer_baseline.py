@@ -3,9 +3,10 @@
 
 usage: tokenizer_baseline.py FOLDER BENCH_TOKENIZER VOCABULARY SHARD.tar...
 
-FOLDER holds the unpacked open-clip-torch wheel; needs the packages ftfy and regex (see scripts/make_tokenizer_golden.py).
-Captions are the .txt members of the shards. Both sides run over all captions again and again, so their word caches are
-warm; the best pass counts. Python's time covers encode() only, without making a tensor of the ids.
+FOLDER holds the unpacked open-clip-torch wheel; needs the packages ftfy and regex (as
+scripts/make_tokenizer_golden.py does). Captions are the .txt members of the shards. Both sides run over all
+captions again and again, so their word caches are warm; the best pass counts.
+Python's time covers encode() only, without making a tensor of the ids.
 """
 import os
 import re

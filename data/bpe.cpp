@@ -18,10 +18,10 @@
 namespace switchback {
 namespace {
 
-constexpr int32_t kClipMerges = 48894;    // 49,152 - 256 - 2: what OpenAI kept of a longer list
+constexpr int32_t kClipMerges = 48894;  // 49,152 - 256 - 2: what OpenAI kept of a longer list
 constexpr int32_t kByteSymbols = 2 * 256;
 constexpr std::string_view kEndOfWord = "</w>";
-constexpr size_t kShortWord = 48;         // bytes; above, the queue is faster
+constexpr size_t kShortWord = 48;  // bytes; above, the queue is faster
 
 uint64_t pair_key(int32_t left, int32_t right) {
   return static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32 | static_cast<uint32_t>(right);
@@ -29,8 +29,8 @@ uint64_t pair_key(int32_t left, int32_t right) {
 
 size_t pair_hash(uint64_t pair) { return static_cast<size_t>((pair * 0x9e3779b97f4a7c15ull) >> 40); }
 
-// GPT-2 writes every byte as one printable character: the printable bytes of Latin-1 as themselves, the others as
-// U+0100 and up. First the printable ones are numbered, then the others: that order gives the ids.
+// GPT-2 writes every byte as one printable character: the printable bytes of Latin-1 as themselves, the
+// others as U+0100 and up. First the printable ones are numbered, then the others: that order gives the ids.
 bool is_printable_byte(int byte) {
   return (byte >= '!' && byte <= '~') || (byte >= 0xa1 && byte <= 0xac) || (byte >= 0xae && byte <= 0xff);
 }
@@ -46,7 +46,8 @@ void for_each_byte_symbol(Use use) {  // use(id, byte, character)
 }
 
 [[noreturn]] void wrong_vocabulary(const std::string& path, const std::string& what) {
-  fail("tokenizer vocabulary ", path, ": ", what, "; expected OpenAI's bpe_simple_vocab_16e6.txt.gz (get it with ",
+  fail("tokenizer vocabulary ", path, ": ", what,
+       "; expected OpenAI's bpe_simple_vocab_16e6.txt.gz (get it with ",
        "scripts/fetch_vocabulary.sh) or the merges.txt of a Hugging Face CLIP model");
 }
 
@@ -75,21 +76,24 @@ BytePairs BytePairs::parse(std::string_view merges, const std::string& path) {
 
   // Both layouts open with a line of their own; OpenAI's has more merges after those that CLIP uses.
   const std::string_view title = take_line(merges);
-  if (title.find("bpe_simple_vocab_16e6.txt#version") == std::string_view::npos && !title.starts_with("#version"))
+  if (title.find("bpe_simple_vocab_16e6.txt#version") == std::string_view::npos &&
+      !title.starts_with("#version"))
     wrong_vocabulary(path, "the first line is not a '#version' line");
   size_t capacity = 1;
   while (capacity < 2 * kClipMerges) capacity *= 2;
   pairs.slots_.resize(capacity);
   for (int32_t rank = 0; rank < kClipMerges; ++rank) {
     const auto line_number = rank + 2;
-    if (merges.empty()) wrong_vocabulary(path, concat("it ends after ", rank, " of ", kClipMerges, " merges"));
+    if (merges.empty())
+      wrong_vocabulary(path, concat("it ends after ", rank, " of ", kClipMerges, " merges"));
     const std::string_view line = take_line(merges);
     const size_t space = line.find(' ');
     if (space == std::string_view::npos || line.find(' ', space + 1) != std::string_view::npos)
       wrong_vocabulary(path, concat("line ", line_number, " is not two symbols"));
     const std::string left(line.substr(0, space)), right(line.substr(space + 1));
     const auto left_id = ids.find(left), right_id = ids.find(right);
-    // A merge uses only symbols that exist before it. Then merges never go back in rank, which encode relies on.
+    // A merge uses only symbols that exist before it. Then merges never go back in rank, which encode relies
+    // on.
     if (left_id == ids.end() || right_id == ids.end())
       wrong_vocabulary(path, concat("line ", line_number, " uses a symbol that no earlier line makes"));
     const int32_t id = kByteSymbols + rank;
@@ -153,8 +157,9 @@ void BytePairs::merge_by_scan(std::vector<int32_t>& symbols) const {
 }
 
 void BytePairs::merge_by_queue(std::vector<int32_t>& symbols) const {
-  // Symbols in a doubly linked list over their first positions; the queue holds every pair that was a neighbourhood
-  // at some time, smallest id and then leftmost first. A pair whose symbols have changed since is skipped.
+  // Symbols in a doubly linked list over their first positions; the queue holds every pair that was a
+  // neighbourhood at some time, smallest id and then leftmost first. A pair whose symbols have changed since
+  // is skipped.
   const auto count = static_cast<int32_t>(symbols.size());
   std::vector<int32_t> next(symbols.size()), previous(symbols.size());
   struct Candidate {

@@ -1,7 +1,7 @@
 // bpe.h: byte-pair encoding, the merges of CLIP's vocabulary.
 //
-// A word starts as its UTF-8 bytes, the last one marked as the end of a word. Again and again the pair of neighbours
-// that was learned earliest becomes one symbol, the leftmost first, until no pair is known. Ids:
+// A word starts as its UTF-8 bytes, the last one marked as the end of a word. Again and again the pair of
+// neighbours that was learned earliest becomes one symbol, the leftmost first, until no pair is known. Ids:
 //   0 ... 255        bytes, in the order of GPT-2's printable characters ('!' is 0)
 //   256 ... 511      the same bytes at the end of a word
 //   512 + rank       the symbol made by merge number `rank`: so the earliest merge is the smallest id
@@ -18,7 +18,8 @@ namespace switchback {
 
 class BytePairs {
  public:
-  // `merges` is the text of a merges file (plain, not gzip): OpenAI's full list or Hugging Face's. `path` is for errors.
+  // `merges` is the text of a merges file (plain, not gzip): OpenAI's full list or Hugging Face's. `path` is
+  // for errors.
   static BytePairs parse(std::string_view merges, const std::string& path);
 
   int32_t symbol_count() const { return symbol_count_; }  // 512 + merges
@@ -26,8 +27,8 @@ class BytePairs {
   // Appends the ids of one word, which must not be empty.
   void encode(std::string_view word, std::vector<int32_t>& ids) const;
 
-  // The definition of encode: looks through the whole word for every single merge. encode uses it for short words
-  // and a priority queue for long ones.
+  // The definition of encode: looks through the whole word for every single merge. encode uses it for short
+  // words and a priority queue for long ones.
   void merge_by_scan(std::vector<int32_t>& symbols) const;
   void merge_by_queue(std::vector<int32_t>& symbols) const;
 

@@ -23,8 +23,8 @@ uint64_t load_up_to_8(const char* bytes, size_t count) {
   return value;
 }
 
-// Words and their ids. Captions repeat words: nearly all are found here. Each word has one place, and a newcomer takes
-// it over, so the size is fixed: 512 KiB, one per thread, no lock.
+// Words and their ids. Captions repeat words: nearly all are found here. Each word has one place, and a
+// newcomer takes it over, so the size is fixed: 512 KiB, one per thread, no lock.
 class WordCache {
  public:
   static constexpr size_t kLongestWord = 35;  // bytes; longer words are rare and not kept
@@ -72,14 +72,17 @@ static_assert(sizeof(WordCache::Entry) <= 64, "one cache line");
 class ClipTokenizer final : public Tokenizer {
  public:
   ClipTokenizer(const std::string& path, int32_t context_length)
-      : Tokenizer(context_length), pairs_(BytePairs::parse(read_possibly_gzip(path), path)), number_(++made_) {}
+      : Tokenizer(context_length),
+        pairs_(BytePairs::parse(read_possibly_gzip(path), path)),
+        number_(++made_) {}
 
   int32_t vocabulary_size() const override { return pairs_.symbol_count() + 2; }
   int32_t start_id() const override { return pairs_.symbol_count(); }
   int32_t end_id() const override { return pairs_.symbol_count() + 1; }
 
   void encode(std::string_view text, std::span<int32_t> ids) const override {
-    CHECK(ids.size() == static_cast<size_t>(context_length()), ids.size(), " ids for a context of ", context_length());
+    CHECK(ids.size() == static_cast<size_t>(context_length()), ids.size(), " ids for a context of ",
+          context_length());
     ids[0] = start_id();
     size_t count = 1;
     if (is_plain_ascii(text)) {
@@ -91,7 +94,8 @@ class ClipTokenizer final : public Tokenizer {
     } else {
       encode_words(clean_caption(text), ids, count);
     }
-    // A full row means that the caption was cut, or fitted but for its end: in both cases the end takes the last place.
+    // A full row means that the caption was cut, or fitted but for its end: in both cases the end takes the
+    // last place.
     ids[std::min(count, ids.size() - 1)] = end_id();
     if (count + 1 < ids.size()) std::fill(ids.begin() + static_cast<std::ptrdiff_t>(count + 1), ids.end(), 0);
   }

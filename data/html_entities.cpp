@@ -21,18 +21,19 @@ struct Entity {
 constexpr size_t kLongestName = 32;  // characters of a name before its semicolon
 
 const Entity* find(std::span<const Entity> entities, std::string_view name) {
-  auto place = std::lower_bound(entities.begin(), entities.end(), name,
-                                [](const Entity& entity, std::string_view wanted) { return entity.name < wanted; });
+  auto place =
+      std::lower_bound(entities.begin(), entities.end(), name,
+                       [](const Entity& entity, std::string_view wanted) { return entity.name < wanted; });
   return place != entities.end() && place->name == name ? &*place : nullptr;
 }
 
-// What &#number; stands for, by the standard's table: 0 and the surrogates are replaced, 0x80 to 0x9f are read as
-// Windows-1252, and control characters and non-characters vanish.
+// What &#number; stands for, by the standard's table: 0 and the surrogates are replaced, 0x80 to 0x9f are
+// read as Windows-1252, and control characters and non-characters vanish.
 std::u32string character_of(uint32_t number) {
-  constexpr char16_t kWindows1252[32] = {
-      0x20ac, 0x81,   0x201a, 0x192,  0x201e, 0x2026, 0x2020, 0x2021, 0x2c6, 0x2030, 0x160,
-      0x2039, 0x152,  0x8d,   0x17d,  0x8f,   0x90,   0x2018, 0x2019, 0x201c, 0x201d, 0x2022,
-      0x2013, 0x2014, 0x2dc,  0x2122, 0x161,  0x203a, 0x153,  0x9d,   0x17e, 0x178};
+  constexpr char16_t kWindows1252[32] = {0x20ac, 0x81,   0x201a, 0x192,  0x201e, 0x2026, 0x2020, 0x2021,
+                                         0x2c6,  0x2030, 0x160,  0x2039, 0x152,  0x8d,   0x17d,  0x8f,
+                                         0x90,   0x2018, 0x2019, 0x201c, 0x201d, 0x2022, 0x2013, 0x2014,
+                                         0x2dc,  0x2122, 0x161,  0x203a, 0x153,  0x9d,   0x17e,  0x178};
   if (number == 0) return {kReplacementCharacter};
   if (number == '\r') return U"\r";
   if (number >= 0x80 && number <= 0x9f) return {kWindows1252[number - 0x80]};
@@ -51,7 +52,8 @@ int digit_value(char32_t c, bool hexadecimal) {
   return -1;
 }
 
-// Reads "#65;" or "#x41" at `position`, the place after '&'. Moves `position` past it, the semicolon included.
+// Reads "#65;" or "#x41" at `position`, the place after '&'. Moves `position` past it, the semicolon
+// included.
 std::optional<std::u32string> read_number(std::u32string_view text, size_t& position) {
   size_t at = position + 1;
   const bool hexadecimal = at < text.size() && (text[at] == 'x' || text[at] == 'X');

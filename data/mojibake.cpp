@@ -1,4 +1,4 @@
-// mojibake.cpp: detection by kinds of neighbouring characters, repair by encoding back and decoding as UTF-8.
+// mojibake.cpp: repair by encoding the text back to bytes and decoding these as UTF-8, whole or in parts.
 #include "data/mojibake.h"
 
 #include <algorithm>
@@ -8,154 +8,21 @@
 #include <iterator>
 #include <optional>
 #include <utility>
-#include <vector>
 
+#include "data/mojibake_kinds.h"
 #include "data/unicode.h"
 
 namespace switchback {
 namespace {
 
-struct KindOf {
-  char16_t character;
-  uint32_t kinds;  // a set of Kind
-};
-#include "data/mojibake_tables.inc"
+using namespace mojibake;
 
-uint32_t kinds_of(char32_t c) {
-  if (c == ' ') return kKinds[0].kinds;
-  if (c < 0x80 || c > 0xffff) return 0;
-  const auto* place = std::lower_bound(std::begin(kKinds), std::end(kKinds), c,
-                                       [](const KindOf& entry, char32_t value) { return entry.character < value; });
-  return place != std::end(kKinds) && place->character == c ? place->kinds : 0;
-}
-
-bool one_of(std::u32string_view members, char32_t c) { return members.find(c) != std::u32string_view::npos; }
-bool is_lower_ascii(char32_t c) { return c >= 'a' && c <= 'z'; }
-bool is_upper_ascii(char32_t c) { return c >= 'A' && c <= 'Z'; }
-bool is_ascii_letter(char32_t c) { return is_lower_ascii(c) || is_upper_ascii(c); }
-
-// ---- Detection ------------------------------------------------------------------------------------------------
-
-constexpr uint32_t kAccented = kLowerAccented | kUpperAccented;
-constexpr uint32_t kPunctuation = kStartPunctuation | kEndPunctuation;
-
-// Two neighbours that no text has: the first character's kinds, then the second's.
-struct Neighbours {
-  uint32_t first, second;
-};
-constexpr Neighbours kUnlikely[] = {
-    {kBad | kAccented | kBox | kPunctuation | kCurrency | kNumeric | kLaw, kBad},
-    {kBad, kAccented | kBox | kPunctuation | kCurrency | kNumeric | kLaw},
-    {kLowerAccented | kLowerCommon | kBox | kEndPunctuation | kCurrency | kNumeric, kUpperAccented},
-    {kBox | kEndPunctuation | kCurrency | kNumeric, kLowerAccented},
-    {kLowerAccented | kBox | kEndPunctuation, kCurrency},
-    {kUpperAccented | kBox, kNumeric | kLaw},
-    {kCurrency | kNumeric | kBox, kStartPunctuation},
-    {kBox, kKaomoji},
-    {kAccented | kCurrency | kNumeric | kPunctuation | kLaw, kBox},
-    {kBox, kEndPunctuation},
-};
-
-// Two neighbours that are themselves the sign: the first, then any of the second.
-struct Pair {
-  std::u32string_view first, second;
-};
-constexpr Pair kTellingPairs[] = {
-    // Windows-1252
-    {U"ÂÃÎÐ", U"€œŠš¢£Ÿž\u00a0\u00ad®©°·»–—´"},
-    {U"×", U"²³"},
-    {U"à", U"²µ¹¼½¾"},
-    {U"Ã", U"\u00a0¡"},
-    // MacRoman
-    {U"√", U"±∂†≠®™´≤≥¥µø"},
-    {U"≈", U"°¢"},
-    // Windows-1251 and Windows-1257 readings of U+2000 to U+203f
-    {U"в", U"Ђ"},
-    {U"ā", U"€"},
-};
-
-class Neighbourhood {
- public:
-  explicit Neighbourhood(std::u32string_view text) : text_(text), kinds_(text.size()) {
-    std::transform(text.begin(), text.end(), kinds_.begin(), kinds_of);
-  }
-
-  bool is_wrong_at(size_t i) const {
-    return has(i, kC1) || is_wrong_pair(i) || is_wrong_triple(i) || is_wrong_word(i) || is_wrong_capital_a(i);
-  }
-
- private:
-  char32_t at(size_t i) const { return i < text_.size() ? text_[i] : U'\0'; }
-  bool has(size_t i, uint32_t kinds) const { return i < kinds_.size() && (kinds_[i] & kinds) != 0; }
-  bool in(size_t i, std::u32string_view members) const { return i < text_.size() && one_of(members, text_[i]); }
-
-  bool is_wrong_pair(size_t i) const {
-    if (i + 1 >= text_.size()) return false;
-    for (const Neighbours& pair : kUnlikely)
-      if (has(i, pair.first) && has(i + 1, pair.second)) return true;
-    for (const Pair& pair : kTellingPairs)
-      if (in(i, pair.first) && in(i + 1, pair.second)) return true;
-    // The ligature oe stands before an unaccented letter; a degree sign does not follow a capital.
-    if (in(i, U"Œœ") && !is_ascii_letter(at(i + 1))) return true;
-    if (has(i, kUpperAccented) && at(i + 1) == U'°') return true;
-    return in(i, U"ÂÃÎÐ") && has(i + 1, kPunctuation);
-  }
-
-  bool is_wrong_triple(size_t i) const {
-    if (i + 2 >= text_.size()) return false;
-    const auto kinds = [&](uint32_t first, uint32_t second, uint32_t third) {
-      return has(i, first) && has(i + 1, second) && has(i + 2, third);
-    };
-    const bool word_follows = is_letter(at(i + 2)) || is_number(at(i + 2)) || at(i + 2) == U'_';
-    return (is_ascii_letter(at(i)) && has(i + 1, kLowerCommon | kUpperCommon) && has(i + 2, kBad)) ||
-           (is_space(at(i)) && has(i + 1, kUpperAccented) && has(i + 2, kCurrency)) ||
-           kinds(kAccented | kBox | kCurrency | kEndPunctuation, kStartPunctuation, kNumeric) ||
-           kinds(kAccented | kCurrency | kNumeric | kBox | kLaw, kEndPunctuation, kStartPunctuation) ||
-           (is_lower_ascii(at(i)) && has(i + 1, kUpperAccented) && has(i + 2, kStartPunctuation | kCurrency)) ||
-           (has(i, kAccented) && has(i + 1, kPunctuation) && word_follows);
-  }
-
-  // Signs of three to five characters, by encoding.
-  bool is_wrong_word(size_t i) const {
-    const auto arabic = [&](size_t k) {  // Windows-1252 reading of one Arabic letter
-      return in(k, U"ØÙ") && (has(k + 1, kCommon | kCurrency | kBad | kNumeric | kStartPunctuation) ||
-                              in(k + 1, U"ŸŠ®°µ»"));
-    };
-    const auto between = [&](std::u32string_view letters, std::u32string_view others) {
-      return in(i, letters) && in(i + 2, letters) &&
-             (has(i + 1, kC1 | kBad | kPunctuation | kCurrency) || in(i + 1, others));
-    };
-    if (arabic(i) && arabic(i + 2)) return true;
-    if (at(i) == U'‚' && at(i + 1) == U'Ä' && in(i + 2, U"ìîïòôúùû†°¢π")) return true;          // MacRoman
-    if (at(i) == U'‚' && in(i + 1, U"âó") && in(i + 2, U"àä°ê")) return true;                   // MacRoman
-    if (between(U"ВГРС", U"°µ") || between(U"ΒΓΞΟ", U"°")) return true;                         // 1251, 1253
-    if (at(i) == U'β' && at(i + 1) == U'€' && in(i + 2, U"™\u00a0Ά\u00ad®°")) return true;      // Windows-1253
-    return text_.substr(i, 5) == U"ГўВЂВ" && i + 6 < text_.size() && at(i + 5) != U'\n' &&
-           (is_ascii_letter(at(i + 6)) || at(i + 6) == U' ');  // Windows-1251 on Windows-1252
-  }
-
-  // A capital A with circumflex or tilde, the lead byte of most European letters, before a plain space or a character
-  // that it encodes itself.
-  bool is_wrong_capital_a(size_t i) const {
-    if (i == 0 && in(0, U"ÂÃ") && at(1) == U' ') return true;
-    if (is_lower_ascii(at(i))) {
-      const size_t letter = i + 1 < text_.size() && is_space(at(i + 1)) ? i + 2 : i + 1;
-      if (in(letter, U"ÃÂ") && at(letter + 1) == U' ') return true;
-    }
-    const bool before = is_lower_ascii(at(i)) || in(i, U".,?!") || has(i, kEndPunctuation);
-    return before && at(i + 1) == U'Â' && (at(i + 2) == U' ' || has(i + 2, kPunctuation));
-  }
-
-  std::u32string_view text_;
-  std::vector<uint32_t> kinds_;
-};
-
-// ---- Encoding back --------------------------------------------------------------------------------------------
+// ---- Encoding back -----------------------------------------------------------------------------
 
 constexpr size_t kLatin1 = std::size(kEncodings);  // tried first; the others are in kEncodings' order
 constexpr size_t kSloppyCount = 6;                 // Windows code pages, which also know U+FFFD
 constexpr size_t kMacRoman = 7;
-constexpr char kUnknownByte = 0x1a;                // what U+FFFD becomes: a byte that is not known any more
+constexpr char kUnknownByte = 0x1a;  // what U+FFFD becomes: a byte that is not known any more
 
 std::optional<std::string> encode_as(std::u32string_view text, size_t encoding) {
   std::string bytes;
@@ -209,7 +76,8 @@ bool is_other_continuation(char byte) {
 size_t match_lost_a0(std::string_view bytes, size_t i) {
   const auto byte = [&](size_t k) { return i + k < bytes.size() ? bytes[i + k] : '\0'; };
   const auto lead = static_cast<uint8_t>(byte(0));
-  if (std::string_view("\xc2\xc3\xc5\xce\xd0\xd9").find(byte(0)) != std::string_view::npos && byte(1) == ' ') return 2;
+  if (std::string_view("\xc2\xc3\xc5\xce\xd0\xd9").find(byte(0)) != std::string_view::npos && byte(1) == ' ')
+    return 2;
   if ((lead == 0xe2 || lead == 0xe3) && byte(1) == ' ' && is_other_continuation(byte(2))) return 3;
   if (lead >= 0xe0 && lead <= 0xe3 && is_other_continuation(byte(1)) && byte(2) == ' ') return 3;
   if (lead != 0xf0) return 0;
@@ -220,14 +88,17 @@ size_t match_lost_a0(std::string_view bytes, size_t i) {
 }
 
 std::string restore_lost_a0(std::string_view bytes) {
-  // "Ã " is most often the word "à" whose own space was swallowed: keep one, except in the Portuguese contractions.
+  // "Ã " is most often the word "à" whose own space was swallowed: keep one, except in the Portuguese
+  // contractions.
   constexpr std::string_view kOneWord[] = {" ", "quele", "quela", "quilo", "s "};
   std::string words;
   for (size_t i = 0; i < bytes.size(); ++i) {
     words.push_back(bytes[i]);
     if (!bytes.substr(i).starts_with("\xc3 ")) continue;
     const std::string_view rest = bytes.substr(i + 2);
-    if (std::any_of(std::begin(kOneWord), std::end(kOneWord), [&](auto word) { return rest.starts_with(word); })) continue;
+    if (std::any_of(std::begin(kOneWord), std::end(kOneWord),
+                    [&](auto word) { return rest.starts_with(word); }))
+      continue;
     words += "\xa0 ";
     ++i;
   }
@@ -248,8 +119,10 @@ size_t match_lossy(std::string_view bytes, size_t i) {
   constexpr ByteSet kThree{0xe0, 0xef}, kFour{0xf0, 0xf4};
   if (size_t n = match<2>(bytes, i, {ByteSet{0xc2, 0xdf}, kUnknown})) return n;
   if (size_t n = match<2>(bytes, i, {ByteSet{0xc2, 0xc3}, ByteSet{'?', '?'}})) return n;
-  if (size_t n = match<6>(bytes, i, {kSurrogate, kHigh, kUnknownOrQuestion, kSurrogate, kLow, kAny})) return n;
-  if (size_t n = match<6>(bytes, i, {kSurrogate, kHigh, kAny, kSurrogate, kLow, kUnknownOrQuestion})) return n;
+  if (size_t n = match<6>(bytes, i, {kSurrogate, kHigh, kUnknownOrQuestion, kSurrogate, kLow, kAny}))
+    return n;
+  if (size_t n = match<6>(bytes, i, {kSurrogate, kHigh, kAny, kSurrogate, kLow, kUnknownOrQuestion}))
+    return n;
   if (size_t n = match<3>(bytes, i, {kThree, kUnknownOrQuestion, kKnownOrNot})) return n;
   if (size_t n = match<3>(bytes, i, {kThree, kKnownOrNot, kUnknownOrQuestion})) return n;
   if (size_t n = match<4>(bytes, i, {kFour, kUnknownOrQuestion, kKnownOrNot, kKnownOrNot})) return n;
@@ -271,8 +144,9 @@ std::string replace_lossy(std::string_view bytes) {
   return result;
 }
 
-// Strict UTF-8, and two variants of it: six-byte surrogate pairs (CESU-8) and Java's two-byte U+0000. A line feed that
-// ends the text counts as the last byte of a variant: ftfy's pattern ends in `$`, which matches before it.
+// Strict UTF-8, and two variants of it: six-byte surrogate pairs (CESU-8) and Java's two-byte U+0000. A line
+// feed that ends the text counts as the last byte of a variant: ftfy's pattern ends in `$`, which matches
+// before it.
 std::optional<std::u32string> decode_variants(std::string_view bytes) {
   std::u32string result;
   const auto byte = [&](size_t k) { return static_cast<uint8_t>(bytes[k]); };
@@ -286,8 +160,10 @@ std::optional<std::u32string> decode_variants(std::string_view bytes) {
       i += 2;
       continue;
     }
-    if (match<5>(bytes, i, {ByteSet{0xed, 0xed}, ByteSet{0xa0, 0xaf}, kContinuation, ByteSet{0xed, 0xed},
-                            ByteSet{0xb0, 0xbf}}) && i + 5 < bytes.size() && last_of_variant(i + 5)) {
+    if (match<5>(bytes, i,
+                 {ByteSet{0xed, 0xed}, ByteSet{0xa0, 0xaf}, kContinuation, ByteSet{0xed, 0xed},
+                  ByteSet{0xb0, 0xbf}}) &&
+        i + 5 < bytes.size() && last_of_variant(i + 5)) {
       result.push_back((byte(i + 1) & 0x0fu) << 16 | (byte(i + 2) & 0x3fu) << 10);
       result.back() += ((byte(i + 4) & 0x0fu) << 6) + (byte(i + 5) & 0x3fu) + 0x10000u;
       i += 6;
@@ -300,12 +176,13 @@ std::optional<std::u32string> decode_variants(std::string_view bytes) {
   return result;
 }
 
-// ---- Repair ---------------------------------------------------------------------------------------------------
+// ---- Repair -----------------------------------------------------------------------------------
 
 std::optional<std::u32string> decode_as_utf8(std::u32string_view text, size_t encoding) {
   auto bytes = encode_as(text, encoding);
   if (!bytes) return std::nullopt;
-  if (encoding != kMacRoman) bytes = restore_lost_a0(*bytes);  // in MacRoman it would match an en dash and a space
+  if (encoding != kMacRoman)
+    bytes = restore_lost_a0(*bytes);  // in MacRoman it would match an en dash and a space
   if (encoding < kSloppyCount) bytes = replace_lossy(*bytes);
   return decode_variants(*bytes);
 }
@@ -360,14 +237,6 @@ std::u32string repair_once(std::u32string_view text) {
 }
 
 }  // namespace
-
-bool looks_wrongly_decoded(std::u32string_view text) {
-  if (std::all_of(text.begin(), text.end(), [](char32_t c) { return c < 0x80; })) return false;
-  const Neighbourhood neighbourhood(text);
-  for (size_t i = 0; i < text.size(); ++i)
-    if (neighbourhood.is_wrong_at(i)) return true;
-  return false;
-}
 
 std::u32string repair_encoding(std::u32string_view text) {
   std::u32string current(text);

@@ -1,7 +1,9 @@
-// mojibake.h: repairs text whose UTF-8 bytes were once read in a single-byte encoding: "cafÃ©" becomes "café".
+// mojibake.h: repairs text whose UTF-8 bytes were once read in a single-byte encoding: "cafÃ©" becomes
+// "café".
 //
-// open_clip cleans captions with the ftfy package, so these decisions are ftfy's (version 6.3), restated: which
-// neighbourhoods of characters no real text has, which encodings are tried in which order, and what is repaired in part.
+// open_clip cleans captions with the ftfy package, so these decisions are ftfy's (version 6.3), restated:
+// which neighbourhoods of characters no real text has, which encodings are tried in which order, and what is
+// repaired in part.
 #pragma once
 
 #include <string>

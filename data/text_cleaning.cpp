@@ -16,18 +16,26 @@ namespace {
 
 // Ligatures and digraphs of Latin letters, or nothing for another character.
 std::u32string_view ligature_parts(char32_t c) {
-  constexpr std::u32string_view kTypographic[] = {U"ff", U"fi", U"fl", U"ffi", U"ffl", U"ſt", U"st"};  // U+FB00 ...
+  constexpr std::u32string_view kTypographic[] = {U"ff",  U"fi", U"fl", U"ffi",
+                                                  U"ffl", U"ſt", U"st"};  // U+FB00 ...
   constexpr std::u32string_view kCroatian[] = {U"DŽ", U"Dž", U"dž", U"LJ", U"Lj", U"lj", U"NJ", U"Nj", U"nj"};
   if (c >= 0xfb00 && c <= 0xfb06) return kTypographic[c - 0xfb00];
   if (c >= 0x1c4 && c <= 0x1cc) return kCroatian[c - 0x1c4];
   switch (c) {
-    case 0x132: return U"IJ";
-    case 0x133: return U"ij";
-    case 0x149: return U"\u02bcn";
-    case 0x1f1: return U"DZ";
-    case 0x1f2: return U"Dz";
-    case 0x1f3: return U"dz";
-    default: return {};
+    case 0x132:
+      return U"IJ";
+    case 0x133:
+      return U"ij";
+    case 0x149:
+      return U"\u02bcn";
+    case 0x1f1:
+      return U"DZ";
+    case 0x1f2:
+      return U"Dz";
+    case 0x1f3:
+      return U"dz";
+    default:
+      return {};
   }
 }
 
@@ -89,9 +97,10 @@ std::u32string remove_controls(std::u32string_view text) {
   return result;
 }
 
-// Repeats all repairs until none changes anything: one can uncover what another repairs. (Surrogates need no step:
-// decoding UTF-8 never makes one.) Real text takes two or three rounds; only a reference that was escaped thousands of
-// times ("&amp;amp;amp;...") reaches the limit, which is there so that such a line does not take minutes.
+// Repeats all repairs until none changes anything: one can uncover what another repairs. (Surrogates need no
+// step: decoding UTF-8 never makes one.) Real text takes two or three rounds; only a reference that was
+// escaped thousands of times ("&amp;amp;amp;...") reaches the limit, which is there so that such a line does
+// not take minutes.
 std::u32string repair_line(std::u32string text, bool unescape) {
   constexpr size_t kMostCharacters = size_t{1} << 25;  // over all rounds
   for (size_t seen = 0; seen < kMostCharacters; seen += text.size()) {

@@ -21,7 +21,8 @@ class ByteTokenizer final : public Tokenizer {
   int32_t end_id() const override { return 258; }
 
   void encode(std::string_view text, std::span<int32_t> ids) const override {
-    CHECK(ids.size() == static_cast<size_t>(context_length()), ids.size(), " ids for a context of ", context_length());
+    CHECK(ids.size() == static_cast<size_t>(context_length()), ids.size(), " ids for a context of ",
+          context_length());
     const size_t kept = std::min(text.size(), ids.size() - 2);
     auto place = ids.begin();
     *place++ = start_id();
@@ -41,7 +42,8 @@ std::string environment(const char* name) {
 }  // namespace
 
 Tokenizer::Tokenizer(int32_t context_length) : context_length_(context_length) {
-  if (context_length < 2) fail("a context length of ", context_length, " has no room for start and end; use at least 2");
+  if (context_length < 2)
+    fail("a context length of ", context_length, " has no room for start and end; use at least 2");
 }
 
 Tokenizer::~Tokenizer() = default;
@@ -54,7 +56,8 @@ std::unique_ptr<Tokenizer> make_tokenizer(const std::string& vocabulary, int32_t
   if (vocabulary == "bytes") return make_byte_tokenizer(context_length);
   if (!vocabulary.empty()) return make_clip_tokenizer(vocabulary, context_length);
   if (const std::string named = environment("SWITCHBACK_VOCABULARY"); !named.empty())
-    return named == "bytes" ? make_byte_tokenizer(context_length) : make_clip_tokenizer(named, context_length);
+    return named == "bytes" ? make_byte_tokenizer(context_length)
+                            : make_clip_tokenizer(named, context_length);
   const std::string home = environment("HOME");
   const std::string usual = (home.empty() ? "." : home) + "/.cache/switchback/" + kUsualName;
   std::error_code ignored;

@@ -2,13 +2,13 @@
 //
 //   ids = [start, text ..., end, 0, 0, ...]      (context_length), 77 for every CLIP model
 //
-// A caption that does not fit is cut, and its last id is `end`. `end` is the largest id of a vocabulary because
-// CLIP's text tower pools at the position of the largest id.
+// A caption that does not fit is cut, and its last id is `end`. `end` is the largest id of a vocabulary
+// because CLIP's text tower pools at the position of the largest id.
 //
 // Two vocabularies:
-//   CLIP   49,408 ids, OpenAI's byte-pair merges after open_clip's cleaning (repair, unescape, lower-case): the ids
-//          are those of open_clip's SimpleTokenizer on every string.
-//   bytes  259 ids, needs no file: pad 0, byte b is 1 + b, start 257, end 258. For tests and for small experiments.
+//   CLIP   49,408 ids: OpenAI's byte-pair merges after open_clip's cleaning (repair, unescape, lower-case).
+//          The ids are those of open_clip's SimpleTokenizer.
+//   bytes  259 ids, needs no file: pad 0, byte b is 1 + b, start 257, end 258. For tests and experiments.
 //
 // Text is UTF-8; what is not valid UTF-8 counts as U+FFFD, by the rules of Python's decode(errors='replace').
 #pragma once
@@ -45,7 +45,8 @@ std::unique_ptr<Tokenizer> make_clip_tokenizer(const std::string& path, int32_t 
 std::unique_ptr<Tokenizer> make_byte_tokenizer(int32_t context_length);
 
 // `vocabulary` is what a user types: "bytes", or a path as above, or "" for the usual places:
-// $SWITCHBACK_VOCABULARY, then ~/.cache/switchback/bpe_simple_vocab_16e6.txt.gz (scripts/fetch_vocabulary.sh).
+// $SWITCHBACK_VOCABULARY, then ~/.cache/switchback/bpe_simple_vocab_16e6.txt.gz
+// (scripts/fetch_vocabulary.sh).
 std::unique_ptr<Tokenizer> make_tokenizer(const std::string& vocabulary, int32_t context_length);
 
 }  // namespace switchback

@@ -29,12 +29,14 @@ int combining_class(char32_t c) {
   return utf8proc_get_property(static_cast<utf8proc_int32_t>(c))->combining_class;
 }
 
-// Orders each run of combining marks by their class. libutf8proc's own ordering takes quadratic time on long runs.
+// Orders each run of combining marks by their class. libutf8proc's own ordering takes quadratic time on long
+// runs.
 void order_marks(std::u32string& text) {
   for (auto from = text.begin(); from != text.end(); ++from) {
     if (combining_class(*from) == 0) continue;
     const auto to = std::find_if(from, text.end(), [](char32_t c) { return combining_class(c) == 0; });
-    std::stable_sort(from, to, [](char32_t a, char32_t b) { return combining_class(a) < combining_class(b); });
+    std::stable_sort(from, to,
+                     [](char32_t a, char32_t b) { return combining_class(a) < combining_class(b); });
     from = to - 1;
   }
 }
@@ -46,8 +48,10 @@ std::u32string normalize(std::u32string_view text, int form) {
   for (char32_t c : text) {
     std::array<utf8proc_int32_t, 32> parts;  // U+FDFA has the most, 18
     int boundary = 0;
-    const auto count = utf8proc_decompose_char(static_cast<utf8proc_int32_t>(c), parts.data(), parts.size(), options, &boundary);
-    CHECK(count >= 0 && static_cast<size_t>(count) <= parts.size(), "cannot decompose code point ", static_cast<uint32_t>(c));
+    const auto count = utf8proc_decompose_char(static_cast<utf8proc_int32_t>(c), parts.data(), parts.size(),
+                                               options, &boundary);
+    CHECK(count >= 0 && static_cast<size_t>(count) <= parts.size(), "cannot decompose code point ",
+          static_cast<uint32_t>(c));
     result.append(parts.begin(), parts.begin() + count);
   }
   order_marks(result);
@@ -58,7 +62,8 @@ std::u32string normalize(std::u32string_view text, int form) {
   return result;
 }
 
-// A capital sigma is final when a cased letter comes before it and none after it, not counting the case-ignorable.
+// A capital sigma is final when a cased letter comes before it and none after it, not counting the
+// case-ignorable.
 bool is_final_sigma(std::u32string_view text, size_t position) {
   size_t before = position;
   while (before > 0 && contains(kCaseIgnorable, text[before - 1])) --before;
@@ -74,8 +79,8 @@ char32_t next_code_point(std::string_view text, size_t& position, bool* valid) {
   const auto byte = [&](size_t i) { return static_cast<uint8_t>(text[i]); };
   const uint8_t lead = byte(position++);
   if (lead < 0x80) return lead;
-  // The first continuation byte has a narrower range where the full one would allow overlong forms, surrogates or
-  // numbers above U+10FFFF.
+  // The first continuation byte has a narrower range where the full one would allow overlong forms,
+  // surrogates or numbers above U+10FFFF.
   int following = 0;
   uint8_t lowest = 0x80, highest = 0xbf;
   char32_t c = 0;

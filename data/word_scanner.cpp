@@ -16,7 +16,10 @@ constexpr std::array<Sort, 128> kAsciiSorts = [] {
   for (size_t c = 0; c < 128; ++c) {
     const bool letter = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
     const bool space = c == ' ' || (c >= '\t' && c <= '\r');
-    sorts[c] = letter ? Sort::kLetter : c >= '0' && c <= '9' ? Sort::kNumber : space ? Sort::kSpace : Sort::kOther;
+    sorts[c] = letter                 ? Sort::kLetter
+               : c >= '0' && c <= '9' ? Sort::kNumber
+               : space                ? Sort::kSpace
+                                      : Sort::kOther;
   }
   return sorts;
 }();
@@ -25,8 +28,8 @@ Sort sort_of(char32_t c) {
   if (c < 0x80) return kAsciiSorts[c];
   if (is_letter(c)) return Sort::kLetter;
   if (is_number(c)) return Sort::kNumber;
-  // The combining iota below is no letter, but one of its case variants is. Where case is ignored, the reference's
-  // pattern then finds it neither among the letters nor among the others, and passes over it.
+  // The combining iota below is no letter, but one of its case variants is. Where case is ignored, the
+  // reference's pattern then finds it neither among the letters nor among the others, and passes over it.
   if (is_space(c) || c == 0x345) return Sort::kSpace;
   return Sort::kOther;
 }

@@ -1,9 +1,10 @@
 // word_scanner.h: cuts cleaned text into the words that are encoded one by one.
 //
-//   <start_of_text> | <end_of_text> | 's | 't | 're | 've | 'm | 'll | 'd | letters | one number | other characters
+//   <start_of_text> | <end_of_text> | 's | 't | 're | 've | 'm | 'll | 'd | letters | number | others
 //
-// in this order, ignoring case: so a run of other characters swallows an apostrophe that it reaches, but not one that
-// it starts with. Spaces separate. Text is UTF-8, already in lower case; invalid UTF-8 counts as other characters.
+// in this order, ignoring case; letters and others come in runs, a number is one character. So a run of other
+// characters swallows an apostrophe that it reaches, but not one that it starts with. Spaces separate. Text
+// is UTF-8, already in lower case; invalid UTF-8 counts as other characters.
 #pragma once
 
 #include <cstddef>

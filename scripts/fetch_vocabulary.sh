@@ -27,15 +27,17 @@ python3 -m pip --version >/dev/null 2>&1 || stop "python3 has no pip (on Debian:
 
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
-python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --dest "$folder" open-clip-torch ||
+python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: \
+  --dest "$folder" open-clip-torch ||
   stop "pip could not download open-clip-torch (its message is above); is there a network?"
-python3 - "$folder" "$name" <<'PYTHON' || stop "the package open-clip-torch has no member open_clip/$name any more"
+python3 - "$folder" "$name" <<'PYTHON' || stop "the package has no member open_clip/$name any more"
 import glob, sys, zipfile
 folder, name = sys.argv[1:]
 with zipfile.ZipFile(glob.glob(folder + '/*.whl')[0]) as wheel, open(f'{folder}/{name}', 'wb') as file:
     file.write(wheel.read('open_clip/' + name))
 PYTHON
-is_right "$folder/$name" || stop "the vocabulary in the package is not the one that CLIP was trained with (its sha256 differs)"
+is_right "$folder/$name" ||
+  stop "the vocabulary in the package is not the one that CLIP was trained with (its sha256 differs)"
 mkdir -p "$(dirname "$target")"
 # Under its final name only when complete.
 cp "$folder/$name" "$target.part"

@@ -5,7 +5,7 @@ usage: make_html_entities.py > data/html_entities.inc
 
 Two lists, each sorted by name so that it can be searched by halves:
   kHtmlEntities        every name of the standard, the 106 that may lack their semicolon included
-  kUppercaseEntities   names in capitals that are no entity themselves but whose lower-case form is one: P&EACUTE;REZ
+  kUppercaseEntities   names in capitals of which only the lower-case form is an entity: P&EACUTE;REZ
 """
 import html
 from html.entities import html5

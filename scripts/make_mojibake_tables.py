@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Writes data/mojibake_tables.inc: single-byte encodings, and the kinds of characters that wrongly decoded text has.
+"""Writes data/mojibake_tables.inc: single-byte encodings, and the characters that wrongly decoded text has.
 
 usage: make_mojibake_tables.py > data/mojibake_tables.inc     (needs: pip install ftfy)
 
-The encodings are Python's; bytes that a Windows code page leaves open stand for the character of the same number, as
-in browsers. The kinds of characters are those of the ftfy package (Apache License 2.0), which open_clip cleans with.
+The encodings are Python's; bytes that a Windows code page leaves open stand for the character of the same
+number, as in browsers. The kinds of characters are those of the ftfy package (Apache License 2.0), which
+open_clip cleans with.
 """
 import re
 
@@ -14,9 +15,10 @@ from ftfy.chardata import UTF8_CLUES
 
 ENCODINGS = ['sloppy-windows-1252', 'sloppy-windows-1251', 'sloppy-windows-1250', 'sloppy-windows-1253',
              'sloppy-windows-1254', 'sloppy-windows-1257', 'iso-8859-2', 'macroman', 'cp437']
-KINDS = ['common', 'c1', 'bad', 'law', 'currency', 'start_punctuation', 'end_punctuation', 'numeric', 'kaomoji',
-         'upper_accented', 'lower_accented', 'upper_common', 'lower_common', 'box']
-CLUES = ['utf8_first_of_2', 'utf8_first_of_3', 'utf8_first_of_4', 'utf8_continuation', 'utf8_continuation_strict']
+KINDS = ['common', 'c1', 'bad', 'law', 'currency', 'start_punctuation', 'end_punctuation', 'numeric',
+         'kaomoji', 'upper_accented', 'lower_accented', 'upper_common', 'lower_common', 'box']
+CLUES = ['utf8_first_of_2', 'utf8_first_of_3', 'utf8_first_of_4', 'utf8_continuation',
+         'utf8_continuation_strict']
 
 
 def wrap(entries):
@@ -46,11 +48,11 @@ print('constexpr KindOf kKinds[] = {')
 wrap(table)
 print('};')
 
-print('// Bytes 0x80 to 0xff of: ' + ', '.join(ENCODINGS) + '.')
+print('// Bytes 0x80 to 0xff; one row per encoding, named above it.')
 print(f'constexpr char16_t kEncodings[{len(ENCODINGS)}][128] = {{')
 for encoding in ENCODINGS:
     characters = bytes(range(0x80, 0x100)).decode(encoding)
-    print('{')
+    print('{  // ' + encoding)
     wrap(f'0x{ord(character):x},' for character in characters)
     print('},')
 print('};')

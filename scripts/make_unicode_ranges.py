@@ -3,9 +3,9 @@
 
 usage: make_unicode_ranges.py > data/unicode_ranges.inc       (needs: pip install regex)
 
-Letters, numbers and spaces are those of the `regex` package, which open_clip's tokenizer uses; its Unicode version is
-newer than that of most C libraries. `cased` and `case ignorable` decide where a capital sigma is final; they are read
-off Python's own str.lower().
+Letters and numbers are those of the `regex` package, which open_clip's tokenizer uses; its Unicode version is
+newer than that of most C libraries. Spaces are Python's str.isspace. `cased` and `case ignorable` decide
+where a capital sigma is final; they are read off Python's own str.lower().
 """
 import sys
 import unicodedata

@@ -1,4 +1,5 @@
-// The ids of the tokenizers: the byte tokenizer; CLIP's against open_clip's own, where the vocabulary is at hand.
+// The ids of the tokenizers: the byte tokenizer; CLIP's against open_clip's own, where the vocabulary is at
+// hand.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -9,9 +10,8 @@
 
 #include "data/bpe.h"
 #include "data/tokenizer.h"
-#include "tests/data/tokenizer_golden.h"
-
 #include "tests/data/temporary_folder.h"
+#include "tests/data/tokenizer_golden.h"
 
 using namespace switchback;
 
@@ -23,7 +23,9 @@ constexpr int32_t kContext = 77;
 std::optional<std::string> merges_path() {
   const char* folder = std::getenv("SWITCHBACK_TEST_DATA");
   if (folder) return std::string(folder) + "/clip_merges.txt.gz";
-  std::printf("skipped: SWITCHBACK_TEST_DATA is not set, so there is no clip_merges.txt.gz to test CLIP's tokenizer\n");
+  std::printf(
+      "skipped: SWITCHBACK_TEST_DATA is not set, so there is no clip_merges.txt.gz to test CLIP's "
+      "tokenizer\n");
   return std::nullopt;
 }
 
@@ -191,8 +193,9 @@ TEST_CASE("OpenAI's layout of the merges reads as Hugging Face's does") {
   if (!path) return;
   const std::string merges = read_possibly_gzip(*path);
   const TemporaryFolder folder;
-  const std::string longer = folder.write("bpe_simple_vocab_16e6.txt", "\"bpe_simple_vocab_16e6.txt#version: 0.2\n" +
-                                          merges.substr(merges.find('\n') + 1) + "never used\n");
+  const std::string longer =
+      folder.write("bpe_simple_vocab_16e6.txt", "\"bpe_simple_vocab_16e6.txt#version: 0.2\n" +
+                                                    merges.substr(merges.find('\n') + 1) + "never used\n");
   const auto ours = make_clip_tokenizer(longer, kContext), theirs = make_clip_tokenizer(*path, kContext);
   for (const char* text : {"a photo of a tench, type of fish.", "日本語 text", "&amp;lt; Ünïcödé"})
     CHECK(encode(*ours, text) == encode(*theirs, text));
@@ -203,7 +206,9 @@ TEST_CASE("the queue merges as the scan does, at every length") {
   if (!path) return;
   const BytePairs pairs = BytePairs::parse(read_possibly_gzip(*path), *path);
   uint32_t state = 12345;
-  const auto random = [&](uint32_t below) { return (state = state * 1664525u + 1013904223u) / 65536 % below; };
+  const auto random = [&](uint32_t below) {
+    return (state = state * 1664525u + 1013904223u) / 65536 % below;
+  };
   for (size_t length = 1; length < 300; ++length) {
     // Repeats and common letters, so that there is much to merge and pairs overlap.
     std::vector<int32_t> scanned(length);

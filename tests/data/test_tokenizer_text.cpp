@@ -1,5 +1,6 @@
-// The steps before byte pairs: UTF-8, HTML references, repairs, lower-casing, cutting into words. No vocabulary needed.
-// Expected values are those of Python 3.11 (bytes.decode, html.unescape, str.lower) and ftfy 6.3 (fix_text).
+// The steps before byte pairs: UTF-8, HTML references, repairs, lower-casing, cutting into words. No
+// vocabulary needed. Expected values are those of Python 3.11 (bytes.decode, html.unescape, str.lower) and
+// ftfy 6.3 (fix_text).
 #include <doctest/doctest.h>
 
 #include <string>
@@ -17,7 +18,9 @@ using namespace switchback;
 namespace {
 
 std::string unescape(std::string_view text) { return encode_utf8(unescape_html(decode_utf8(text))); }
-std::string unescape_certain(std::string_view text) { return encode_utf8(unescape_certain_html(decode_utf8(text))); }
+std::string unescape_certain(std::string_view text) {
+  return encode_utf8(unescape_certain_html(decode_utf8(text)));
+}
 std::string repair(std::string_view text) { return encode_utf8(repair_text(decode_utf8(text))); }
 std::string lower(std::string_view text) { return encode_utf8(lower_case(decode_utf8(text))); }
 
@@ -35,20 +38,35 @@ TEST_CASE("UTF-8 survives a round trip, and every maximal wrong part is one repl
   const std::string text = "a\u00e9\u20ac\U0001f600\U0010ffff";
   CHECK(encode_utf8(decode_utf8(text)) == text);
   const std::vector<std::pair<std::string, size_t>> wrong = {
-      {"\xc3", 1},         {"\xe2\x82", 1},         {"\xf0\x9f\x98", 1},     {"\xed\xa0\x80", 3},
-      {"\xc0\x80", 2},     {"\xff", 1},             {"\xf4\x90\x80\x80", 4}, {"\xe0\x80\x80", 3},
-      {"\xf0\x80\x80\x80", 4}};
+      {"\xc3", 1}, {"\xe2\x82", 1},         {"\xf0\x9f\x98", 1}, {"\xed\xa0\x80", 3},    {"\xc0\x80", 2},
+      {"\xff", 1}, {"\xf4\x90\x80\x80", 4}, {"\xe0\x80\x80", 3}, {"\xf0\x80\x80\x80", 4}};
   for (const auto& [bytes, replacements] : wrong)
     CHECK(decode_utf8(bytes + "a") == std::u32string(replacements, kReplacementCharacter) + U"a");
 }
 
 TEST_CASE("HTML references by name and by number") {
   const std::vector<std::pair<std::string, std::string>> known = {
-      {"&amp;", "&"},         {"&amp", "&"},      {"&notit;", "¬it;"},      {"&#0;", "\ufffd"},   {"&#128;", "€"},
-      {"&#xD800;", "\ufffd"}, {"&#1;", ""},       {"&#38;lt;", "&lt;"},     {"&nGt;", "≫⃒"},     {"&x", "&x"},
-      {"&ampamp;", "&amp;"},  {"&#", "&#"},       {"&#x;", "&#x;"},         {"&#x41", "A"},       {"&#X1f600;", "😀"},
-      {"&#x110000;", "\ufffd"}, {"&", "&"},       {"&&lt;&", "&<&"},        {"&#99999999999;", "\ufffd"},
-      {"&CounterClockwiseContourIntegral;", "∳"}, {"&NotAnEntityAtAllAndMuchTooLongForOne;", "&NotAnEntityAtAllAndMuchTooLongForOne;"}};
+      {"&amp;", "&"},
+      {"&amp", "&"},
+      {"&notit;", "¬it;"},
+      {"&#0;", "\ufffd"},
+      {"&#128;", "€"},
+      {"&#xD800;", "\ufffd"},
+      {"&#1;", ""},
+      {"&#38;lt;", "&lt;"},
+      {"&nGt;", "≫⃒"},
+      {"&x", "&x"},
+      {"&ampamp;", "&amp;"},
+      {"&#", "&#"},
+      {"&#x;", "&#x;"},
+      {"&#x41", "A"},
+      {"&#X1f600;", "😀"},
+      {"&#x110000;", "\ufffd"},
+      {"&", "&"},
+      {"&&lt;&", "&<&"},
+      {"&#99999999999;", "\ufffd"},
+      {"&CounterClockwiseContourIntegral;", "∳"},
+      {"&NotAnEntityAtAllAndMuchTooLongForOne;", "&NotAnEntityAtAllAndMuchTooLongForOne;"}};
   for (const auto& [text, expected] : known) {
     CAPTURE(text);
     CHECK(unescape(text) == expected);
@@ -82,7 +100,10 @@ TEST_CASE("damaged text is repaired as ftfy repairs it") {
       {"“a” ‘b’", "\"a\" 'b'"},
       {"a\r\nb\rc\u2028d\u0085e", "a\nb\nc\nd…e"},
       {"\x1b[36;44mblue\x1b[0m \x1b[", "blue ["},
-      {std::string("a\0\x07\x7f" "b\ufeff\ufffc", 11), "ab"},
+      {std::string("a\0\x07\x7f"
+                   "b\ufeff\ufffc",
+                   11),
+       "ab"},
       {"cafe\u0301 \u212b", "café Å"},
       {"&EACUTE;\n<br> &EACUTE;\n&EACUTE;", "É\n<br> &EACUTE;\n&EACUTE;"},
   };
@@ -129,7 +150,8 @@ TEST_CASE("words: contractions, runs, single digits, marks") {
   CHECK(words_of("!<end_of_text>") == Words{"!<", "end", "_", "of", "_", "text", ">"});
   CHECK(words_of("'ſ <ſtart_of_text>") == Words{"'ſ", "<ſtart_of_text>"});  // the long s counts as s
   CHECK(words_of("cafe\u0302 日本語😀👍") == Words{"cafe", "\u0302", "日本語", "😀👍"});
-  CHECK(words_of("a\u0345b !\u0345!") == Words{"a", "b", "!", "!"});  // passed over, as by the reference's pattern
+  CHECK(words_of("a\u0345b !\u0345!") ==
+        Words{"a", "b", "!", "!"});  // passed over, as by the reference's pattern
   CHECK(words_of("a\u00a0b\u3000c") == Words{"a", "b", "c"});
   CHECK(words_of("") == Words{});
   CHECK(words_of(" \n") == Words{});
