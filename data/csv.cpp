@@ -24,7 +24,8 @@ class CsvBlock final : public SampleBlock {
     const size_t needed = std::max(image_column_, caption_column_) + 1;
     while (reader.next(fields)) {
       if (fields.size() < needed) {
-        reasons.count("CSV row with too few columns", concat(path, " line ", reader.line(), ": ", fields.size(), " of ", needed));
+        reasons.count("CSV row with too few columns",
+                      concat(path, " line ", reader.line(), ": ", fields.size(), " of ", needed));
         continue;
       }
       if (reader.row_size() > UINT32_MAX) fail(path, " line ", reader.line(), " has more than 4 GiB");
@@ -62,7 +63,8 @@ class CsvBlock final : public SampleBlock {
     std::string text(sizes_[i], '\0');
     file_.read(offsets_[i], {reinterpret_cast<uint8_t*>(text.data()), text.size()});
     std::vector<std::string> fields;
-    if (parse_csv_row(text, separator_, true, fields) == 0 || fields.size() <= std::max(image_column_, caption_column_)) {
+    if (parse_csv_row(text, separator_, true, fields) == 0 ||
+        fields.size() <= std::max(image_column_, caption_column_)) {
       fail(file_.path(), " changed while in use");
     }
     return fields;
@@ -84,7 +86,9 @@ class CsvSource final : public SampleSource {
   std::optional<uint64_t> declared_count() const override {
     return static_cast<uint64_t>(const_cast<CsvSource*>(this)->block(0)->size());
   }
-  std::string why_empty() const override { return path_ + " has no usable row below the names of its columns"; }
+  std::string why_empty() const override {
+    return path_ + " has no usable row below the names of its columns";
+  }
   std::shared_ptr<const SampleBlock> block(int64_t) override {
     std::lock_guard lock(mutex_);
     if (!block_) block_ = std::make_shared<const CsvBlock>(path_, columns_, reasons());
@@ -103,8 +107,8 @@ class CsvSource final : public SampleSource {
 size_t parse_csv_row(std::string_view text, char separator, bool complete, std::vector<std::string>& fields) {
   fields.clear();
   std::string field;
-  bool quoted = false;       // inside quotes
-  bool at_start = true;      // of a field
+  bool quoted = false;   // inside quotes
+  bool at_start = true;  // of a field
   for (size_t i = 0; i < text.size(); ++i) {
     const char c = text[i];
     if (quoted) {
@@ -159,7 +163,8 @@ bool CsvReader::next(std::vector<std::string>& fields) {
       used_ = 0;
       const size_t kept = buffer_.size();
       buffer_.resize(kept + std::max(read_bytes, kept));  // a long row doubles the buffer: linear time in all
-      buffer_.resize(kept + file_.read_some(buffer_end, {reinterpret_cast<uint8_t*>(buffer_.data()) + kept, buffer_.size() - kept}));
+      buffer_.resize(kept + file_.read_some(buffer_end, {reinterpret_cast<uint8_t*>(buffer_.data()) + kept,
+                                                         buffer_.size() - kept}));
       if (buffer_.size() == kept) fail(file_.path(), " was truncated while being read");
       continue;
     }
@@ -182,16 +187,16 @@ char parse_csv_separator(const std::string& text) {
   return text[0];
 }
 
-size_t find_csv_column(const std::string& path, const std::vector<std::string>& header, const std::string& name,
-                       char separator) {
+size_t find_csv_column(const std::string& path, const std::vector<std::string>& header,
+                       const std::string& name, char separator) {
   const auto found = std::find(header.begin(), header.end(), name);
   if (found != header.end()) return static_cast<size_t>(found - header.begin());
   std::string columns;
   for (const std::string& column : header) columns += (columns.empty() ? "'" : ", '") + column + "'";
   repair_utf8(columns);
   if (columns.size() > 500) columns = columns.substr(0, 500) + " ...";
-  fail(path, ": no column '", name, "'; split at ", separator == '\t' ? "tabs" : concat("'", separator, "'"), " its columns are ", columns,
-       " (--csv-separator, --csv-img-key and --csv-caption-key choose others)");
+  fail(path, ": no column '", name, "'; split at ", separator == '\t' ? "tabs" : concat("'", separator, "'"),
+       " its columns are ", columns, " (--csv-separator, --csv-img-key and --csv-caption-key choose others)");
 }
 
 std::shared_ptr<SampleSource> open_csv(const std::string& path, const CsvColumns& columns) {

@@ -24,7 +24,8 @@ std::vector<uint8_t> read_plain_or_gzip(const std::string& path) {
     bytes.resize(done + static_cast<size_t>(n > 0 ? n : 0));
     int status = Z_OK;
     const char* reason = gzerror(file.get(), &status);
-    if (n < 0 || status == Z_BUF_ERROR) fail("cannot unpack ", path, ": ", n < 0 ? reason : "the gzip stream is truncated");
+    if (n < 0 || status == Z_BUF_ERROR)
+      fail("cannot unpack ", path, ": ", n < 0 ? reason : "the gzip stream is truncated");
     if (n == 0) return bytes;
   }
 }
@@ -34,13 +35,16 @@ uint32_t number(const std::vector<uint8_t>& bytes, size_t i) {
 }
 
 // The sizes in the header; afterwards `bytes` holds the data alone.
-std::vector<int64_t> take_header(std::vector<uint8_t>& bytes, const std::string& path, uint32_t magic, const char* what) {
+std::vector<int64_t> take_header(std::vector<uint8_t>& bytes, const std::string& path, uint32_t magic,
+                                 const char* what) {
   const size_t header = 4 + 4 * (magic & 255);
   if (bytes.size() < 4 || number(bytes, 0) != magic) {
     const char* digits = "0123456789abcdef";
     std::string found;
-    for (size_t i = 0; i < 4 && i < bytes.size(); ++i) found += {digits[bytes[i] >> 4], digits[bytes[i] & 15]};
-    fail(path, " is not an idx file of ", what, ": it starts with 0x", found, ", expected 0x0000080", magic & 255);
+    for (size_t i = 0; i < 4 && i < bytes.size(); ++i)
+      found += {digits[bytes[i] >> 4], digits[bytes[i] & 15]};
+    fail(path, " is not an idx file of ", what, ": it starts with 0x", found, ", expected 0x0000080",
+         magic & 255);
   }
   if (bytes.size() < header) fail(path, " is truncated: ", bytes.size(), " bytes");
   std::vector<int64_t> sizes;
@@ -51,8 +55,9 @@ std::vector<int64_t> take_header(std::vector<uint8_t>& bytes, const std::string&
   }
   bytes.erase(bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(header));
   if (expected != bytes.size()) {
-    fail(path, expected > bytes.size() ? " is truncated" : " is too long", ": its header promises ", sizes[0], " ", what,
-         sizes.size() == 3 ? concat(" of ", sizes[1], " x ", sizes[2]) : "", ", there are ", bytes.size(), " bytes of them");
+    fail(path, expected > bytes.size() ? " is truncated" : " is too long", ": its header promises ", sizes[0],
+         " ", what, sizes.size() == 3 ? concat(" of ", sizes[1], " x ", sizes[2]) : "", ", there are ",
+         bytes.size(), " bytes of them");
   }
   return sizes;
 }

@@ -16,7 +16,8 @@ struct IdxImages {
   std::vector<uint8_t> pixels;  // (count, height, width)
 
   std::span<const uint8_t> image(int64_t i) const {
-    return std::span(pixels).subspan(static_cast<size_t>(i * height * width), static_cast<size_t>(height * width));
+    return std::span(pixels).subspan(static_cast<size_t>(i * height * width),
+                                     static_cast<size_t>(height * width));
   }
 };
 

@@ -27,7 +27,8 @@ InputFile::~InputFile() { close(descriptor_); }
 size_t InputFile::read_some(uint64_t offset, std::span<uint8_t> to) const {
   size_t done = 0;
   while (done < to.size()) {
-    const ssize_t n = pread(descriptor_, to.data() + done, to.size() - done, static_cast<off_t>(offset + done));
+    const ssize_t n =
+        pread(descriptor_, to.data() + done, to.size() - done, static_cast<off_t>(offset + done));
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) fail("cannot read ", path_, " at byte ", offset + done, ": ", std::strerror(errno));
     if (n == 0) break;
@@ -39,7 +40,8 @@ size_t InputFile::read_some(uint64_t offset, std::span<uint8_t> to) const {
 void InputFile::read(uint64_t offset, std::span<uint8_t> to) const {
   const size_t done = read_some(offset, to);
   if (done < to.size()) {
-    fail(path_, " ends at byte ", offset + done, " where ", to.size() - done, " more bytes were expected: it was "
+    fail(path_, " ends at byte ", offset + done, " where ", to.size() - done,
+         " more bytes were expected: it was "
          "truncated or changed while in use");
   }
 }
@@ -52,7 +54,7 @@ std::shared_ptr<const InputFile> OpenFiles::get(const std::string& path) {
     files_.splice(files_.begin(), files_, found->second);
     return files_.front();
   }
-  // Opening under the lock keeps one descriptor per path; a slow open stalls other readers for its duration only.
+  // Opening under the lock keeps one descriptor per path; a slow open stalls the other readers meanwhile.
   files_.push_front(std::make_shared<const InputFile>(path));
   by_path_[path] = files_.begin();
   if (files_.size() > limit_) {

@@ -1,7 +1,7 @@
 // input_file.h: a file that is read at offsets, from any thread, without a shared cursor (pread).
 //
-// OpenFiles keeps the most recently used ones open: a group of samples may span thousands of small shards, more
-// than the process may have open.
+// OpenFiles keeps the most recently used ones open: a group of samples may span thousands of small shards,
+// more than the process may have open.
 #pragma once
 
 #include <cstdint>
@@ -26,7 +26,8 @@ class InputFile {
 
   size_t read_some(uint64_t offset, std::span<uint8_t> to) const;  // fewer bytes only at the end of the file
   void read(uint64_t offset, std::span<uint8_t> to) const;         // error: the file ends before
-  void will_need_all() const;  // asks the system to read ahead: one sequential pass is faster than scattered reads
+  void will_need_all()
+      const;  // asks the system to read ahead: one sequential pass is faster than scattered reads
 
  private:
   std::string path_;

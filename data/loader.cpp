@@ -20,7 +20,9 @@ namespace switchback {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
 
 constexpr size_t groups_ahead = 2;  // the current group and the next one
 
@@ -67,27 +69,32 @@ struct Loader::State {
   mutable std::mutex mutex;
   std::condition_variable work_changed, batch_changed, plan_changed;
   std::deque<std::shared_ptr<const StreamGroup>> groups;  // planned, in order; the first holds the next row
-  std::deque<std::unique_ptr<Slot>> ring;                 // first: the next batch to hand out; last: being filled
-  bool stopping = false, plan_complete = false;           // plan_complete: the pass of an evaluation is planned
+  std::deque<std::unique_ptr<Slot>> ring;        // first: the next batch to hand out; last: being filled
+  bool stopping = false, plan_complete = false;  // plan_complete: the pass of an evaluation is planned
   uint64_t batches_started = 0, batches_done = 0;
   std::exception_ptr error;
   double wait_seconds = 0;
   std::atomic<uint64_t> replaced{0};
-  struct Anchor { StreamState state; uint64_t end; };
+  struct Anchor {
+    StreamState state;
+    uint64_t end;
+  };
   std::deque<Anchor> anchors;  // groups from the consumer's position on
   StreamState upcoming;        // what follows the last anchor
 
   std::vector<Worker> workers;
   std::thread planner;
 
-  State(std::shared_ptr<SampleSource> source_, std::shared_ptr<const Tokenizer> tokenizer_, LoaderOptions options_)
+  State(std::shared_ptr<SampleSource> source_, std::shared_ptr<const Tokenizer> tokenizer_,
+        LoaderOptions options_)
       : options(std::move(options_)),
         source(std::move(source_)),
         tokenizer(std::move(tokenizer_)),
-        order(source, {.seed = options.seed,
-                       .window = training() ? options.shuffle_window : 1,
-                       .shuffle = training(),
-                       .passes = training() ? 0u : 1u},
+        order(source,
+              {.seed = options.seed,
+               .window = training() ? options.shuffle_window : 1,
+               .shuffle = training(),
+               .passes = training() ? 0u : 1u},
               options.start),
         upcoming(options.start) {}
 
@@ -103,7 +110,8 @@ struct Loader::State {
 
   void start() {
     workers = std::vector<Worker>(static_cast<size_t>(options.workers));
-    for (Worker& worker : workers) worker.thread = std::thread([this, &worker] { guarded([&] { work(worker); }); });
+    for (Worker& worker : workers)
+      worker.thread = std::thread([this, &worker] { guarded([&] { work(worker); }); });
     planner = std::thread([this] { guarded([this] { plan(); }); });
   }
 
@@ -228,12 +236,14 @@ struct Loader::State {
     const Task& task = worker.task;
     const StreamGroup& group = *task.group;
     for (uint64_t attempt = 0;; ++attempt) {
-      const SampleLocation at = attempt == 0 ? group.at(task.position) : group.stand_in(task.position, attempt);
+      const SampleLocation at =
+          attempt == 0 ? group.at(task.position) : group.stand_in(task.position, attempt);
       if (use(worker, at)) break;
       if (attempt == 0) ++replaced;
       if (!training()) return;
       if (attempt >= StreamGroup::random_attempts + group.size()) {
-        fail("none of the ", group.size(), " samples of ", group.describe(), " can be used: ", source->reasons().summary());
+        fail("none of the ", group.size(), " samples of ", group.describe(),
+             " can be used: ", source->reasons().summary());
       }
     }
     task.slot->usable[static_cast<size_t>(task.row)] = 1;
@@ -268,12 +278,15 @@ struct Loader::State {
     }
     const size_t image_bytes = static_cast<size_t>(S * S * 3);
     CHECK(worker.seen.pixels.size() == image_bytes, "transform gave ", worker.seen.pixels.size(), " bytes");
-    std::memcpy(static_cast<uint8_t*>(batch.images.data()) + row * image_bytes, worker.seen.pixels.data(), image_bytes);
+    std::memcpy(static_cast<uint8_t*>(batch.images.data()) + row * image_bytes, worker.seen.pixels.data(),
+                image_bytes);
     if (tokenizer) {
       const size_t L = static_cast<size_t>(tokenizer->context_length());
       const auto ids = batch.tokens.span<int32_t>().subspan(row * L, L);
-      if (training()) tokenizer->encode(raw.caption, ids);
-      else tokenizer->encode(first_line(raw.caption), ids);
+      if (training())
+        tokenizer->encode(raw.caption, ids);
+      else
+        tokenizer->encode(first_line(raw.caption), ids);
     }
     batch.keys[row] = concat(at.block->name(), ':', at.block->key(at.sample));
     batch.labels[row] = raw.label;
@@ -305,7 +318,8 @@ struct Loader::State {
     auto slot = std::move(ring.front());
     ring.pop_front();
     ++batches_done;
-    const uint64_t position = first_position(batches_done) - static_cast<uint64_t>(options.rank * options.batch_size);
+    const uint64_t position =
+        first_position(batches_done) - static_cast<uint64_t>(options.rank * options.batch_size);
     while (!anchors.empty() && anchors.front().end <= position) anchors.pop_front();
     work_changed.notify_one();
     return slot;
@@ -360,17 +374,20 @@ void compact(Slot& slot) {
 
 }  // namespace
 
-Loader::Loader(std::shared_ptr<SampleSource> source, std::shared_ptr<const Tokenizer> tokenizer, LoaderOptions options) {
+Loader::Loader(std::shared_ptr<SampleSource> source, std::shared_ptr<const Tokenizer> tokenizer,
+               LoaderOptions options) {
   if (options.batch_size < 1) fail("the batch size must be at least 1, got ", options.batch_size);
   if (options.workers < 1) fail("the loader needs at least 1 worker thread, got ", options.workers);
-  if (options.prefetch_batches < 1) fail("the loader needs room for at least 1 batch, got ", options.prefetch_batches);
+  if (options.prefetch_batches < 1)
+    fail("the loader needs room for at least 1 batch, got ", options.prefetch_batches);
   if (options.image_size < 1) fail("the image size must be at least 1, got ", options.image_size);
-  CHECK(options.world_size >= 1 && options.rank >= 0 && options.rank < options.world_size, "rank ", options.rank, " of ",
-        options.world_size);
+  CHECK(options.world_size >= 1 && options.rank >= 0 && options.rank < options.world_size, "rank ",
+        options.rank, " of ", options.world_size);
   state_ = std::make_unique<State>(std::move(source), std::move(tokenizer), std::move(options));
   if (state_->training()) {
-    state_->order.require(state_->global_batch(), concat("a global batch of ", state_->global_batch(), " (batch size ",
-                          state_->options.batch_size, " x ", state_->options.world_size, " ranks)"));
+    state_->order.require(state_->global_batch(),
+                          concat("a global batch of ", state_->global_batch(), " (batch size ",
+                                 state_->options.batch_size, " x ", state_->options.world_size, " ranks)"));
   }
   state_->start();
 }

@@ -12,7 +12,7 @@ void append(png_structp png, png_bytep bytes, png_size_t size) {
   to.insert(to.end(), bytes, bytes + size);
 }
 
-// libpng is C: its default is to longjmp. Throwing through it leaks nothing here, since Writer owns the structs.
+// libpng would longjmp. Throwing through it leaks nothing here, since Writer owns the structs.
 [[noreturn]] void raise(png_structp, png_const_charp message) { fail("cannot encode a PNG: ", message); }
 
 struct Writer {
@@ -23,10 +23,12 @@ struct Writer {
 
 }  // namespace
 
-std::vector<uint8_t> encode_png(std::span<const uint8_t> pixels, int64_t height, int64_t width, int channels) {
-  CHECK(height > 0 && width > 0 && (channels == 1 || channels == 3), "png of ", height, " x ", width, " x ", channels);
-  CHECK(static_cast<int64_t>(pixels.size()) == height * width * channels, pixels.size(), " bytes for a picture of ",
-        height, " x ", width, " x ", channels);
+std::vector<uint8_t> encode_png(std::span<const uint8_t> pixels, int64_t height, int64_t width,
+                                int channels) {
+  CHECK(height > 0 && width > 0 && (channels == 1 || channels == 3), "png of ", height, " x ", width, " x ",
+        channels);
+  CHECK(static_cast<int64_t>(pixels.size()) == height * width * channels, pixels.size(),
+        " bytes for a picture of ", height, " x ", width, " x ", channels);
   std::vector<uint8_t> bytes;
   Writer writer;
   if (!writer.info) fail("cannot encode a PNG: libpng did not start");

@@ -1,7 +1,8 @@
 // reasons.h: what was left out of the data, counted by reason and never silently.
 //
-// count() adds one to a reason and warns about it: the first three times with the example, then at 10, 100, 1000 ...
-// so that a data set with a million broken images writes eight lines. All functions may be called from any thread.
+// count() adds one to a reason and warns about it: the first three times with the example, then at 10, 100,
+// 1000 ... so that a data set with a million broken images writes eight lines. All functions may be called
+// from any thread.
 #pragma once
 
 #include <cstdint>

@@ -10,7 +10,7 @@
 namespace switchback {
 namespace {
 
-// The encoded image is made once: what is measured is decoding, transforming and tokenising it, as for real data.
+// The image is encoded once; decoding, transforming and tokenising it happens per sample, as for real data.
 class SyntheticSource final : public SampleSource {
  public:
   SyntheticSource(int64_t samples, int image_size) : samples_(samples) {
@@ -27,11 +27,13 @@ class SyntheticSource final : public SampleSource {
   }
 
  private:
-  static constexpr int64_t block_samples = 1 << 16;  // so that a billion samples need no table of a billion entries
+  static constexpr int64_t block_samples =
+      1 << 16;  // so that a billion samples need no table of a billion entries
 
   class Block final : public SampleBlock {
    public:
-    Block(const SyntheticSource& source, int64_t first, int64_t size) : source_(source), first_(first), size_(size) {}
+    Block(const SyntheticSource& source, int64_t first, int64_t size)
+        : source_(source), first_(first), size_(size) {}
     int64_t size() const override { return size_; }
     const std::string& name() const override { return name_; }
     std::string key(int64_t sample) const override { return std::to_string(first_ + sample); }
@@ -64,22 +66,28 @@ uint64_t SampleSource::count() {
 }
 
 std::shared_ptr<SampleSource> open_synthetic(int64_t samples, int image_size) {
-  if (samples <= 0) fail("synthetic data needs a number of samples above 0 (--train-num-samples), got ", samples);
+  if (samples <= 0)
+    fail("synthetic data needs a number of samples above 0 (--train-num-samples), got ", samples);
   return std::make_shared<SyntheticSource>(samples, image_size);
 }
 
 std::shared_ptr<SampleSource> open_source(const SourceOptions& options) {
   std::string type = options.type;
   if (type == "auto") {
-    if (ends_with_any(options.data, {".csv", ".tsv"})) type = "csv";
-    else if (ends_with_any(options.data, {".tar", ".tar}", "}"})) type = "webdataset";
-    else fail("cannot tell the kind of data from '", options.data, "': give --dataset-type webdataset, csv or synthetic");
+    if (ends_with_any(options.data, {".csv", ".tsv"}))
+      type = "csv";
+    else if (ends_with_any(options.data, {".tar", ".tar}", "}"}))
+      type = "webdataset";
+    else
+      fail("cannot tell the kind of data from '", options.data,
+           "': give --dataset-type webdataset, csv or synthetic");
   }
   std::shared_ptr<SampleSource> source;
   if (type == "webdataset") {
     source = open_shards(expand_shards(options.data), options.needs, options.skip_bad_shards);
   } else if (type == "csv") {
-    source = open_csv(options.data, {options.csv_image_key, options.csv_caption_key, parse_csv_separator(options.csv_separator)});
+    source = open_csv(options.data, {options.csv_image_key, options.csv_caption_key,
+                                     parse_csv_separator(options.csv_separator)});
   } else if (type == "synthetic") {
     source = open_synthetic(options.synthetic_samples, options.synthetic_image_size);
   } else {

@@ -1,9 +1,10 @@
 // sample_source.h: where image-text pairs come from, behind one interface.
 //
-// A source is a list of blocks. A block is what is indexed at once: one WebDataset shard, one CSV file, a run of
-// synthetic samples. An indexed block has random access: read(i) fetches the encoded image and the caption of its
-// sample i with one or two reads of a file. Indexing reads no image, so a source of 400 million samples is opened
-// block by block, ahead of need (stream_order.h), and nothing ever holds the whole list of samples.
+// A source is a list of blocks. A block is what is indexed at once: one WebDataset shard, one CSV file, a run
+// of synthetic samples. An indexed block has random access: read(i) fetches the encoded image and the caption
+// of its sample i with one or two reads of a file. Indexing reads no image, so a source of 400 million
+// samples is opened block by block, ahead of need (stream_order.h), and nothing ever holds the whole list of
+// samples.
 //
 //   source.block(7)->read(12, sample)      sample 12 of shard 7
 #pragma once
@@ -29,10 +30,10 @@ struct SampleNeeds {
 // A sample as it is stored. Its buffers are reused from one read to the next.
 struct RawSample {
   std::span<const uint8_t> image;  // encoded: JPEG, PNG, WebP; inside `bytes`
-  std::string caption;             // whole text, valid UTF-8; may hold several lines (CLIP_benchmark's retrieval sets)
-  int64_t label = -1;              // -1: none
-  std::string json;                // bytes of .json; empty: none
-  std::string problem, detail;     // not empty: why it cannot be used after all, "caption is empty"
+  std::string caption;          // whole text, valid UTF-8; several lines in CLIP_benchmark's retrieval sets
+  int64_t label = -1;           // -1: none
+  std::string json;             // bytes of .json; empty: none
+  std::string problem, detail;  // not empty: why it cannot be used after all, "caption is empty"
   std::vector<uint8_t> bytes;
 
   void clear() {
@@ -63,8 +64,8 @@ class SampleSource {
   // Indexes a block, or returns it from a bounded cache of recent ones. Any thread.
   virtual std::shared_ptr<const SampleBlock> block(int64_t block) = 0;
 
-  // Number of samples without reading the data: sizes.json or __len__ beside the shards, rows of a CSV, the N of
-  // synthetic data. It may count samples that are dropped later.
+  // Number of samples without reading the data: sizes.json or __len__ beside the shards, rows of a CSV, the N
+  // of synthetic data. It may count samples that are dropped later.
   virtual std::optional<uint64_t> declared_count() const = 0;
   uint64_t count();  // exact: indexes every block
 
@@ -79,16 +80,16 @@ class SampleSource {
 };
 
 struct SourceOptions {
-  std::string data;                // shard pattern "a/{0000..0003}.tar::b/{x,y}.tar", or a CSV file; unused by synthetic
-  std::string type = "auto";       // webdataset, csv, synthetic, or auto: by the file's extension
+  std::string data;  // shard pattern "a/{0000..0003}.tar::b/{x,y}.tar", or a CSV file; unused by synthetic
+  std::string type = "auto";  // webdataset, csv, synthetic, or auto: by the file's extension
   SampleNeeds needs;
-  bool skip_bad_shards = false;    // a damaged shard keeps the samples before the damage instead of being an error
+  bool skip_bad_shards = false;  // a damaged shard is no error: the samples before the damage are kept
   std::string csv_separator = "\t";
   std::string csv_image_key = "filepath";
   std::string csv_caption_key = "title";
   int64_t synthetic_samples = 0;
   int synthetic_image_size = 224;
-  Warn warn;                       // default: a line on stderr
+  Warn warn;  // default: a line on stderr
 };
 std::shared_ptr<SampleSource> open_source(const SourceOptions& options);
 

@@ -15,7 +15,8 @@ constexpr size_t most_paths = 50'000'000;  // a typing error in a range should n
 std::optional<int64_t> parse_integer(std::string_view text) {
   int64_t value = 0;
   const auto parsed = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (text.empty() || parsed.ec != std::errc() || parsed.ptr != text.data() + text.size()) return std::nullopt;
+  if (text.empty() || parsed.ec != std::errc() || parsed.ptr != text.data() + text.size())
+    return std::nullopt;
   return value;
 }
 
@@ -29,17 +30,22 @@ std::optional<std::vector<std::string>> expand_range(std::string_view body) {
     step_text = last_text.substr(more + 2);
     last_text = last_text.substr(0, more);
   }
-  const auto first = parse_integer(first_text), last = parse_integer(last_text), step = parse_integer(step_text);
+  const auto first = parse_integer(first_text), last = parse_integer(last_text),
+             step = parse_integer(step_text);
   if (!first || !last || !step) return std::nullopt;
-  const auto padded = [](std::string_view t) { return t.size() > 1 && (t[0] == '0' || t.substr(0, 2) == "-0"); };
-  const size_t width = padded(first_text) || padded(last_text) ? std::max(first_text.size(), last_text.size()) : 0;
+  const auto padded = [](std::string_view t) {
+    return t.size() > 1 && (t[0] == '0' || t.substr(0, 2) == "-0");
+  };
+  const size_t width =
+      padded(first_text) || padded(last_text) ? std::max(first_text.size(), last_text.size()) : 0;
   const uint64_t stride = static_cast<uint64_t>(*step == 0 ? 1 : std::abs(*step));
   const uint64_t span = *first <= *last ? static_cast<uint64_t>(*last) - static_cast<uint64_t>(*first)
                                         : static_cast<uint64_t>(*first) - static_cast<uint64_t>(*last);
   if (span / stride >= most_paths) fail("the range {", body, "} stands for more than ", most_paths, " files");
   std::vector<std::string> names;
   for (uint64_t offset = 0; offset <= span; offset += stride) {
-    const int64_t value = *first <= *last ? *first + static_cast<int64_t>(offset) : *first - static_cast<int64_t>(offset);
+    const int64_t value =
+        *first <= *last ? *first + static_cast<int64_t>(offset) : *first - static_cast<int64_t>(offset);
     std::string digits = std::to_string(value < 0 ? -value : value);
     const size_t sign = value < 0 ? 1 : 0;
     if (digits.size() + sign < width) digits.insert(0, width - sign - digits.size(), '0');
@@ -133,15 +139,16 @@ std::vector<std::vector<std::string>> expand_shards(std::string_view patterns) {
       std::error_code ignored;
       const fs::file_status status = fs::status(path, ignored);
       if (fs::is_directory(status)) {
-        fail(path, " is a directory: name its shards, for example '", (fs::path(path) / "{000000..000009}.tar").string(), "'");
+        fail(path, " is a directory: name its shards, for example '",
+             (fs::path(path) / "{000000..000009}.tar").string(), "'");
       }
       if (fs::exists(status)) continue;
       if (missing++ == 0) first_missing = &path;
     }
     if (missing > 0) {
       const bool glob = first_missing->find_first_of("*?[") != std::string::npos;
-      fail("shard pattern '", pattern, "': ", missing, " of ", paths.size(), paths.size() == 1 ? " file does" : " files do",
-           " not exist, the first is ", *first_missing,
+      fail("shard pattern '", pattern, "': ", missing, " of ", paths.size(),
+           paths.size() == 1 ? " file does" : " files do", " not exist, the first is ", *first_missing,
            glob ? "; * and ? are not expanded here, write '{0000..0009}' and put quotes around it" : "");
     }
     sources.push_back(std::move(paths));

@@ -17,9 +17,9 @@ namespace switchback {
 namespace {
 
 constexpr const char* image_suffixes[] = {"jpg", "png", "jpeg", "webp"};  // the first one present is used
-constexpr uint64_t largest_part = uint64_t{1} << 31;                     // a bigger member is not a picture
-constexpr uint64_t largest_gap = 1 << 16;                                // worth reading over to save a read
-constexpr uint64_t cached_samples = 1 << 18;                             // about 25 MB of indexes
+constexpr uint64_t largest_part = uint64_t{1} << 31;                      // a bigger member is not a picture
+constexpr uint64_t largest_gap = 1 << 16;                                 // worth reading over to save a read
+constexpr uint64_t cached_samples = 1 << 18;                              // about 25 MB of indexes
 
 int image_rank(const std::string& suffix) {
   const auto found = std::find(std::begin(image_suffixes), std::end(image_suffixes), suffix);
@@ -58,8 +58,8 @@ class ShardSource final : public SampleSource {
       first_time = !counted_[i];
       counted_[i] = true;
     }
-    const auto index =
-        std::make_shared<const ShardIndex>(paths_[i], needs_, files_, reasons(), first_time, skip_bad_shards_);
+    const auto index = std::make_shared<const ShardIndex>(paths_[i], needs_, files_, reasons(), first_time,
+                                                          skip_bad_shards_);
     std::lock_guard lock(mutex_);
     for (const std::string& suffix : index->suffixes()) {
       if (suffixes_.size() < 32 && std::find(suffixes_.begin(), suffixes_.end(), suffix) == suffixes_.end()) {
@@ -82,10 +82,12 @@ class ShardSource final : public SampleSource {
       for (const std::string& suffix : suffixes_) found += (found.empty() ? "." : " .") + suffix;
     }
     const std::string dropped = reasons().summary();
-    return concat("no usable sample in ", paths_.size(), paths_.size() == 1 ? " shard (" : " shards (first: ",
-                  paths_[0], "): a sample needs an image (.jpg .png .jpeg .webp)", needs_.caption ? ", a caption (.txt)" : "",
-                  needs_.label ? ", a label (.cls)" : "", "; the members end in ",
-                  found.empty() ? "nothing, there are none" : found, dropped.empty() ? "" : "; ", dropped);
+    return concat("no usable sample in ", paths_.size(),
+                  paths_.size() == 1 ? " shard (" : " shards (first: ", paths_[0],
+                  "): a sample needs an image (.jpg .png .jpeg .webp)",
+                  needs_.caption ? ", a caption (.txt)" : "", needs_.label ? ", a label (.cls)" : "",
+                  "; the members end in ", found.empty() ? "nothing, there are none" : found,
+                  dropped.empty() ? "" : "; ", dropped);
   }
 
  private:
@@ -94,7 +96,7 @@ class ShardSource final : public SampleSource {
   bool skip_bad_shards_;
   std::shared_ptr<OpenFiles> files_;
   mutable std::mutex mutex_;
-  std::vector<bool> counted_;  // whose drops are in reasons()
+  std::vector<bool> counted_;                                               // whose drops are in reasons()
   std::deque<std::pair<size_t, std::shared_ptr<const ShardIndex>>> cache_;  // oldest first
   uint64_t cached_ = 0;
   std::vector<std::string> suffixes_;
@@ -123,8 +125,10 @@ std::optional<uint64_t> declared_sample_count(const std::vector<std::string>& sh
     const fs::path folder = fs::path(shard).parent_path();
     auto [table, fresh] = tables.try_emplace(folder.string());
     if (fresh && fs::exists(folder / "sizes.json")) {
-      table->second = nlohmann::json::parse(read_file((folder / "sizes.json").string()), nullptr, /*allow_exceptions=*/false);
-      if (!table->second->is_object()) fail((folder / "sizes.json").string(), " is not a JSON object of shard names and counts");
+      table->second = nlohmann::json::parse(read_file((folder / "sizes.json").string()), nullptr,
+                                            /*allow_exceptions=*/false);
+      if (!table->second->is_object())
+        fail((folder / "sizes.json").string(), " is not a JSON object of shard names and counts");
     }
     if (fresh && !table->second && fs::exists(folder / "__len__")) {
       const std::string text = read_file((folder / "__len__").string());
@@ -153,8 +157,8 @@ struct ShardIndex::Open {
   std::vector<std::string> seen;  // suffixes
 };
 
-ShardIndex::ShardIndex(std::string path, SampleNeeds needs, std::shared_ptr<OpenFiles> files, Reasons& reasons,
-                       bool count_drops, bool keep_what_precedes_damage)
+ShardIndex::ShardIndex(std::string path, SampleNeeds needs, std::shared_ptr<OpenFiles> files,
+                       Reasons& reasons, bool count_drops, bool keep_what_precedes_damage)
     : path_(std::move(path)), needs_(needs), files_(std::move(files)), reasons_(reasons) {
   const auto file = files_->get(path_);
   file->will_need_all();
@@ -168,7 +172,8 @@ ShardIndex::ShardIndex(std::string path, SampleNeeds needs, std::shared_ptr<Open
       ++members;
       MemberName name = split_member_name(member.name);
       if (name.suffix.empty()) continue;
-      if (suffixes_.size() < 32 && std::find(suffixes_.begin(), suffixes_.end(), name.suffix) == suffixes_.end()) {
+      if (suffixes_.size() < 32 &&
+          std::find(suffixes_.begin(), suffixes_.end(), name.suffix) == suffixes_.end()) {
         suffixes_.push_back(name.suffix);
       }
       const bool repeated = std::find(open.seen.begin(), open.seen.end(), name.suffix) != open.seen.end();
@@ -190,12 +195,14 @@ ShardIndex::ShardIndex(std::string path, SampleNeeds needs, std::shared_ptr<Open
       open.seen.push_back(std::move(name.suffix));
     }
   } catch (const Error& error) {
-    if (!keep_what_precedes_damage) fail(error.what(), "; --skip-bad-shards keeps the samples before the damage");
+    if (!keep_what_precedes_damage)
+      fail(error.what(), "; --skip-bad-shards keeps the samples before the damage");
     if (count_drops) reasons.count("damaged shard", error.what());
   }
   close(open, count_drops);
   if (samples_.empty() && count_drops) {
-    reasons.count("shard without a usable sample", concat(path_, " (", members, members == 1 ? " member)" : " members)"));
+    reasons.count("shard without a usable sample",
+                  concat(path_, " (", members, members == 1 ? " member)" : " members)"));
   }
   samples_.shrink_to_fit();
   keys_.shrink_to_fit();
@@ -205,11 +212,16 @@ void ShardIndex::close(Open& open, bool count_drops) {
   if (open.seen.empty()) return;
   Sample& sample = open.sample;
   const char* reason = nullptr;
-  if (!sample.image.present) reason = "sample without an image";
-  else if (sample.image.size == 0) reason = "image of 0 bytes";
-  else if (needs_.caption && !sample.caption.present) reason = "sample without a caption";
-  else if (needs_.caption && sample.caption.size == 0) reason = "caption is empty";
-  else if (needs_.label && !sample.label.present) reason = "sample without a label";
+  if (!sample.image.present)
+    reason = "sample without an image";
+  else if (sample.image.size == 0)
+    reason = "image of 0 bytes";
+  else if (needs_.caption && !sample.caption.present)
+    reason = "sample without a caption";
+  else if (needs_.caption && sample.caption.size == 0)
+    reason = "caption is empty";
+  else if (needs_.label && !sample.label.present)
+    reason = "sample without a label";
   if (reason) {
     if (count_drops) reasons_.count(reason, path_ + ": " + open.key);
     return;
@@ -233,7 +245,10 @@ void ShardIndex::read(int64_t sample, RawSample& to) const {
   to.clear();
 
   // The members of a sample are neighbours: one read usually fetches them all.
-  struct Wanted { Part part; std::string* text; };
+  struct Wanted {
+    Part part;
+    std::string* text;
+  };
   std::string label;
   Wanted wanted[] = {{s.image, nullptr},
                      {needs_.caption ? s.caption : Part{}, &to.caption},
@@ -255,14 +270,16 @@ void ShardIndex::read(int64_t sample, RawSample& to) const {
     if (!w.text || !w.part.present) continue;
     w.text->resize(w.part.size);
     if (together) {
-      std::copy_n(to.bytes.begin() + static_cast<std::ptrdiff_t>(w.part.offset - from), w.part.size, w.text->begin());
+      std::copy_n(to.bytes.begin() + static_cast<std::ptrdiff_t>(w.part.offset - from), w.part.size,
+                  w.text->begin());
     } else {
       file->read(w.part.offset, {reinterpret_cast<uint8_t*>(w.text->data()), w.text->size()});
     }
   }
 
   if (needs_.caption) {
-    if (repair_utf8(to.caption)) reasons_.count("caption of invalid UTF-8 (repaired)", path_ + ": " + key(sample));
+    if (repair_utf8(to.caption))
+      reasons_.count("caption of invalid UTF-8 (repaired)", path_ + ": " + key(sample));
     if (to.caption.find_first_not_of(" \t\r\n\v\f") == std::string::npos) to.problem = "caption is empty";
   }
   if (s.label.present) {

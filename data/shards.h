@@ -3,8 +3,8 @@
 //   "a/{0000..0003}.tar::b/{x,y}.tar"   two sources, four and two shards
 //   000/cat.jpg  000/cat.txt  000/cat.json    key 000/cat; suffixes jpg, txt, json
 //
-// The rule (webdataset's): the key ends at the first dot of the member's last name, the rest is the suffix, in lower
-// case; adjacent members of one key are one sample, and a suffix that comes again starts a new one.
+// The rule (webdataset's): the key ends at the first dot of the member's last name, the rest is the suffix,
+// in lower case; adjacent members of one key are one sample, and a suffix that comes again starts a new one.
 // Image: jpg, jpeg, png, webp. Caption: txt. Label: cls. Others are not read.
 #pragma once
 
@@ -39,8 +39,8 @@ MemberName split_member_name(std::string_view name);
 // Where the parts of every usable sample of one shard are. 72 bytes and the key per sample.
 class ShardIndex final : public SampleBlock {
  public:
-  // Hops through the headers. What is dropped is counted in `reasons`, unless it was counted in an earlier pass.
-  // Errors (unless keep_what_precedes_damage): truncated or damaged archives, by name and offset.
+  // Hops through the headers. What is dropped is counted in `reasons`, unless it was counted in an earlier
+  // pass. Errors (unless keep_what_precedes_damage): truncated or damaged archives, by name and offset.
   ShardIndex(std::string path, SampleNeeds needs, std::shared_ptr<OpenFiles> files, Reasons& reasons,
              bool count_drops = true, bool keep_what_precedes_damage = false);
 
@@ -49,7 +49,7 @@ class ShardIndex final : public SampleBlock {
   std::string key(int64_t sample) const override;
   void read(int64_t sample, RawSample& to) const override;
 
-  const std::vector<std::string>& suffixes() const { return suffixes_; }  // those met, for messages (at most 32)
+  const std::vector<std::string>& suffixes() const { return suffixes_; }  // met, for messages; at most 32
 
  private:
   struct Part {

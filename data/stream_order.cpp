@@ -45,7 +45,8 @@ StreamState StreamState::parse(const std::string& text) {
   std::vector<uint64_t> values;
   for (uint64_t value; in >> value;) values.push_back(value);
   const bool ordered = values.size() == 5 && values[4] <= values[0];
-  if (!in.eof() || (values.size() != 1 && !ordered)) fail("not a position in the training data: '", text, "'");
+  if (!in.eof() || (values.size() != 1 && !ordered))
+    fail("not a position in the training data: '", text, "'");
   state.position = values[0];
   if (values.size() == 5) {
     state.pass = values[1];
@@ -63,7 +64,8 @@ SampleLocation StreamGroup::nth(uint64_t n) const {
 }
 
 SampleLocation StreamGroup::at(uint64_t position) const {
-  CHECK(position >= start() && position < end(), "position ", position, " in the group [", start(), ", ", end(), ")");
+  CHECK(position >= start() && position < end(), "position ", position, " in the group [", start(), ", ",
+        end(), ")");
   const uint64_t n = position - start();
   return nth(order_.empty() ? n : order_[n]);
 }
@@ -81,8 +83,10 @@ std::string StreamGroup::describe() const {
   size_t others = 0;
   for (const auto& block : blocks_) {
     if (block->size() == 0) continue;
-    if (text.empty()) text = block->name();
-    else ++others;
+    if (text.empty())
+      text = block->name();
+    else
+      ++others;
   }
   return others == 0 ? text : concat(text, " and ", others, " more");
 }
@@ -91,8 +95,8 @@ StreamOrder::StreamOrder(std::shared_ptr<SampleSource> source, Options options, 
     : source_(std::move(source)), options_(options), at_(start) {
   CHECK(source_ && source_->block_count() > 0, "a stream needs a source with blocks");
   if (at_.first_block > static_cast<uint64_t>(source_->block_count())) {
-    fail("the position to resume at lies behind shard ", at_.first_block, ", but the data has ", source_->block_count(),
-         " shards: it is not the data that the run was started with");
+    fail("the position to resume at lies behind shard ", at_.first_block, ", but the data has ",
+         source_->block_count(), " shards: it is not the data that the run was started with");
   }
   pass_empty_ = at_.first_block == 0;
 }
@@ -141,7 +145,8 @@ std::shared_ptr<const StreamGroup> StreamOrder::next() {
     } else {
       pass_empty_ = false;
     }
-    if (group->size() == 0 || group->end() <= position) continue;  // the latter: walking to where a run is resumed
+    if (group->size() == 0 || group->end() <= position)
+      continue;  // the latter: walking to where a run is resumed
     if (options_.shuffle) {
       group->order_ = numbers(group->size());
       shuffle(group->order_, order_stream(options_.seed, group->state_.pass, 1 + number));
@@ -158,8 +163,10 @@ void StreamOrder::require(uint64_t samples, const std::string& why) {
     found += static_cast<uint64_t>(index(blocks[(i + at_.first_block) % blocks.size()])->size());
   }
   if (found == 0) fail(source_->why_empty());
-  if (found < samples) fail(why, " is larger than the data set of ", found, " usable samples: a smaller one is needed, "
-                            "because the same pair twice in a batch would count as a false negative");
+  if (found < samples)
+    fail(why, " is larger than the data set of ", found,
+         " usable samples: a smaller one is needed, "
+         "because the same pair twice in a batch would count as a false negative");
 }
 
 }  // namespace switchback

@@ -1,7 +1,7 @@
 // stream_order.h: which sample is where in the endless training stream.
 //
-// The stream is pass after pass over the data. A position (a 64-bit count of samples since the start of training)
-// names one sample, whatever the number of ranks and threads:
+// The stream is pass after pass over the data. A position (a 64-bit count of samples since the start of
+// training) names one sample, whatever the number of ranks and threads:
 //
 //   pass p     the blocks (shards) are permuted by Philox(seed, p)
 //   group g    consecutive blocks of that order, as many as hold at least `window` samples, are mixed:
@@ -9,10 +9,10 @@
 //   step t     takes positions [t G, (t + 1) G), G = batch x world size; rank r the part [t G + r B, + B)
 //
 // So every pass holds every sample exactly once, resuming is knowing a position, and only the headers of the
-// current and the next group are in memory. A data set smaller than the window is one group: a perfect shuffle.
+// current and the next group are in memory. A data set smaller than the window is one perfectly mixed group.
 //
-// Where a group starts depends on the sizes of all blocks before it. StreamState therefore carries, beside the
-// position, the group that holds it: resuming in epoch 30 indexes one group, not thirty epochs.
+// Where a group starts depends on the sizes of all blocks before it. StreamState therefore carries, beside
+// the position, the group that holds it: resuming in epoch 30 indexes one group, not thirty epochs.
 #pragma once
 
 #include <atomic>
@@ -34,7 +34,7 @@ struct StreamState {
   friend bool operator==(const StreamState&, const StreamState&) = default;
 
   std::string to_string() const;                      // "position pass group first_block group_start"
-  static StreamState parse(const std::string& text);  // also a position alone: the walk starts at the beginning
+  static StreamState parse(const std::string& text);  // a position alone will do: it is walked to
 };
 
 struct SampleLocation {

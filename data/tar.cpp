@@ -86,9 +86,12 @@ bool parse_pax(std::string_view records, Extension& next) {
 }
 
 const char* guess(std::span<const uint8_t> start) {
-  if (start.size() > 2 && start[0] == 0x1f && start[1] == 0x8b) return " (it is gzip-compressed: gunzip it first)";
-  if (start.size() > 4 && start[0] == 0x28 && start[1] == 0xb5) return " (it is zstd-compressed: unpack it first)";
-  if (start.size() > 2 && start[0] == 'P' && start[1] == 'K') return " (it is a zip archive: repack it as tar)";
+  if (start.size() > 2 && start[0] == 0x1f && start[1] == 0x8b)
+    return " (it is gzip-compressed: gunzip it first)";
+  if (start.size() > 4 && start[0] == 0x28 && start[1] == 0xb5)
+    return " (it is zstd-compressed: unpack it first)";
+  if (start.size() > 2 && start[0] == 'P' && start[1] == 'K')
+    return " (it is a zip archive: repack it as tar)";
   return "";
 }
 
@@ -105,12 +108,14 @@ std::span<const uint8_t> TarReader::block(uint64_t offset) {
     window_offset_ = offset;
   }
   const size_t from = offset - window_offset_;
-  return std::span<const uint8_t>(window_).subspan(from, std::min<size_t>(block_bytes, window_.size() - from));
+  return std::span<const uint8_t>(window_).subspan(from,
+                                                   std::min<size_t>(block_bytes, window_.size() - from));
 }
 
 std::string TarReader::contents(uint64_t offset, uint64_t size, const char* what) {
   if (size > longest_name) {
-    fail(file_.path(), ": ", what, " of ", size, " bytes at byte ", offset, " is not believable: the archive is damaged");
+    fail(file_.path(), ": ", what, " of ", size, " bytes at byte ", offset,
+         " is not believable: the archive is damaged");
   }
   std::string bytes(size, '\0');
   file_.read(offset, {reinterpret_cast<uint8_t*>(bytes.data()), bytes.size()});
@@ -138,10 +143,12 @@ bool TarReader::next(TarMember& member) {
     const bool extension = type == 'L' || type == 'K' || type == 'x' || type == 'g';
     const uint64_t size = !extension && extended.has_size ? extended.size : *header_size;
     const uint64_t start = offset_ + block_bytes;
-    const bool has_contents = type < '1' || type > '6';  // links, devices, directories have none, whatever they say
+    const bool has_contents =
+        type < '1' || type > '6';  // links, devices, directories have none, whatever they say
     if (has_contents && (start > file_.size() || size > file_.size() - start)) {
-      fail(file_.path(), " is truncated: the member ", (extended.has_name ? extended.name : text(header.first(100))), " at byte ",
-           start, " needs ", size, " bytes, the file has ", file_.size() - std::min(start, file_.size()), " left");
+      fail(file_.path(), " is truncated: the member ",
+           (extended.has_name ? extended.name : text(header.first(100))), " at byte ", start, " needs ", size,
+           " bytes, the file has ", file_.size() - std::min(start, file_.size()), " left");
     }
     const std::string short_name = text(header.first(100));
     const bool posix = std::memcmp(header.data() + 257, "ustar\0", 6) == 0;
@@ -156,10 +163,13 @@ bool TarReader::next(TarMember& member) {
         fail(file_.path(), " is damaged: malformed pax header at byte ", start);
       }
     } else if (!extension) {
-      std::string name = extended.has_name ? extended.name : prefix.empty() ? short_name : prefix + "/" + short_name;
+      std::string name = extended.has_name ? extended.name
+                         : prefix.empty()  ? short_name
+                                           : prefix + "/" + short_name;
       extended = {};
       const bool regular = type == '0' || type == '\0' || type == '7';
-      if (!regular || name.empty() || name.back() == '/') continue;  // V7 marks a directory by the last character
+      if (!regular || name.empty() || name.back() == '/')
+        continue;  // V7 marks a directory by the last character
       member = {std::move(name), start, size};
       return true;
     }
@@ -189,7 +199,8 @@ void TarWriter::add_entry(std::string_view name, std::string_view contents, char
 }
 
 void TarWriter::add(std::string_view name, std::string_view contents) {
-  if (contents.size() >= (uint64_t{1} << 33)) fail("a tar member of 8 GiB or more (", name, ") is not supported");
+  if (contents.size() >= (uint64_t{1} << 33))
+    fail("a tar member of 8 GiB or more (", name, ") is not supported");
   if (name.size() > 100) {  // pax header "LENGTH path=NAME\n"; LENGTH counts its own digits
     const std::string rest = concat(" path=", name, "\n");
     size_t length = rest.size() + 1;

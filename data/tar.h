@@ -1,8 +1,8 @@
 // tar.h: reading and writing tar archives, the container of WebDataset shards.
 //
-// A tar is a chain: a 512-byte header (name, size, checksum), the contents rounded up to 512 bytes, the next header,
-// ... and a block of zeros at the end. So the members of a shard are found by hopping from header to header without
-// reading any contents, and a member is later read by its offset.
+// A tar is a chain: a 512-byte header (name, size, checksum), the contents rounded up to 512 bytes, the next
+// header, and so on up to a block of zeros. So the members of a shard are found by hopping from header to
+// header without reading any contents, and a member is later read by its offset.
 //
 //   offset 0    100 name         124  12 size, octal       257  6 magic "ustar"
 //          148    8 checksum: sum of the header's bytes    345 155 prefix of the name (POSIX ustar only)
@@ -38,7 +38,7 @@ class TarReader {
   bool next(TarMember& member);
 
  private:
-  static constexpr size_t window_bytes = 4096;  // small members share one read with the header that follows them
+  static constexpr size_t window_bytes = 4096;  // small members share a read with the header after them
   std::span<const uint8_t> block(uint64_t offset);
   std::string contents(uint64_t offset, uint64_t size, const char* what);
 
@@ -48,8 +48,8 @@ class TarReader {
   uint64_t window_offset_ = 0;
 };
 
-// Writes an archive whose bytes depend on the members only (owner 0, time 0, mode 644). It appears under its name when
-// finish() is called: nobody sees half a shard. Without finish() nothing is left behind.
+// Writes an archive whose bytes depend on the members only (owner 0, time 0, mode 644). It appears under its
+// name when finish() is called: nobody sees half a shard. Without finish() nothing is left behind.
 class TarWriter {
  public:
   explicit TarWriter(std::string path);

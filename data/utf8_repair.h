@@ -5,8 +5,8 @@
 
 namespace switchback {
 
-// Replaces every maximal ill-formed sequence by U+FFFD (Unicode 15, section 3.9, as Python's errors="replace").
-// True when something was replaced. Valid text is left alone without a copy.
+// Replaces every maximal ill-formed sequence by U+FFFD (Unicode 15, section 3.9, as Python's
+// errors="replace"). True when something was replaced. Valid text is left alone without a copy.
 bool repair_utf8(std::string& text);
 
 }  // namespace switchback

@@ -3,14 +3,14 @@
 // Include it last: from here on CHECK is doctest's, and the headers of the engine need their own.
 #pragma once
 
+#include <unistd.h>
+
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
 #include <string>
 #include <string_view>
 #include <vector>
-
-#include <unistd.h>
 
 #include "data/png_writer.h"
 #include "data/tar.h"
@@ -74,6 +74,8 @@ std::string error_of(F f) {
   return "nothing was thrown";
 }
 
-inline bool contains(const std::string& text, std::string_view part) { return text.find(part) != std::string::npos; }
+inline bool contains(const std::string& text, std::string_view part) {
+  return text.find(part) != std::string::npos;
+}
 
 }  // namespace switchback

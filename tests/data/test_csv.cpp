@@ -23,14 +23,16 @@ TEST_CASE("csv: quotes, line ends, byte order mark") {
   CHECK(rows("a,b\n1,2\n") == Rows{{"a", "b"}, {"1", "2"}});
   CHECK(rows("a,b\r\n1,2") == Rows{{"a", "b"}, {"1", "2"}});
   CHECK(rows("a,b\r1,2\r") == Rows{{"a", "b"}, {"1", "2"}});
-  CHECK(rows("\xef\xbb\xbf" "a,b\n") == Rows{{"a", "b"}});
+  CHECK(rows("\xef\xbb\xbf"
+             "a,b\n") == Rows{{"a", "b"}});
   CHECK(rows("\"a,\n\r\n b\",\"say \"\"hi\"\"\"\nx,\n") == Rows{{"a,\n\r\n b", "say \"hi\""}, {"x", ""}});
   CHECK(rows("5\" disk,\"quoted\" tail\n") == Rows{{"5\" disk", "quoted tail"}});
   CHECK(rows("\n\na\n\r\n\nb") == Rows{{"a"}, {"b"}});
   CHECK(rows(",\n").size() == 1);
   CHECK(rows("").empty());
   CHECK(rows("\"\"").empty());
-  CHECK(contains(error_of([&] { rows("a,b\n\n1,\"2\n3\n"); }), "t.csv line 3: a quote is opened and never closed"));
+  CHECK(contains(error_of([&] { rows("a,b\n\n1,\"2\n3\n"); }),
+                 "t.csv line 3: a quote is opened and never closed"));
 }
 
 TEST_CASE("csv: rows across the reader's buffer") {
@@ -38,7 +40,8 @@ TEST_CASE("csv: rows across the reader's buffer") {
   std::string text;
   Rows expected;
   for (int i = 0; i < 400; ++i) {
-    std::string value = std::string(static_cast<size_t>(i * i % 9000), static_cast<char>('a' + i % 26)) + "\r\n\"";
+    std::string value =
+        std::string(static_cast<size_t>(i * i % 9000), static_cast<char>('a' + i % 26)) + "\r\n\"";
     if (i == 200) value.assign(3'000'000, 'L');
     std::string quoted = value;
     for (size_t at = 0; (at = quoted.find('"', at)) != std::string::npos; at += 2) quoted.insert(at, 1, '"');
@@ -64,8 +67,10 @@ TEST_CASE("csv: a source of samples") {
   const std::vector<uint8_t> png = flat_png(7);
   folder.write("i.png", std::string(png.begin(), png.end()));
   const std::string image = folder / "i.png";
-  const std::string path = folder.write("t.csv", "id\ttitle\tfilepath\n0\tA \"cat\"\t" + image + "\n1\t \t" + image +
-                                                     "\nshort row\n2\tmissing\t" + (folder / "none.png") + "\n3\tbad \xff\xfe\t" + image + "\n");
+  const std::string path =
+      folder.write("t.csv", "id\ttitle\tfilepath\n0\tA \"cat\"\t" + image + "\n1\t \t" + image +
+                                "\nshort row\n2\tmissing\t" + (folder / "none.png") + "\n3\tbad \xff\xfe\t" +
+                                image + "\n");
   const auto source = open_csv(path, {});
   REQUIRE(source->block_count() == 1);
   const auto block = source->block(0);
@@ -83,8 +88,9 @@ TEST_CASE("csv: a source of samples") {
   CHECK(contains(sample.detail, "none.png: No such file"));
   block->read(3, sample);
   CHECK(sample.caption == "bad \xef\xbf\xbd\xef\xbf\xbd");
-  CHECK(source->reasons().counts() == std::map<std::string, uint64_t>{{"CSV row with too few columns", 1},
-                                                                      {"caption of invalid UTF-8 (repaired)", 1}});
+  CHECK(source->reasons().counts() ==
+        std::map<std::string, uint64_t>{{"CSV row with too few columns", 1},
+                                        {"caption of invalid UTF-8 (repaired)", 1}});
   CHECK(source->declared_count() == 4);
 }
 
@@ -93,7 +99,8 @@ TEST_CASE("csv: a missing column lists those found") {
   const std::string path = folder.write("t.csv", "image,caption\nx,y\n");
   const auto open = [&](CsvColumns columns) { return error_of([&] { open_csv(path, columns)->block(0); }); };
   CHECK(contains(open({}), "no column 'filepath'; split at tabs its columns are 'image,caption'"));
-  CHECK(contains(open({.separator = ','}), "no column 'filepath'; split at ',' its columns are 'image', 'caption'"));
+  CHECK(contains(open({.separator = ','}),
+                 "no column 'filepath'; split at ',' its columns are 'image', 'caption'"));
   CHECK(contains(open({.image = "image", .separator = ','}), "no column 'title'"));
   CHECK(open({.image = "image", .caption = "caption", .separator = ','}) == "nothing was thrown");
   CHECK(contains(error_of([&] { open_csv(folder.write("e.csv", ""), {})->block(0); }), "is empty"));

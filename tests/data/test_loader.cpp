@@ -1,5 +1,5 @@
-// The order of the stream, and the loader on top of it: same batches for any number of threads and ranks, resuming,
-// replacement of broken samples, evaluation, and shutting down at any moment.
+// The order of the stream, and the loader on top of it: same batches for any number of threads and ranks,
+// resuming, replacement of broken samples, evaluation, and shutting down at any moment.
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -34,7 +34,7 @@ class NumberedSource final : public SampleSource {
   }
 
   std::atomic<int> indexed{0}, alive{0}, most_alive{0}, reads{0};
-  std::set<int64_t> broken;                                  // samples that do not decode
+  std::set<int64_t> broken;  // samples that do not decode
   std::function<void(int64_t sample)> on_read = [](int64_t) {};
 
  private:
@@ -162,14 +162,16 @@ TEST_CASE("order: a group's state starts the stream there without walking") {
   for (const char* bad : {"", "x", "1 2", "1 2 3 4 5 6", "1 0 0 0 2", "-"}) {
     CHECK(contains(error_of([&] { StreamState::parse(bad); }), "not a position"));
   }
-  CHECK(contains(error_of([&] { StreamOrder(source, {}, {.first_block = 99}); }), "not the data that the run was started with"));
+  CHECK(contains(error_of([&] { StreamOrder(source, {}, {.first_block = 99}); }),
+                 "not the data that the run was started with"));
 }
 
 TEST_CASE("order: stand-ins reach every sample of the group") {
   StreamOrder order(std::make_shared<NumberedSource>(uneven_sizes), {.seed = 1, .window = 20}, {});
   const auto group = order.next();
   std::set<std::string> met;
-  for (uint64_t attempt = StreamGroup::random_attempts; attempt < StreamGroup::random_attempts + group->size(); ++attempt) {
+  for (uint64_t attempt = StreamGroup::random_attempts;
+       attempt < StreamGroup::random_attempts + group->size(); ++attempt) {
     const auto at = group->stand_in(group->start() + 2, attempt);
     met.insert(at.block->key(at.sample));
   }
@@ -256,7 +258,8 @@ TEST_CASE("loader: resuming continues the stream") {
     if (done % 2) options.start = {.position = options.start.position};  // a position alone will do
     Loader resumed(source, byte_tokenizer(), options);
     const auto rest = take(resumed, 4);
-    for (int i = 0; i < 4; ++i) REQUIRE((rest[static_cast<size_t>(i)] == batches[static_cast<size_t>(done + i)]));
+    for (int i = 0; i < 4; ++i)
+      REQUIRE((rest[static_cast<size_t>(i)] == batches[static_cast<size_t>(done + i)]));
     take(running, 1);
   }
 }
@@ -289,7 +292,9 @@ TEST_CASE("loader: nothing usable is one clear error") {
   CHECK(contains(error, "none of the 20 samples of block"));
   CHECK(contains(error, "image does not decode"));
   CHECK(error_of([&] { loader.next(batch); }) == error);  // and again
-  CHECK(error_of([&] { Loader(std::make_shared<NumberedSource>(std::vector<int64_t>{0, 0}), nullptr, small_options()); }) == "nothing here");
+  CHECK(error_of([&] {
+          Loader(std::make_shared<NumberedSource>(std::vector<int64_t>{0, 0}), nullptr, small_options());
+        }) == "nothing here");
 }
 
 TEST_CASE("loader: a batch larger than the data set") {
@@ -297,8 +302,9 @@ TEST_CASE("loader: a batch larger than the data set") {
   LoaderOptions options = small_options();
   options.batch_size = 4;
   options.world_size = 3;
-  CHECK(contains(error_of([&] { Loader(source, nullptr, options); }),
-                 "a global batch of 12 (batch size 4 x 3 ranks) is larger than the data set of 11 usable samples"));
+  CHECK(contains(
+      error_of([&] { Loader(source, nullptr, options); }),
+      "a global batch of 12 (batch size 4 x 3 ranks) is larger than the data set of 11 usable samples"));
   options.batch_size = 11;
   options.world_size = 1;
   CHECK(error_of([&] { Loader(source, nullptr, options); }) == "nothing was thrown");
@@ -311,7 +317,8 @@ TEST_CASE("loader: memory stays bounded by the ring and two groups") {
   options.prefetch_batches = 3;
   options.workers = 3;
   Loader loader(source, byte_tokenizer(), options);
-  for (int wait = 0; source->reads < 15 && wait < 2000; ++wait) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  for (int wait = 0; source->reads < 15 && wait < 2000; ++wait)
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
   std::this_thread::sleep_for(std::chrono::milliseconds(30));
   CHECK(source->reads == 15);  // a full ring, and no more
   CHECK(source->alive <= 10);  // two groups of five blocks
@@ -327,7 +334,8 @@ TEST_CASE("loader: an error while reading ends the stream with that error") {
   Loader loader(source, nullptr, small_options());
   Batch batch;
   const std::string error = error_of([&] {
-    while (loader.next(batch)) {}
+    while (loader.next(batch)) {
+    }
   });
   CHECK(error == "shard vanished");
 }
@@ -414,7 +422,8 @@ TEST_CASE("loader: shards, end to end") {
 
   LoaderOptions options = small_options();
   options.keep_text = true;
-  Loader loader(open_source({.data = folder / "{0..2}.tar::" + (folder / "empty.tar"), .warn = quiet}), byte_tokenizer(), options);
+  Loader loader(open_source({.data = folder / "{0..2}.tar::" + (folder / "empty.tar"), .warn = quiet}),
+                byte_tokenizer(), options);
   std::set<std::string> met;
   for (int i = 0; i < 5; ++i) {
     Batch batch;
@@ -427,7 +436,9 @@ TEST_CASE("loader: shards, end to end") {
 
   // Zero-shot: image and label; retrieval: the caption's first line as tokens, all of it as text.
   options.mode = LoaderOptions::Mode::evaluate;
-  Loader labels(open_source({.data = folder / "0.tar", .needs = {.caption = false, .label = true, .read_json = true}, .warn = quiet}),
+  Loader labels(open_source({.data = folder / "0.tar",
+                             .needs = {.caption = false, .label = true, .read_json = true},
+                             .warn = quiet}),
                 nullptr, options);
   Batch batch;
   REQUIRE(labels.next(batch));
@@ -452,33 +463,41 @@ TEST_CASE("loader: CSV and synthetic data") {
   std::string table = "filepath,title\n";
   for (int i = 0; i < 8; ++i) {
     const auto png = flat_png(static_cast<uint8_t>(i));
-    table += folder.write(std::to_string(i) + ".png", std::string(png.begin(), png.end())) + ",number " + std::to_string(i) + "\n";
+    table += folder.write(std::to_string(i) + ".png", std::string(png.begin(), png.end())) + ",number " +
+             std::to_string(i) + "\n";
   }
   table += (folder / "none.png") + ",missing\n";
   const Warn quiet = [](const std::string&) {};
   LoaderOptions options = small_options();
   options.batch_size = 9;
-  Loader csv(open_source({.data = folder.write("t.csv", table), .csv_separator = ",", .warn = quiet}), byte_tokenizer(), options);
+  Loader csv(open_source({.data = folder.write("t.csv", table), .csv_separator = ",", .warn = quiet}),
+             byte_tokenizer(), options);
   CHECK(take(csv, 1)[0].pixels.size() == 9 * 48);
   CHECK(csv.statistics().reasons.at("image file cannot be read") >= 1);
-  Loader synthetic(open_source({.type = "synthetic", .synthetic_samples = 100'000, .synthetic_image_size = 5, .warn = quiet}),
-                   byte_tokenizer(), options);
+  Loader synthetic(
+      open_source(
+          {.type = "synthetic", .synthetic_samples = 100'000, .synthetic_image_size = 5, .warn = quiet}),
+      byte_tokenizer(), options);
   const Contents black = take(synthetic, 3)[2];
   CHECK(std::all_of(black.pixels.begin(), black.pixels.end(), [](uint8_t pixel) { return pixel == 0; }));
   CHECK(contains(error_of([] { open_source({.data = "folder/data"}); }), "cannot tell the kind of data"));
-  CHECK(contains(error_of([] { open_source({.data = "x", .type = "parquet"}); }), "unknown --dataset-type 'parquet'"));
+  CHECK(contains(error_of([] { open_source({.data = "x", .type = "parquet"}); }),
+                 "unknown --dataset-type 'parquet'"));
 }
 
 TEST_CASE("loader: the sets of SWITCHBACK_TEST_DATA, whole") {
-  const char* root = std::getenv("SWITCHBACK_TEST_DATA");
-  if (!root) {
+  const char* packed = std::getenv("SWITCHBACK_TEST_DATA");
+  if (!packed) {
     MESSAGE("skipped: SWITCHBACK_TEST_DATA is not set");
     return;
   }
-  for (const auto& [pattern, samples] : std::map<std::string, uint64_t>{{"/emoji/train/{000000..000004}.tar", 11765},
-                                                                        {"/emoji/val/000000.tar", 621},
-                                                                        {"/clipart/train/{000000..000003}.tar", 1600}}) {
-    const auto source = open_source({.data = root + pattern});
+  const TemporaryFolder folder;
+  REQUIRE(std::system(concat("sh '", packed, "/unpack.sh' '", folder / "sets", "'").c_str()) == 0);
+  const std::map<std::string, uint64_t> sets = {{"emoji/train/{000000..000004}.tar", 11765},
+                                                {"emoji/val/000000.tar", 621},
+                                                {"clipart/train/{000000..000003}.tar", 1600}};
+  for (const auto& [pattern, samples] : sets) {
+    const auto source = open_source({.data = folder / ("sets/" + pattern)});
     CHECK(source->count() == samples);
     LoaderOptions options = small_options();
     options.mode = LoaderOptions::Mode::evaluate;

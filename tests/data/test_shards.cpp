@@ -35,7 +35,8 @@ TEST_CASE("shards: braces") {
   CHECK(expand_braces("x{a,b{1..2},{c,d}}y") == Paths{"xay", "xb1y", "xb2y", "xcy", "xdy"});
   CHECK(expand_braces("{a,}") == Paths{"a", ""});
   CHECK(expand_braces("{-1..1}") == Paths{"-1", "0", "1"});
-  for (const char* literal : {"{a}", "{", "}", "a{b", "{}", "{a..b}x", "}{"}) CHECK(expand_braces(literal) == Paths{literal});
+  for (const char* literal : {"{a}", "{", "}", "a{b", "{}", "{a..b}x", "}{"})
+    CHECK(expand_braces(literal) == Paths{literal});
   CHECK(contains(error_of([] { expand_braces("{0..99999999999}"); }), "more than"));
   CHECK(contains(error_of([] { expand_braces("{1..9999}{1..9999}{1..9999}"); }), "more than"));
 }
@@ -48,7 +49,8 @@ TEST_CASE("shards: a pattern names its first missing file") {
         std::vector<Paths>{{a + "/0.tar", a + "/1.tar"}, {b + "/x.tar"}});
   const auto error = [](const std::string& pattern) { return error_of([&] { expand_shards(pattern); }); };
   CHECK(contains(error(a + "/{0..9}.tar"), "8 of 10 files do not exist, the first is " + a + "/2.tar"));
-  CHECK(contains(error(b + "/x.tar::" + a + "/{7,8}.tar"), "2 of 2 files do not exist, the first is " + a + "/7.tar"));
+  CHECK(contains(error(b + "/x.tar::" + a + "/{7,8}.tar"),
+                 "2 of 2 files do not exist, the first is " + a + "/7.tar"));
   CHECK(contains(error(a + "/7.tar"), "1 of 1 file does not exist"));
   CHECK(contains(error(a), "is a directory: name its shards"));
   CHECK(contains(error(a + "/*.tar"), "* and ? are not expanded"));
@@ -71,20 +73,24 @@ TEST_CASE("shards: key and suffix of a member") {
 
 TEST_CASE("shards: neighbours of one key are a sample, the rest is counted") {
   const TemporaryFolder folder;
-  const std::string path = shard_of(folder / "s.tar", {
-      "__meta__/x.jpg", "a.jpg", "a.txt", "a.json",                // a sample
-      "b.seg.png", "b.txt",                                        // no image: the suffix is seg.png
-      "c.JPG", "d.txt=late", "c.txt",                              // not neighbours: no caption, no image, no image
-      "e.txt", "e.png", "e.jpg", "README",                         // jpg is preferred
-      "f.webp", "f.txt=1", "f.txt=2", "f.webp",                    // a suffix again: two samples
-      "g.png=", "g.txt",                                           // 0 bytes
-      "h/i.jpeg", "h/i.txt=", "j.jpg", "j.txt=  \n", "k.cls=3"});
+  const std::string path =
+      shard_of(folder / "s.tar",
+               {"__meta__/x.jpg", "a.jpg",      "a.txt",   "a.json",  // a sample
+                "b.seg.png",      "b.txt",                            // no image: the suffix is seg.png
+                "c.JPG",          "d.txt=late", "c.txt",  // not neighbours: no caption, no image, no image
+                "e.txt",          "e.png",      "e.jpg",   "README",  // jpg is preferred
+                "f.webp",         "f.txt=1",    "f.txt=2", "f.webp",  // a suffix again: two samples
+                "g.png=",         "g.txt",                            // 0 bytes
+                "h/i.jpeg",       "h/i.txt=",   "j.jpg",   "j.txt=  \n", "k.cls=3"});
   Reasons reasons;
   const ShardIndex index(path, {}, std::make_shared<OpenFiles>(), reasons);
   Paths keys;
   for (int64_t i = 0; i < index.size(); ++i) keys.push_back(index.key(i));
   CHECK(keys == Paths{"a", "e", "f", "f", "j"});
-  CHECK(reasons.counts() == Counts{{"sample without an image", 4}, {"sample without a caption", 1}, {"image of 0 bytes", 1}, {"caption is empty", 1}});
+  CHECK(reasons.counts() == Counts{{"sample without an image", 4},
+                                   {"sample without a caption", 1},
+                                   {"image of 0 bytes", 1},
+                                   {"caption is empty", 1}});
   RawSample sample;
   index.read(0, sample);
   CHECK(text(sample.image) == "a.jpg");
@@ -102,10 +108,13 @@ TEST_CASE("shards: neighbours of one key are a sample, the rest is counted") {
 
 TEST_CASE("shards: images with labels, and JSON") {
   const TemporaryFolder folder;
-  const std::string path = shard_of(folder / "s.tar", {"a.png", "a.cls=7\n", "b.png", "c.png", "c.cls=cat", "c.json={}", "d.png",
-      "d.npy=" + std::string(300'000, 'n'), "d.cls=12", "d.json={1}"});  // far apart: read one by one
+  const std::string path =
+      shard_of(folder / "s.tar", {"a.png", "a.cls=7\n", "b.png", "c.png", "c.cls=cat", "c.json={}", "d.png",
+                                  "d.npy=" + std::string(300'000, 'n'), "d.cls=12",
+                                  "d.json={1}"});  // far apart: read one by one
   Reasons reasons;
-  const ShardIndex index(path, {.caption = false, .label = true, .read_json = true}, std::make_shared<OpenFiles>(), reasons);
+  const ShardIndex index(path, {.caption = false, .label = true, .read_json = true},
+                         std::make_shared<OpenFiles>(), reasons);
   REQUIRE(index.size() == 3);
   RawSample sample;
   index.read(0, sample);
@@ -124,7 +133,8 @@ TEST_CASE("shards: images with labels, and JSON") {
 
 TEST_CASE("shards: captions of invalid UTF-8 and of 10,000 characters") {
   const TemporaryFolder folder;
-  const std::string path = shard_of(folder / "s.tar", {"a.png", "a.txt=caf\xe9", "b.png", "b.txt=" + std::string(10000, 'w')});
+  const std::string path =
+      shard_of(folder / "s.tar", {"a.png", "a.txt=caf\xe9", "b.png", "b.txt=" + std::string(10000, 'w')});
   Reasons reasons;
   const ShardIndex index(path, {}, std::make_shared<OpenFiles>(), reasons);
   RawSample sample;
@@ -137,16 +147,21 @@ TEST_CASE("shards: captions of invalid UTF-8 and of 10,000 characters") {
 }
 
 TEST_CASE("shards: repaired text, as Python's errors='replace' has it") {
-  const auto repaired = [](std::string text) { repair_utf8(text); return text; };
+  const auto repaired = [](std::string text) {
+    repair_utf8(text);
+    return text;
+  };
   const std::string r = "\xef\xbf\xbd";
   std::string valid = "a\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80";
   CHECK_FALSE(repair_utf8(valid));
-  CHECK(repaired("\x80" "a") == r + "a");
-  CHECK(repaired("\xc0\xaf") == r + r);              // overlong
-  CHECK(repaired("\xed\xa0\x80") == r + r + r);      // surrogate
+  CHECK(repaired("\x80"
+                 "a") == r + "a");
+  CHECK(repaired("\xc0\xaf") == r + r);                  // overlong
+  CHECK(repaired("\xed\xa0\x80") == r + r + r);          // surrogate
   CHECK(repaired("\xf4\x90\x80\x80") == r + r + r + r);  // above U+10FFFF
-  CHECK(repaired("\xe2\x82") == r);                  // cut short: one
-  CHECK(repaired("\xf0\x9f\x98" "a") == r + "a");
+  CHECK(repaired("\xe2\x82") == r);                      // cut short: one
+  CHECK(repaired("\xf0\x9f\x98"
+                 "a") == r + "a");
   CHECK(repaired("\xe2\x28\xa1") == r + "(" + r);
 }
 
@@ -170,7 +185,8 @@ TEST_CASE("shards: no usable sample at all") {
   shard_of(folder / "0.tar", {"a.png", "a.cls=1", "b.png", "b.cls=2"});
   shard_of(folder / "1.tar", {});
   std::vector<std::string> warnings;
-  const auto source = open_source({.data = folder / "{0,1}.tar", .warn = [&](const std::string& line) { warnings.push_back(line); }});
+  const auto source = open_source(
+      {.data = folder / "{0,1}.tar", .warn = [&](const std::string& line) { warnings.push_back(line); }});
   CHECK(source->count() == 0);
   CHECK(contains(source->why_empty(), "no usable sample in 2 shards"));
   CHECK(contains(source->why_empty(), "a caption (.txt)"));

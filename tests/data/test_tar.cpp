@@ -1,4 +1,4 @@
-// Archives written by TarWriter, by hand (GNU, V7), and by the system's tar; and damage at every kind of place.
+// Archives written by TarWriter, by hand (GNU, V7), and by the system's tar; damage at every kind of place.
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -35,8 +35,8 @@ void set_checksum(std::string& header) {
 }
 
 // One member the way other writers do it; magic "ustar  " is GNU's, "" is V7's.
-std::string raw_member(const std::string& name, const std::string& contents, char type, const std::string& magic,
-                       const std::string& prefix = "", bool base256 = false) {
+std::string raw_member(const std::string& name, const std::string& contents, char type,
+                       const std::string& magic, const std::string& prefix = "", bool base256 = false) {
   std::string header(512, '\0');
   header.replace(0, name.size(), name);
   header.replace(100, 7, "0000644");
@@ -65,7 +65,8 @@ TEST_CASE("tar: what is written is read back, long names and all sizes") {
   for (size_t size : {0, 1, 511, 512, 513, 5000, 100000}) {
     members["folder/size" + std::to_string(size)] = std::string(size, static_cast<char>('a' + size % 7));
   }
-  for (size_t length : {99, 100, 101, 155, 256, 3000}) members[std::string(length, 'n')] = std::to_string(length);
+  for (size_t length : {99, 100, 101, 155, 256, 3000})
+    members[std::string(length, 'n')] = std::to_string(length);
   TarWriter writer(folder / "a.tar");
   for (const auto& [name, contents] : members) writer.add(name, contents);
   CHECK_FALSE(std::filesystem::exists(folder / "a.tar"));  // not before it is whole
@@ -76,8 +77,12 @@ TEST_CASE("tar: what is written is read back, long names and all sizes") {
   for (const auto& [name, contents] : members) again.add(name, contents);
   again.finish();
   CHECK(read_file(folder / "a.tar") == read_file(folder / "b.tar"));
-  { TarWriter abandoned(folder / "c.tar"); abandoned.add("x", "y"); }
-  const auto files = std::filesystem::directory_iterator(std::filesystem::path(folder / "a.tar").parent_path());
+  {
+    TarWriter abandoned(folder / "c.tar");
+    abandoned.add("x", "y");
+  }
+  const auto files =
+      std::filesystem::directory_iterator(std::filesystem::path(folder / "a.tar").parent_path());
   CHECK(std::distance(begin(files), end(files)) == 2);  // no c.tar, no temporary file
 }
 
@@ -98,10 +103,10 @@ TEST_CASE("tar: archives of other writers") {
   tar += raw_member("x", "17 path=n\xc3\xa4m=e.x\n11 mtime=1\n10 size=3\n", 'x', posix_magic);
   tar += raw_member("short", "pax", '0', posix_magic);
   const std::map<std::string, std::string> expected = {
-      {"v7", "old"}, {"some/folder/file", "in prefix"}, {"gnu", "no prefix"}, {long_name, "long"},
-      {"big", std::string(700, 'x')}, {"n\xc3\xa4m=e.x", "pax"}};
+      {"v7", "old"},       {"some/folder/file", "in prefix"}, {"gnu", "no prefix"},
+      {long_name, "long"}, {"big", std::string(700, 'x')},    {"n\xc3\xa4m=e.x", "pax"}};
   CHECK(members_of(folder.write("a.tar", tar + end)) == expected);
-  CHECK(members_of(folder.write("b.tar", tar)) == expected);              // no end mark
+  CHECK(members_of(folder.write("b.tar", tar)) == expected);                 // no end mark
   CHECK(members_of(folder.write("c.tar", tar + end + "rest")) == expected);  // nothing counts after it
   CHECK(members_of(folder.write("d.tar", end)).empty());
   CHECK(members_of(folder.write("e.tar", "")).empty());
@@ -122,8 +127,8 @@ TEST_CASE("tar: the system's tar reads ours and we read its") {
     const std::string at = folder / format;
     const bool long_names = std::string(format) == "gnu" || std::string(format) == "pax";
     const std::string files = long_names ? "a.txt " + name : "a.txt";
-    const std::string command = "mkdir " + at + " && tar -xf " + (folder / "ours.tar") + " -C " + at + " && tar --format=" +
-                                format + " -cf " + at + ".tar -C " + at + " " + files;
+    const std::string command = "mkdir " + at + " && tar -xf " + (folder / "ours.tar") + " -C " + at +
+                                " && tar --format=" + format + " -cf " + at + ".tar -C " + at + " " + files;
     CAPTURE(command);
     REQUIRE(std::system(command.c_str()) == 0);
     const auto members = members_of(at + ".tar");
@@ -132,7 +137,8 @@ TEST_CASE("tar: the system's tar reads ours and we read its") {
   }
 }
 
-TEST_CASE("tar: truncated at every byte, it is either whole up to a member or an error that names the place") {
+TEST_CASE(
+    "tar: truncated at every byte, it is either whole up to a member or an error that names the place") {
   const TemporaryFolder folder;
   std::string tar = raw_member("first", std::string(600, '1'), '0', posix_magic) +
                     raw_member("././@LongLink", std::string(130, 'k') + '\0', 'L', "ustar  ") +
@@ -144,9 +150,11 @@ TEST_CASE("tar: truncated at every byte, it is either whole up to a member or an
     CAPTURE(error);
     const bool whole = size == 0 || size % 512 == 0 || size > 512 * 6 + 1;
     if (whole) continue;
-    const bool says = contains(error, "cut.tar") && (contains(error, "truncated") || contains(error, "not a tar"));
+    const bool says =
+        contains(error, "cut.tar") && (contains(error, "truncated") || contains(error, "not a tar"));
     // Between the end of the contents and the end of its padding nothing is missing; the next header is.
-    const bool in_padding = (size >= 512 + 600 && size < 512 * 3) || (size >= 512 * 4 + 131 && size < 512 * 5);
+    const bool in_padding =
+        (size >= 512 + 600 && size < 512 * 3) || (size >= 512 * 4 + 131 && size < 512 * 5);
     CHECK((says || in_padding));
   }
   CHECK(contains(error_of([&] { members_of(folder.write("cut.tar", tar.substr(0, 900))); }),
@@ -155,7 +163,9 @@ TEST_CASE("tar: truncated at every byte, it is either whole up to a member or an
 
 TEST_CASE("tar: garbage is an error with a hint") {
   const TemporaryFolder folder;
-  const auto error = [&](const std::string& bytes) { return error_of([&] { members_of(folder.write("x.tar", bytes)); }); };
+  const auto error = [&](const std::string& bytes) {
+    return error_of([&] { members_of(folder.write("x.tar", bytes)); });
+  };
   CHECK(contains(error(std::string(4000, 'g')), "x.tar is not a tar archive: no tar header at byte 0"));
   CHECK(contains(error("\x1f\x8b" + std::string(4000, 'g')), "gunzip it first"));
   CHECK(contains(error("short"), "is not a tar archive: 5 bytes"));
@@ -165,10 +175,12 @@ TEST_CASE("tar: garbage is an error with a hint") {
   CHECK(contains(error(raw_member("x", "5 path", 'x', posix_magic)), "malformed pax header"));
   CHECK(contains(error(raw_member("x", "99999999 path=1\n", 'x', posix_magic)), "malformed pax header"));
   std::string huge = raw_member("x", "1", '0', posix_magic);
-  for (const char* size : {"\x80\0\0\0\x7f\xff\xff\xff\xff\xff\xff\xff", "\x80\0\0\0\0\0\0\0\xff\xff\xff\xff"}) {
+  for (const char* size :
+       {"\x80\0\0\0\x7f\xff\xff\xff\xff\xff\xff\xff", "\x80\0\0\0\0\0\0\0\xff\xff\xff\xff"}) {
     huge.replace(124, 12, size, 12);
     set_checksum(huge);
     const std::string line = error(huge);
-    CHECK((contains(line, "truncated: the member x at byte 512 needs") || contains(line, "not a tar archive")));
+    CHECK(
+        (contains(line, "truncated: the member x at byte 512 needs") || contains(line, "not a tar archive")));
   }
 }
