@@ -4,8 +4,7 @@
 //   multiply(c, false, a, b):   c = a b        multiply(c, true, a, b):   c += a b
 //
 // A MatrixView is a window into row-major memory, possibly transposed. f32 and f64 only.
-// Small products use our own register-blocked kernel (a call of OpenBLAS costs more than they do); large ones use
-// OpenBLAS where it was found. Which one is taken depends on the sizes only.
+// Through OpenBLAS where it was found, else by our own register-blocked kernel.
 #pragma once
 
 #include <cstdint>

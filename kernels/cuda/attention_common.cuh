@@ -326,6 +326,13 @@ void choose_chunks(AttentionShape& shape, int matrices) {
   if (!fits) shape.chunks = (shape.tokens + shape.chunk_rows - 1) / shape.chunk_rows;
 }
 
+inline int multiprocessors() {
+  int device = 0, count = 0;
+  check_launch(cudaGetDevice(&device), "attention");
+  check_launch(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device), "attention");
+  return count;
+}
+
 template <class Kernel>
 void allow_shared_memory(Kernel* kernel, int bytes) {
   check_launch(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),

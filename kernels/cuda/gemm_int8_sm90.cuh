@@ -39,6 +39,8 @@
 
 namespace switchback::sm90 {
 
+using ptx::Keep;
+
 enum class Schedule { staggered, ping_pong };
 enum class Pair {
   none,
@@ -52,11 +54,14 @@ enum class Output {
 
 // kTileM x kTileN: the tile of a block (staggered) or of each consumer (ping_pong).
 // kBuffers: pieces of y (or of the residual, on its way in) that a consumer warp may have under way.
-template <int kTileM_, int kTileN_, int kStages_, int kBuffers_, Schedule kSchedule_, Pair kPair_>
+// kKeepX, kKeepW, kKeepY: how long L2 should hold their lines; Y also stands for the residual.
+template <int kTileM_, int kTileN_, int kStages_, int kBuffers_, Schedule kSchedule_, Pair kPair_,
+          Keep kKeepX_ = Keep::briefly, Keep kKeepW_ = Keep::long_time, Keep kKeepY_ = Keep::briefly>
 struct Tile {
   static constexpr int kTileM = kTileM_, kTileN = kTileN_, kStages = kStages_, kBuffers = kBuffers_;
   static constexpr Schedule kSchedule = kSchedule_;
   static constexpr Pair kPair = kPair_;
+  static constexpr Keep kKeepX = kKeepX_, kKeepW = kKeepW_, kKeepY = kKeepY_;
 
   static constexpr int kBlockK = 128;  // bytes of K per stage: the width of the swizzle
   static constexpr int kThreads = 384;
@@ -146,15 +151,15 @@ __device__ __forceinline__ void produce(SharedMemory<T>& shared, const CUtensorM
       int8_t* w = shared.w[at.stage];
       if constexpr (T::kPair == Pair::columns) {
         const int half = rank * T::kTileM / 2;
-        ptx::tma_load_multicast(x + half * T::kBlockK, &x_map, k, tile.m + half, full, kBoth);
+        ptx::tma_load_multicast<T::kKeepX>(x + half * T::kBlockK, &x_map, k, tile.m + half, full, kBoth);
       } else {
-        ptx::tma_load(x, &x_map, k, tile.m, full);
+        ptx::tma_load<T::kKeepX>(x, &x_map, k, tile.m, full);
       }
       if constexpr (T::kPair == Pair::rows) {
         const int half = rank * T::kTileN / 2;
-        ptx::tma_load_multicast(w + half * T::kBlockK, &w_map, k, tile.n + half, full, kBoth);
+        ptx::tma_load_multicast<T::kKeepW>(w + half * T::kBlockK, &w_map, k, tile.n + half, full, kBoth);
       } else {
-        ptx::tma_load(w, &w_map, k, tile.n, full);
+        ptx::tma_load<T::kKeepW>(w, &w_map, k, tile.n, full);
       }
       at.advance();
     }
@@ -299,7 +304,7 @@ struct Epilogue {
   __device__ __forceinline__ void load_extra(const CUtensorMap& extra_map, int i) {
     uint64_t* loaded = &extra_loaded[i % T::kBuffers];
     ptx::mbarrier_arrive_and_expect(loaded, 16 * T::kChunk * 2);
-    ptx::tma_load(pieces[i % T::kBuffers], &extra_map, piece_column(i), piece_row(i), loaded);
+    ptx::tma_load<T::kKeepY>(pieces[i % T::kBuffers], &extra_map, piece_column(i), piece_row(i), loaded);
   }
 
   // Byte offset in a piece of the 16-byte unit `unit` of row `row_in_piece`, as the copy engine swizzles it.
@@ -351,7 +356,7 @@ struct Epilogue {
       ptx::fence_async_proxy();
       __syncwarp();
       if (lane == 0) {
-        ptx::tma_store(&y_map, piece_column(i), piece_row(i), piece);
+        ptx::tma_store<T::kKeepY>(&y_map, piece_column(i), piece_row(i), piece);
         ptx::tma_store_commit();
         if constexpr (kExtra != Extra::none) {  // refill the buffer of the piece before this one
           if (i > 0 && i - 1 + T::kBuffers < T::kPieces) {

@@ -8,7 +8,7 @@
 //   warpgroup_fence()        before the first product that reads or writes registers written by ordinary code
 //   wgmma<...>(...)          any number; those on the same accumulators run in order
 //   commit_products()        closes a group
-//   wait_for_products<n>()   until at most the n youngest groups still run; then keep_after_wait(c) for every c read
+//   wait_for_products<n>()   until at most the n youngest groups still run; then hold(c) for every c read
 //
 // B's layout, without swizzle: 8 rows x 16 bytes are 128 bytes in one piece ("core matrix"); a matrix X (rows, D) in
 // shared memory is stored by chunks of 8 columns, [chunk][row][8], so the core matrices of one chunk follow one
@@ -35,12 +35,20 @@ template <int still_running>
 __device__ __forceinline__ void wait_for_products() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(still_running) : "memory");
 }
-// The compiler does not know that a wait changes c: this keeps reads of c behind it.
+// The compiler sees neither that a fence wants registers written before it nor that a wait changes them. This pins
+// the place: hold(c) before a fence keeps writes of c above it, hold(c) after a wait keeps reads of c below it.
 template <int tiles>
-__device__ __forceinline__ void keep_after_wait(float (&c)[tiles][4]) {
+__device__ __forceinline__ void hold(float (&c)[tiles][4]) {
 #pragma unroll
   for (int n = 0; n < tiles; ++n) {
     asm volatile("" : "+f"(c[n][0]), "+f"(c[n][1]), "+f"(c[n][2]), "+f"(c[n][3])::"memory");
+  }
+}
+template <int tiles>
+__device__ __forceinline__ void hold(uint32_t (&a)[tiles][4]) {
+#pragma unroll
+  for (int n = 0; n < tiles; ++n) {
+    asm volatile("" : "+r"(a[n][0]), "+r"(a[n][1]), "+r"(a[n][2]), "+r"(a[n][3])::"memory");
   }
 }
 // Ordinary writes to shared memory (cp.async too) become visible to wgmma: each writing thread, before the barrier.
