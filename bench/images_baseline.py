@@ -51,13 +51,13 @@ def whole(data):
 
 
 def rate(files, seconds, work):
-    """Of the fastest pass over the files, as bench_images does it."""
-    best, start = 0.0, time.perf_counter()
-    while best == 0.0 or time.perf_counter() - start < seconds:
-        begin = time.perf_counter()
+    """Per second of processor time, of the fastest pass over the files, as bench_images does it."""
+    best, start = 0.0, time.process_time()
+    while best == 0.0 or time.process_time() - start < seconds:
+        begin = time.process_time()
         for data in files:
             work(data)
-        best = max(best, len(files) / (time.perf_counter() - begin))
+        best = max(best, len(files) / (time.process_time() - begin))
     return best
 
 
@@ -98,11 +98,14 @@ def main():
     paths = sorted(p for p in pathlib.Path(folder).rglob("*") if p.suffix in (".jpg", ".png", ".webp"))
     files = [p.read_bytes() for p in paths]
     random.seed(1)
-    theirs = rate(files, seconds, decode), rate(files, seconds, whole)
-    line = subprocess.run([program, folder, str(seconds)], check=True, capture_output=True, text=True).stdout.strip()
-    ours = [float(x) for x in re.search(r"decode ([0-9.]+) decode\+crop\+resize ([0-9.]+)", line).groups()]
+    theirs, ours = (0.0, 0.0), (0.0, 0.0)
+    for _ in range(3):  # by turns, the best of each
+        theirs = tuple(map(max, theirs, (rate(files, seconds / 3, decode), rate(files, seconds / 3, whole))))
+        out = subprocess.run([program, folder, str(seconds / 3)], check=True, capture_output=True, text=True).stdout
+        found = re.search(r"decode ([0-9.]+) decode\+crop\+resize ([0-9.]+)", out)
+        ours = tuple(map(max, ours, map(float, found.groups())))
     print(f"Pillow {PIL.__version__}: files {len(files)} decode {theirs[0]:.1f} decode+crop+resize {theirs[1]:.1f} images/s")
-    print(f"switchback: {line}")
+    print(f"switchback: decode {ours[0]:.1f} decode+crop+resize {ours[1]:.1f} images/s")
     print(f"ratio {pathlib.Path(folder).name}: decode {ours[0] / theirs[0]:.2f}x, decode+crop+resize {ours[1] / theirs[1]:.2f}x")
 
 
