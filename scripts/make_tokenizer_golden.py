@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes tests/golden/tokenizer.bin.gz: strings and the ids that open_clip's own SimpleTokenizer gives them.
 
-usage: make_tokenizer_golden.py FOLDER [--count 2400] [--seed 1] > tests/golden/tokenizer.bin.gz
+usage: make_tokenizer_golden.py FOLDER [--count 4000] [--seed 1] > tests/golden/tokenizer.bin.gz
 
 FOLDER holds the unpacked open-clip-torch wheel (pip download --no-deps open-clip-torch; unzip it). Needs the
 packages ftfy and regex; PyTorch is not needed, since only encode() is called.
@@ -15,6 +15,7 @@ import argparse
 import gzip
 import html.entities
 import importlib.util
+import itertools
 import random
 import struct
 import sys
@@ -46,6 +47,15 @@ ENCODINGS = ['latin-1', 'sloppy-windows-1252', 'sloppy-windows-1251', 'sloppy-wi
 NAMES = sorted(html.entities.html5)
 CLUES = ('ÂÃÅÎÐÙØàáâãäéíðóв²³½¼ŒœŠšŸžŽ€‚ƒ„…†‡ˆ‰‹›‘’“”•–—˜™'
          '¡¢£¤¥§¨©ª«¬\u00ad®¯°±´µ¶·¸¹º»¿×÷ßøþВГРСЂђЃѓΒΓΞΟβāćĂĄłŁ√≈∂π\u00a0\u0081\u0090 a?')
+
+# What single rules of the detection of wrong decodings look for.
+SIGNS = [''.join(pair) for pair in itertools.product('ÂÃÎÐ', '€œŠš¢£Ÿž\u00ad®©°·»–—´¡«‘“”™')]
+SIGNS += ['×²', '×³', 'à²', 'àµ', 'à¹', 'à¼', 'à½', 'à¾', 'Ã\u00a0', 'Ã ', 'Â ', 'œ1', 'Œ ', 'É°', '√±',
+          '√∂', '√†', '√≠', '√®', '√™', '√´', '√≤', '√≥', '√¥', '√µ', '√ø', '≈°', '≈¢', '‚Äì', '‚Äî',
+          '‚Äú', '‚Ä†', '‚Äπ', '‚âà', '‚óä', '‚â°', '‚âê', 'вЂ', 'В°В', 'Рђ', 'С€С', 'ГўВЂВ™a',
+          'ГўВЂВў ', 'β€™', 'β€\u00a0', 'β€Ά', 'β€°', 'Β°Β', 'Γ€Ξ', 'ā€', 'Ø§Ù', 'ÙŠØ', 'Ø¹Ø', 'ÙµÙ',
+          '█Ö', '▒ü', '£║', '▌»', 'é“1', 'é”“', 'ñ™«', 'aÉ“', 'bÉ£', ' Ê€', 'é¤', '¤é', 'aпˇ', 'þ',
+          '¼Á', '²à', 'š€', 'É½']
 
 
 def reference(folder):
@@ -122,6 +132,30 @@ class Maker:
             text = ''.join('\ufffd' if self.random.random() < 0.1 else c for c in text)
         return text
 
+    def nearly_utf8(self):
+        """Bytes that are UTF-8 but for a lost, unknown or exotic one, read in a single-byte encoding."""
+        r = self.random
+        data = b''
+        for _ in range(r.randint(1, 4)):
+            kind = r.randint(0, 5)
+            if kind < 3:
+                lead = r.choice(b'\xc0\xc2\xc3\xc5\xce\xd0\xd9\xdf\xe0\xe1\xe2\xe3\xe4\xed\xef'
+                                b'\xf0\xf1\xf3\xf4')
+                following = 1 if lead < 0xe0 else 2 if lead < 0xf0 else 3
+                data += bytes([lead] + [r.choice(b'\x80\x85\x9f\xa0\xa1\xaf\xb0\xbf \x1a?\x93\x99\xa9')
+                                        for _ in range(following)])
+            elif kind == 3:
+                data += bytes([0xed, r.randint(0xa0, 0xaf), r.choice(b'\x80\xbf\x1a?'),
+                               0xed, r.randint(0xb0, 0xbf), r.choice(b'\x80\xbf\x1a?\n')])
+            else:
+                data += r.choice([b'a', b' ', b'the ', b'.', b'\n', b'?', b'\xc0\x80', b'quele', b'\xc3 s '])
+        data += r.choice([b'', b'', b'\n', b' ', b'a', b'\xc0\n'])
+        encoding = r.choice(ENCODINGS)
+        try:
+            return data.decode(encoding)
+        except UnicodeDecodeError:
+            return data.decode('latin-1')
+
     def code_point(self):
         r = self.random
         top = r.choice([0x80, 0x100, 0x250, 0x600, 0x1000, 0x3100, 0xa000, 0x10000, 0x20000, 0x110000])
@@ -130,7 +164,7 @@ class Maker:
 
     def text(self):
         r = self.random
-        kind = r.randint(0, 15)
+        kind = r.randint(0, 19)
         if kind == 0:
             return self.sentence()
         if kind == 1:
@@ -163,6 +197,11 @@ class Maker:
                              self.sentence(3) * r.randint(2, 60)])
         if kind == 14:
             return ''.join(r.choice("'sStTrRevVEmMlLdDſ!<>|_ \n&;#") for _ in range(r.randint(1, 24)))
+        if kind in (15, 16):
+            return r.choice(['', '', 'the ']) + self.nearly_utf8()
+        if kind in (17, 18):
+            return ''.join(r.choice(['', '', 'a', ' ', 'Z', '9', '.', '\n']) + r.choice(SIGNS)
+                           for _ in range(r.randint(1, 3))) + r.choice(['', ' ', 'a', '\n', 'é'])
         return ''.join(r.choice([self.code_point(), r.choice(CLUES), r.choice(WORDS),
                                  self.reference_to_character(), r.choice(SPACES), r.choice(CONTROLS),
                                  '<' if r.random() < 0.2 else '\n'])
@@ -196,7 +235,7 @@ FIXED = ['', ' ', '\n', '\ufeff', 'a', '!', 'a diagram', 'Hello World!', "It's 2
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument('folder')
-    parser.add_argument('--count', type=int, default=2400)
+    parser.add_argument('--count', type=int, default=4000)
     parser.add_argument('--seed', type=int, default=1)
     options = parser.parse_args()
     tokenizer = reference(options.folder)

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 #include <memory>
 #include <numeric>
 #include <optional>
@@ -22,10 +23,10 @@ constexpr int32_t kContext = 77;
 // The folder of test data has CLIP's merges; without it the tests that need them are skipped, and say so.
 std::optional<std::string> merges_path() {
   const char* folder = std::getenv("SWITCHBACK_TEST_DATA");
-  if (folder) return std::string(folder) + "/clip_merges.txt.gz";
-  std::printf(
-      "skipped: SWITCHBACK_TEST_DATA is not set, so there is no clip_merges.txt.gz to test CLIP's "
-      "tokenizer\n");
+  const std::string path = std::string(folder ? folder : "") + "/clip_merges.txt.gz";
+  if (folder && std::filesystem::exists(path)) return path;
+  std::printf("skipped: no CLIP merges to test with (%s)\n",
+              folder ? (path + " does not exist").c_str() : "SWITCHBACK_TEST_DATA is not set");
   return std::nullopt;
 }
 
