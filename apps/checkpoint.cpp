@@ -83,8 +83,8 @@ void save_state(const std::string& path, const AdamW& optimizer, const TrainingP
   writer.write(path);
 }
 
-// Every tensor of the arena from the file, checked before the first one is changed.
-void fill_arena(const SafetensorsFile& file, ParameterArena& arena) {
+// Every tensor of the arena from the file, in host memory. Nothing is changed before all of them are there.
+std::vector<Tensor> read_weights(const SafetensorsFile& file, const ParameterArena& arena) {
   for (const auto& segment : arena.segments())
     if (!file.contains(segment.name))
       fail(file.path(), " has no tensor ", segment.name, ": it belongs to another model (see --model)");
@@ -96,6 +96,10 @@ void fill_arena(const SafetensorsFile& file, ParameterArena& arena) {
     hosts.emplace_back(segment.shape, arena.masters().dtype());
     file.load_into(segment.name, hosts.back());
   }
+  return hosts;
+}
+
+void fill_arena(const std::vector<Tensor>& hosts, ParameterArena& arena) {
   size_t i = 0;
   for (const auto& segment : arena.segments()) kernels(arena.device()).upload(arena.master_of(segment), hosts[i++]);
   arena.publish_masters();
@@ -169,13 +173,14 @@ TrainingProgress load_checkpoint(const std::string& folder, ParameterArena& aren
   p.loader = text("loader");
   p.options_json = text("options");
 
+  const std::vector<Tensor> weight_hosts = read_weights(weights, arena);
   const auto wanted = optimizer.state();
   std::vector<Tensor> hosts;
   for (const auto& [name, tensor] : wanted) {
     hosts.emplace_back(tensor.shape(), tensor.dtype());
     state.load_into(name, hosts.back());
   }
-  fill_arena(weights, arena);
+  fill_arena(weight_hosts, arena);
   for (size_t i = 0; i < wanted.size(); ++i) {
     const Tensor& to = wanted[i].second;
     kernels(to.device()).upload(to, hosts[i]);
@@ -185,7 +190,7 @@ TrainingProgress load_checkpoint(const std::string& folder, ParameterArena& aren
 
 void load_weights(const std::string& path, ParameterArena& arena) {
   const fs::path file = fs::is_directory(path) ? fs::path(path) / weights_file : fs::path(path);
-  fill_arena(SafetensorsFile(file.string()), arena);
+  fill_arena(read_weights(SafetensorsFile(file.string()), arena), arena);
 }
 
 ClipConfig checkpoint_config(const std::string& folder) {

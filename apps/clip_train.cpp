@@ -211,7 +211,7 @@ int run(int argc, char** argv) {
     const std::optional<uint64_t> declared = source->declared_count();
     samples = static_cast<int64_t>(declared ? *declared : source->count());
   }
-  if (samples == 0) fail("--train-num-samples is needed for a dry run without data");
+  if (samples == 0) fail(source ? source->why_empty() : "--train-num-samples is needed for a dry run without data");
   const Plan plan = make_plan(options, samples);
   const Schedule schedule = make_schedule(options, plan);
   print_summary(log, options, config, plan, samples, schedule);
@@ -241,8 +241,6 @@ int run(int argc, char** argv) {
       log.info(concat("resuming from ", checkpoint, " at step ", progress.step));
     }
   }
-  log.start(progress.step, progress.options_json, model_config_json(config));
-
   LoaderOptions loader_options;
   loader_options.batch_size = plan.global_batch;
   loader_options.workers = static_cast<int>(options.workers);
@@ -298,6 +296,7 @@ int run(int argc, char** argv) {
   };
   for (int signal : {SIGTERM, SIGUSR1, SIGINT}) std::signal(signal, on_stop_signal);
 
+  log.start(progress.step, progress.options_json, model_config_json(config));
   Batch batch;
   int64_t saved_at = progress.step;
   while (progress.step < plan.total_steps && !stop_signal) {
@@ -314,7 +313,7 @@ int run(int argc, char** argv) {
     const Variable loss = forward(clip, images, tokens, options.accum_freq, training);
     const double loss_value = number(loss.value());
     if (!std::isfinite(loss_value))
-      fail("the loss is ", loss_value, " at step ", step, "; first tensor that is not finite: ",
+      fail("the loss is ", std::isnan(loss_value) ? "NaN" : "infinite", " at step ", step, "; first tensor that is not finite: ",
            first_non_finite(arena, [&] { forward(clip, images, tokens, options.accum_freq, training); }),
            ". Nothing was saved since; try a lower --lr, a longer --warmup, --opt stableadamw or --grad-clip-norm 1, "
            "and go on with --resume latest");

@@ -24,7 +24,7 @@ RunFolder::RunFolder(const std::string& logs, const std::string& name, bool resu
     close(lock_);
     fail("run folder ", path_, " is in use by another process; choose another --name");
   }
-  if (!resume && std::filesystem::exists(path_ + "/out.log")) {
+  if (!resume && std::filesystem::exists(path_ + "/train.jsonl")) {
     close(lock_);
     fail("Error. Experiment already exists. Use --name {} to specify a new experiment. (", path_,
          "; --resume latest goes on with it)");

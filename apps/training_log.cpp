@@ -54,10 +54,7 @@ std::string open_clip_line(const StepRecord& r, double mean_loss, double data_se
 
 TrainingLog::TrainingLog(const TrainingLogOptions& options)
     : options_(options),
-      logger_(std::make_unique<Logger>(options.folder.empty() ? "" : options.folder + "/out.log")) {
-  if (options.folder.empty()) return;
-  records_ = std::make_unique<JsonLines>(options.folder + "/train.jsonl");
-}
+      logger_(std::make_unique<Logger>(options.folder.empty() ? "" : options.folder + "/out.log")) {}
 
 TrainingLog::~TrainingLog() = default;
 
@@ -66,6 +63,7 @@ void TrainingLog::warning(const std::string& line) { logger_->warning(line); }
 
 void TrainingLog::start(int64_t first_step, const std::string& options_json, const std::string& model_json) {
   if (options_.folder.empty()) return;
+  records_ = std::make_unique<JsonLines>(options_.folder + "/train.jsonl");
   const auto configuration = nlohmann::ordered_json::parse(options_json);
   nlohmann::ordered_json record;
   record["kind"] = "configuration";

@@ -27,6 +27,8 @@ class Flags {
     if (!app_) return nullptr;
     CLI::Option* option = app_->add_option(name, to, help)->group(group_);
     if constexpr (requires { std::ostringstream() << to; }) option->capture_default_str();
+    // A flag given twice: the last one counts, as in argparse, so that scripts can override.
+    if constexpr (std::is_same_v<T, std::string> || !requires { to.push_back({}); }) option->take_last();
     return option;
   }
   void flag(const char* name, bool& to, const char* help) {
