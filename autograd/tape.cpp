@@ -12,6 +12,7 @@ thread_local Tape* current_tape = nullptr;
 thread_local int pauses = 0;
 thread_local std::string_view current_region;
 thread_local Tape::Observer current_observer;
+thread_local std::function<void(std::string_view)> backward_observer;
 
 }  // namespace
 
@@ -32,6 +33,7 @@ Tape::Region::~Region() { current_region = outer_; }
 std::string_view Tape::Region::current() { return current_region; }
 
 void Tape::observe(Observer observer) { current_observer = std::move(observer); }
+void Tape::observe_backward(std::function<void(std::string_view)> observer) { backward_observer = std::move(observer); }
 
 void Tape::record(std::string_view name, const Variable& result, std::function<void()> backward) {
   if (current_observer) current_observer(current_region, name, result.value());
@@ -55,7 +57,9 @@ void Tape::backward_from_gradients() {
   while (!entries_.empty()) {
     Entry entry = std::move(entries_.back());
     entries_.pop_back();
-    if (!entry.result.defined() || entry.result.has_grad()) entry.backward();
+    if (entry.result.defined() && !entry.result.has_grad()) continue;
+    entry.backward();
+    if (backward_observer) backward_observer(entry.name);
   }
 }
 

@@ -74,6 +74,8 @@ class Tape {
   // Calls `observer` with every result of this thread's ops, in order, recorded or not (to find the first NaN).
   using Observer = std::function<void(std::string_view region, std::string_view op, const Tensor& value)>;
   static void observe(Observer observer);
+  // Calls `observer` in backward passes of this thread after every closure that ran (for profiles).
+  static void observe_backward(std::function<void(std::string_view op)> observer);
 
  private:
   struct Entry {
