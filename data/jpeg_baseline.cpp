@@ -232,12 +232,12 @@ class BaselineJpeg {
     for (int v = 0; v < component.down; ++v)
       for (int h = 0; h < component.across; ++h) {
         std::memset(block, 0, sizeof(block));
-        const int count = decode_block(block, reader, work_.dc_tables[component.dc_table],
-                                       work_.ac_tables[component.ac_table], component.dc);
-        if (count == 0 || reader.overrun()) return false;
+        const BlockKind kind = decode_block(block, reader, work_.dc_tables[component.dc_table],
+                                            work_.ac_tables[component.ac_table], component.dc);
+        if (kind == BlockKind::damaged || reader.overrun()) return false;
         uint8_t* to = component.plane.data() + (row * component.down + v) * 8 * component.stride +
                       (column * component.across + h) * 8;
-        if (!(count == 1 ? idct_dc_only(to, component.stride, block[0], quantisers[0])
+        if (!(kind == BlockKind::dc_only ? idct_dc_only(to, component.stride, block[0], quantisers[0])
                          : idct(to, component.stride, block, quantisers)))
           return false;
       }

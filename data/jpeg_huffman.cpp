@@ -53,7 +53,7 @@ bool HuffmanTable::build(std::span<const uint8_t> segment, bool dc) {
   if (dc == dc_ && segment.size() == segment_size_ && std::memcmp(segment.data(), segment_.data(), segment_size_) == 0)
     return true;
   segment_size_ = 0;  // no valid table until the end is reached
-  entries_.fill(0);
+  entries_.fill(kLong);
   uint32_t code = 0;
   size_t index = 0;
   const std::span<const uint8_t> symbols = segment.subspan(16);
@@ -89,23 +89,23 @@ uint32_t HuffmanTable::look_up_long(uint64_t bits) const {
     if (next_16 >= end_[static_cast<size_t>(length)]) continue;
     const int32_t index =
         static_cast<int32_t>(next_16 >> (16 - length)) + offset_[static_cast<size_t>(length)];
-    if (index < 0 || index + 16 >= static_cast<int32_t>(segment_size_)) return 0;
+    if (index < 0 || index + 16 >= static_cast<int32_t>(segment_size_)) return kLong;
     const Symbol symbol = split(segment_[static_cast<size_t>(16 + index)], dc_);
     return entry(length, true, symbol.run, symbol.size);
   }
-  return 0;
+  return kLong;
 }
 
-int decode_block(int16_t* block, BitReader& shared, const HuffmanTable& dc_table, const HuffmanTable& ac_table,
+BlockKind decode_block(int16_t* block, BitReader& shared, const HuffmanTable& dc_table, const HuffmanTable& ac_table,
                  int& dc) {
   BitReader reader = shared;  // in registers; written back at the end
   reader.refill();
   // Returns the value and adds the run to k.
   const auto take = [&reader](const HuffmanTable& table, int& k, int& value) {
     uint32_t found = table.look_up(reader.bits());
-    if (found & HuffmanTable::kValueFollows || found == 0) [[unlikely]] {
-      if (found == 0) found = table.look_up_long(reader.bits());
-      if (found == 0) return false;
+    if ((found & HuffmanTable::kValueFollows) != 0) [[unlikely]] {
+      if (found == HuffmanTable::kLong) found = table.look_up_long(reader.bits());
+      if (found == HuffmanTable::kLong) return false;
       reader.skip(static_cast<int>(found & 0x7f));
       const int size = static_cast<int>(found >> 16);
       value = extend(reader.bits(), size);
@@ -118,26 +118,24 @@ int decode_block(int16_t* block, BitReader& shared, const HuffmanTable& dc_table
     return true;
   };
 
-  int k = 0, value = 0, last = 0;
-  if (!take(dc_table, k, value)) return 0;
+  int k = 0, value = 0;
+  if (!take(dc_table, k, value)) return BlockKind::damaged;
   dc += value;
-  if (dc < -2048 || dc > 2047) return 0;  // more than 8-bit pictures have
+  if (dc < -2048 || dc > 2047) return BlockKind::damaged;  // more than 8-bit pictures have
   block[0] = static_cast<int16_t>(dc);
   for (k = 1; k < 64;) {
     reader.refill();
-    if (!take(ac_table, k, value)) return 0;
+    if (!take(ac_table, k, value)) return BlockKind::damaged;
     block[kZigzag[static_cast<size_t>(k)]] = static_cast<int16_t>(value);
-    last = value != 0 ? k : last;
     if (++k >= 64) break;
-    if (!take(ac_table, k, value)) return 0;
+    if (!take(ac_table, k, value)) return BlockKind::damaged;
     block[kZigzag[static_cast<size_t>(k)]] = static_cast<int16_t>(value);
-    last = value != 0 ? k : last;
     ++k;
   }
   // A run that leads past the block is damage; only the end-of-block symbol goes further.
-  if (k > 64 && k < HuffmanTable::kEndOfBlock) return 0;
+  if (k > 64 && k < HuffmanTable::kEndOfBlock) return BlockKind::damaged;
   shared = reader;
-  return last + 1;
+  return k == HuffmanTable::kEndOfBlock + 2 ? BlockKind::dc_only : BlockKind::full;
 }
 
 }  // namespace switchback

@@ -24,11 +24,11 @@ class HuffmanTable {
   static constexpr int kEndOfBlock = 128;  // the run that ends a block: beyond anything a real run reaches
 
   // An entry: consumed bits (0 to 6), "the value's bits follow" (7), run (8 to 15), value, or size of the value that
-  // follows (16 to 31). 0: the code is longer than 11 bits, or there is none.
-  static constexpr uint32_t kValueFollows = 0x80;
+  // follows (16 to 31). kLong, which has bit 7 too: the code is longer than 11 bits, or there is none.
+  static constexpr uint32_t kValueFollows = 0x80, kLong = kValueFollows;
   uint32_t look_up(uint64_t bits) const { return entries_[bits >> (64 - kLookupBits)]; }
 
-  // The same for codes of 12 to 16 bits, of which the value always follows. 0: no such code.
+  // The same for codes of 12 to 16 bits, of which the value always follows. kLong: no such code.
   uint32_t look_up_long(uint64_t bits) const;
 
   // segment: 16 counts of codes per length, then the symbols (ITU T.81, B.2.4.2). False if that is no prefix code, or
@@ -72,8 +72,9 @@ class BitReader {
   int count_ = 0;
 };
 
-// block: 64 zeros and one more place, in the order of rows. Adds to `dc` and stores it. Returns the number of
-// coefficients up to the last one that is not 0, at least 1; 0 if the data are damaged.
-int decode_block(int16_t* block, BitReader& reader, const HuffmanTable& dc_table, const HuffmanTable& ac_table, int& dc);
+enum class BlockKind { damaged, dc_only, full };
+
+// block: 64 zeros and one more place, in the order of rows. Adds to `dc` and stores it.
+BlockKind decode_block(int16_t* block, BitReader& reader, const HuffmanTable& dc_table, const HuffmanTable& ac_table, int& dc);
 
 }  // namespace switchback

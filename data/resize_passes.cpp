@@ -31,6 +31,15 @@ namespace {
 
 constexpr int kLowBits = 11;
 
+// sums + a b for pairs of neighbours: one instruction where the processor has it.
+__m256i add_products(__m256i sums, __m256i a, __m256i b) {
+#if defined(__AVX512VNNI__) && defined(__AVX512VL__)
+  return _mm256_dpwssd_epi32(sums, a, b);
+#else
+  return _mm256_add_epi32(sums, _mm256_madd_epi16(a, b));
+#endif
+}
+
 // Two weights as the two 16-bit halves of an int32, the first below.
 int32_t pair(int32_t first, int32_t second) {
   return static_cast<int32_t>(static_cast<uint32_t>(first & 0xffff) | static_cast<uint32_t>(second) << 16);
@@ -78,8 +87,8 @@ void four_rows(uint8_t* const (&to)[kRowsAtOnce], const uint8_t* const (&from)[k
       for (int64_t r = 0; r < kRowsAtOnce; ++r) {
         const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from[r] + offset));
         const __m256i pixels = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(bytes), arrange);
-        high[r] = _mm256_add_epi32(high[r], _mm256_madd_epi16(pixels, weight_high));
-        low[r] = _mm256_add_epi32(low[r], _mm256_madd_epi16(pixels, weight_low));
+        high[r] = add_products(high[r], pixels, weight_high);
+        low[r] = add_products(low[r], pixels, weight_low);
       }
     }
     // The halves of a register hold the sums of the even and the odd pairs of pixels. Two rows are added at a time.
@@ -122,8 +131,8 @@ void columns_32(uint8_t* to, const uint8_t* rows, int64_t stride, int64_t count,
     const __m256i pairs[4] = {_mm256_unpacklo_epi8(ab_low, zero), _mm256_unpackhi_epi8(ab_low, zero),
                               _mm256_unpacklo_epi8(ab_high, zero), _mm256_unpackhi_epi8(ab_high, zero)};
     for (int j = 0; j < 4; ++j) {
-      high[j] = _mm256_add_epi32(high[j], _mm256_madd_epi16(pairs[j], weight_high));
-      low[j] = _mm256_add_epi32(low[j], _mm256_madd_epi16(pairs[j], weight_low));
+      high[j] = add_products(high[j], pairs[j], weight_high);
+      low[j] = add_products(low[j], pairs[j], weight_low);
     }
   }
   const __m256i words_low = _mm256_packs_epi32(finish(high[0], low[0]), finish(high[1], low[1]));
