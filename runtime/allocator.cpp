@@ -1,12 +1,13 @@
 // allocator.cpp: best fit with splitting and merging.
 //
-// A segment is one piece of memory from the source. It is cut into blocks, a doubly linked list in address order:
+// A segment is one piece of memory from the source. It is cut into blocks, a doubly linked list in address
+// order:
 //
 //   segment  | used 512 | free 1024 | used 256 | free ... |
 //
-// No two neighbours are both free (give() merges), so one segment that is wholly free is one block. Free blocks
-// are kept in a set ordered by (size, address): the first one not smaller than the request is the best fit, and
-// among equals the lowest address wins, which makes the addresses of a repeated step repeat.
+// No two neighbours are both free (give() merges), so one segment that is wholly free is one block. Free
+// blocks are kept in a set ordered by (size, address): the first one not smaller than the request is the best
+// fit, and among equals the lowest address wins, which makes the addresses of a repeated step repeat.
 #include "runtime/allocator.h"
 
 #include <sys/mman.h>
@@ -95,7 +96,7 @@ struct CachingAllocator::State {
   std::map<std::string, MemoryStatistics::Context, std::less<>> contexts;
   size_t held = 0, used = 0, peak_used = 0, segments_taken = 0;
   bool growth_forbidden = false;
-  bool sanitized = false;     // tell AddressSanitizer which bytes may be touched
+  bool sanitized = false;  // tell AddressSanitizer which bytes may be touched
   bool fill_with_nan = false;
 
   Block* best_fit(size_t size) const {
@@ -163,11 +164,13 @@ struct CachingAllocator::State {
   }
 
   [[noreturn]] void out_of_memory(size_t bytes) const {
-    const std::string what = concat(source->name(), ": no room for ", readable(bytes), " of \"", current_context,
-                                    "\": ", readable(held), " held, ", readable(used), " used");
+    const std::string what =
+        concat(source->name(), ": no room for ", readable(bytes), " of \"", current_context,
+               "\": ", readable(held), " held, ", readable(used), " used");
     if (growth_forbidden) {
-      fail(what, ", and growth is forbidden: the memory of a captured step is fixed by the step before it; "
-                 "run with --eager if sizes change from step to step");
+      fail(what,
+           ", and growth is forbidden: the memory of a captured step is fixed by the step before it; "
+           "run with --eager if sizes change from step to step");
     }
     fail(what, "; lower --batch-size (--accum-freq keeps the global batch) or turn on --grad-checkpointing");
   }
@@ -201,7 +204,8 @@ void* CachingAllocator::take(size_t bytes) {
   s.used_blocks.emplace(block->begin, block);
 
   auto context = s.contexts.find(std::string_view(current_context));
-  if (context == s.contexts.end()) context = s.contexts.emplace(current_context, MemoryStatistics::Context{}).first;
+  if (context == s.contexts.end())
+    context = s.contexts.emplace(current_context, MemoryStatistics::Context{}).first;
   block->context = &context->second;
   block->context->used += size;
   block->context->peak = std::max(block->context->peak, block->context->used);
@@ -283,7 +287,8 @@ Registry& registry() {
 
 CachingAllocator& allocator(Device device) {
   if (device.kind == Device::cpu) {
-    static CachingAllocator* const host = new CachingAllocator(std::make_unique<HostMemory>());  // never destroyed
+    static CachingAllocator* const host =
+        new CachingAllocator(std::make_unique<HostMemory>());  // never destroyed
     return *host;
   }
   CHECK(device.index >= 0 && device.index < max_cuda_devices, "no such device: ", device);

@@ -1,16 +1,17 @@
 // allocator.h: a caching allocator over a source of raw memory.
 //
 // take() rounds a request up to `alignment`, looks for the smallest cached block that is large enough, splits
-// off what is left over, and only when there is none asks the source for a new segment. give() returns a block
-// to the cache and merges it with free neighbours of the same segment. Nothing goes back to the source until
-// release_cached() or destruction. So the second training step allocates nothing from the system, and its
-// addresses repeat: a captured CUDA graph relies on that (forbid_growth).
+// off what is left over, and only when there is none asks the source for a new segment. give() returns a
+// block to the cache and merges it with free neighbours of the same segment. Nothing goes back to the source
+// until release_cached() or destruction. So the second training step allocates nothing from the system, and
+// its addresses repeat: a captured CUDA graph relies on that (forbid_growth).
 //
 // Bytes are counted by named context ("parameters", "activations", ...): a MemoryContext on the stack names
 // what is allocated while it lives.
 //
-// Two debugging aids on CPU memory: SWITCHBACK_POISON=1 in the environment fills what take() returns with 0xff
-// (NaN in every float type), and a build with AddressSanitizer sees a use after give() and a write past the end.
+// Two debugging aids on CPU memory: SWITCHBACK_POISON=1 in the environment fills what take() returns with
+// 0xff (NaN in every float type), and a build with AddressSanitizer sees a use after give() and a write past
+// the end.
 //
 // The memory source is an interface, so the allocator is tested without any GPU. All functions may be called
 // from several threads.
@@ -32,7 +33,7 @@ class MemorySource {
   virtual void* take(size_t bytes) = 0;  // nullptr when there is no memory left
   virtual void give(void* memory, size_t bytes) = 0;
   virtual std::string name() const = 0;  // for error messages: "host memory", "cuda:0"
-  virtual bool cpu_can_write() const { return true; }  // false for device memory: no debug filling, no poisoning
+  virtual bool cpu_can_write() const { return true; }  // false for device memory: no debugging aids
 };
 
 struct MemoryStatistics {
@@ -48,7 +49,7 @@ struct MemoryStatistics {
 
 class CachingAllocator {
  public:
-  static constexpr size_t alignment = 256;  // bytes; what TMA and vector loads want, and a cache line's multiple
+  static constexpr size_t alignment = 256;  // bytes; what TMA and vector loads want, whole cache lines
 
   explicit CachingAllocator(std::unique_ptr<MemorySource> source);
   ~CachingAllocator();
@@ -69,8 +70,8 @@ class CachingAllocator {
   std::unique_ptr<State> state_;
 };
 
-// The process-wide allocator of a device. It lives until the process ends, so static tensors may outlive main.
-// Errors: a CUDA device that nobody registered (a build without CUDA).
+// The process-wide allocator of a device. It lives until the process ends, so static tensors may outlive
+// main. Errors: a CUDA device that nobody registered (a build without CUDA).
 CachingAllocator& allocator(Device device);
 // How a back end brings its memory: called once per device, before the first tensor on it.
 void register_allocator(Device device, std::unique_ptr<MemorySource> source);

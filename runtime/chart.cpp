@@ -10,10 +10,11 @@
 namespace switchback {
 namespace {
 
-constexpr double width = 960, left = 84, right = 936;               // pixels
+constexpr double width = 960, left = 84, right = 936;  // pixels
 constexpr double head = 52, panel_height = 258, plot_top = 30, plot_height = 168;
 constexpr size_t most_points = 1500;
-constexpr double largest = std::numeric_limits<double>::max() / 16;  // beyond it sums of axis limits would overflow
+constexpr double largest =
+    std::numeric_limits<double>::max() / 16;  // beyond it sums of axis limits would overflow
 
 // Told apart with the common kinds of colour blindness too (Okabe and Ito's palette, darkest first).
 constexpr const char* colours[] = {"#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9"};
@@ -42,7 +43,8 @@ std::string escaped(std::string_view text) {
   return out;
 }
 
-// "0.0005", "2.5e-7", "0", "1200", "20k", "3.5M"; `axis_end` is the larger end of the axis, which chooses the unit.
+// "0.0005", "2.5e-7", "0", "1200", "20k", "3.5M"; `axis_end` is the larger end of the axis, which chooses the
+// unit.
 std::string label_of(double value, double axis_end) {
   if (value == 0) return "0";
   const double size = std::max(std::abs(value), axis_end);
@@ -89,7 +91,10 @@ struct Axis {
 std::vector<Tick> linear_ticks(const Axis& axis, int wanted) {
   const double rough = (axis.high - axis.low) / wanted;
   const double power = std::pow(10, std::floor(std::log10(rough)));
-  const double step = power * (rough / power < 1.5 ? 1 : rough / power < 3.5 ? 2 : rough / power < 7.5 ? 5 : 10);
+  const double step = power * (rough / power < 1.5   ? 1
+                               : rough / power < 3.5 ? 2
+                               : rough / power < 7.5 ? 5
+                                                     : 10);
   std::vector<Tick> ticks;
   if (!(step > 0) || !std::isfinite(step)) return ticks;
   const double first = std::ceil(axis.low / step - 1e-9);
@@ -134,7 +139,8 @@ void fit(Axis& axis, const std::vector<Series>& all, std::vector<double> Series:
     }
   }
   if (low > high) low = 0, high = axis.log ? 0.999 : 1;
-  const double least = axis.log ? 0.1 : std::max(std::abs(low) * 1e-6, 1e-300);  // a constant still needs a height
+  const double least =
+      axis.log ? 0.1 : std::max(std::abs(low) * 1e-6, 1e-300);  // a constant still needs a height
   if (high - low < least) {
     const double middle = low / 2 + high / 2;
     const double half = axis.log ? 0.15 : middle == 0 ? 1 : std::abs(middle) * 0.05;
@@ -144,8 +150,8 @@ void fit(Axis& axis, const std::vector<Series>& all, std::vector<double> Series:
   axis.high = high + margin * (high - low);
 }
 
-// Indices of the points to draw: all, or the smallest and the largest of each bucket in their order. A bucket with
-// nothing to show gives one such point, which breaks the line.
+// Indices of the points to draw: all, or the smallest and the largest of each bucket in their order. A bucket
+// with nothing to show gives one such point, which breaks the line.
 std::vector<size_t> thinned(const Series& s, const Axis& y) {
   const size_t n = s.x.size();
   std::vector<size_t> kept;
@@ -170,7 +176,8 @@ std::string line_of(const Series& s, const Axis& x, const Axis& y, const char* c
   size_t run = 0;
   double last_x = 0, last_y = 0;
   const auto end_run = [&] {  // a point on its own would be an invisible line
-    if (run == 1) dots += format("<circle cx=\"%.1f\" cy=\"%.1f\" r=\"2\" fill=\"%s\"/>\n", last_x, last_y, colour);
+    if (run == 1)
+      dots += format("<circle cx=\"%.1f\" cy=\"%.1f\" r=\"2\" fill=\"%s\"/>\n", last_x, last_y, colour);
     run = 0;
   };
   for (size_t i : thinned(s, y)) {
@@ -186,8 +193,9 @@ std::string line_of(const Series& s, const Axis& x, const Axis& y, const char* c
   }
   end_run();
   if (path.empty()) return "";
-  return format("<path fill=\"none\" stroke=\"%s\" stroke-width=\"1.5\" stroke-linejoin=\"round\" d=\"", colour) + path +
-         "\"/>\n" + dots;
+  return format("<path fill=\"none\" stroke=\"%s\" stroke-width=\"1.5\" stroke-linejoin=\"round\" d=\"",
+                colour) +
+         path + "\"/>\n" + dots;
 }
 
 std::string grid_of(const Axis& x, const Axis& y) {
@@ -196,18 +204,19 @@ std::string grid_of(const Axis& x, const Axis& y) {
   const double x_end = std::max(std::abs(x.low), std::abs(x.high));
   for (const Tick& tick : y.log ? log_ticks(y) : linear_ticks(y, 5)) {
     const double at = y.pixel(tick.value);
-    out += format("<line x1=\"%.1f\" y1=\"%.1f\" x2=\"%.1f\" y2=\"%.1f\" stroke=\"%s\"/>\n", left, at, right, at,
-                  tick.labelled ? "#e3e6ea" : "#f2f4f6");
+    out += format("<line x1=\"%.1f\" y1=\"%.1f\" x2=\"%.1f\" y2=\"%.1f\" stroke=\"%s\"/>\n", left, at, right,
+                  at, tick.labelled ? "#e3e6ea" : "#f2f4f6");
     if (tick.labelled) {
-      out += format("<text x=\"%.1f\" y=\"%.1f\" text-anchor=\"end\" class=\"tick\">%s</text>\n", left - 8, at + 4,
-                    label_of(tick.value, y_end).c_str());
+      out += format("<text x=\"%.1f\" y=\"%.1f\" text-anchor=\"end\" class=\"tick\">%s</text>\n", left - 8,
+                    at + 4, label_of(tick.value, y_end).c_str());
     }
   }
   for (const Tick& tick : linear_ticks(x, 8)) {
     const double at = x.pixel(tick.value);
-    out += format("<line x1=\"%.1f\" y1=\"%.1f\" x2=\"%.1f\" y2=\"%.1f\" stroke=\"#eef0f3\"/>\n", at, y.to, at, y.from);
-    out += format("<text x=\"%.1f\" y=\"%.1f\" text-anchor=\"middle\" class=\"tick\">%s</text>\n", at, y.from + 17,
-                  label_of(tick.value, x_end).c_str());
+    out += format("<line x1=\"%.1f\" y1=\"%.1f\" x2=\"%.1f\" y2=\"%.1f\" stroke=\"#eef0f3\"/>\n", at, y.to,
+                  at, y.from);
+    out += format("<text x=\"%.1f\" y=\"%.1f\" text-anchor=\"middle\" class=\"tick\">%s</text>\n", at,
+                  y.from + 17, label_of(tick.value, x_end).c_str());
   }
   return out;
 }
@@ -215,9 +224,11 @@ std::string grid_of(const Axis& x, const Axis& y) {
 // One text that ends at the right border, so that the widths of the names need not be known.
 std::string legend_of(const Panel& panel, double baseline) {
   if (panel.series.size() < 2 && (panel.series.empty() || panel.series[0].name == panel.title)) return "";
-  std::string out = format("<text x=\"%.1f\" y=\"%.1f\" text-anchor=\"end\" class=\"legend\">", right, baseline);
+  std::string out =
+      format("<text x=\"%.1f\" y=\"%.1f\" text-anchor=\"end\" class=\"legend\">", right, baseline);
   for (size_t i = 0; i < panel.series.size(); ++i) {
-    out += format("<tspan dx=\"%d\" fill=\"%s\">\u25cf</tspan><tspan dx=\"5\">", i ? 16 : 0, colours[i % colour_count]) +
+    out += format("<tspan dx=\"%d\" fill=\"%s\">\u25cf</tspan><tspan dx=\"5\">", i ? 16 : 0,
+                  colours[i % colour_count]) +
            escaped(panel.series[i].name) + "</tspan>";
   }
   return out + "</text>\n";
@@ -231,8 +242,9 @@ std::string marks_of(const std::vector<double>& marks, const Axis& x, const Axis
     const double at = x.pixel(mark);
     if (std::abs(at - last) < 0.5) continue;  // nothing new to see
     last = at;
-    out += format("<path d=\"M%.1f %.1fV%.1f\" stroke=\"%s\" stroke-dasharray=\"3 3\" stroke-opacity=\"0.55\"/>\n", at, y.from,
-                  y.to, mark_colour);
+    out += format(
+        "<path d=\"M%.1f %.1fV%.1f\" stroke=\"%s\" stroke-dasharray=\"3 3\" stroke-opacity=\"0.55\"/>\n", at,
+        y.from, y.to, mark_colour);
     out += format("<path d=\"M%.1f %.1fl-4 -6h8z\" fill=\"%s\"/>\n", at, y.to, mark_colour);
   }
   return out;
@@ -240,24 +252,29 @@ std::string marks_of(const std::vector<double>& marks, const Axis& x, const Axis
 
 std::string panel_of(const Panel& panel, double top) {
   for (const Series& s : panel.series) {
-    CHECK(s.x.size() == s.y.size(), "chart: series ", s.name, " has ", s.x.size(), " x and ", s.y.size(), " y");
+    CHECK(s.x.size() == s.y.size(), "chart: series ", s.name, " has ", s.x.size(), " x and ", s.y.size(),
+          " y");
   }
   Axis x{0, 1, left, right, false};
   Axis y{0, 1, top + plot_top + plot_height, top + plot_top, panel.log_y};
   fit(x, panel.series, &Series::x, 0);
   fit(y, panel.series, &Series::y, 0.04);
 
-  std::string out = format("<text x=\"%.1f\" y=\"%.1f\" class=\"panel\">", left, top + 16) + escaped(panel.title) + "</text>\n";
+  std::string out = format("<text x=\"%.1f\" y=\"%.1f\" class=\"panel\">", left, top + 16) +
+                    escaped(panel.title) + "</text>\n";
   out += legend_of(panel, top + 16) + grid_of(x, y);
   std::string lines;
-  for (size_t i = 0; i < panel.series.size(); ++i) lines += line_of(panel.series[i], x, y, colours[i % colour_count]);
+  for (size_t i = 0; i < panel.series.size(); ++i)
+    lines += line_of(panel.series[i], x, y, colours[i % colour_count]);
   if (lines.empty()) {
     lines = format("<text x=\"%.1f\" y=\"%.1f\" text-anchor=\"middle\" class=\"legend\">no data</text>\n",
                    (left + right) / 2, (y.from + y.to) / 2);
   }
   out += marks_of(panel.marks, x, y) + lines;
-  out += format("<path d=\"M%.1f %.1fV%.1fH%.1f\" fill=\"none\" stroke=\"#5f6b7a\"/>\n", left, y.to, y.from, right);
-  out += format("<text x=\"%.1f\" y=\"%.1f\" text-anchor=\"middle\" class=\"legend\">", (left + right) / 2, y.from + 35) +
+  out += format("<path d=\"M%.1f %.1fV%.1fH%.1f\" fill=\"none\" stroke=\"#5f6b7a\"/>\n", left, y.to, y.from,
+                right);
+  out += format("<text x=\"%.1f\" y=\"%.1f\" text-anchor=\"middle\" class=\"legend\">", (left + right) / 2,
+                y.from + 35) +
          escaped(panel.x_label) + "</text>\n";
   return out;
 }
@@ -266,14 +283,18 @@ std::string panel_of(const Panel& panel, double top) {
 
 std::string svg_chart(std::string_view title, const std::vector<Panel>& panels) {
   const double height = head + panel_height * static_cast<double>(panels.size());
-  std::string out = format("<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %.0f %.0f\" width=\"%.0f\" height=\"%.0f\" ",
-                           width, height, width, height);
-  out += "font-family=\"Helvetica, Arial, 'DejaVu Sans', sans-serif\">\n"
-         "<style>.title{font-size:19px;font-weight:bold;fill:#1b2733}.panel{font-size:14px;font-weight:bold;fill:#1b2733}"
-         ".tick{font-size:12px;fill:#4a5563}.legend{font-size:12.5px;fill:#2f3b48}</style>\n"
-         "<rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n";  // so that it reads on a dark page too
+  std::string out = format(
+      "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %.0f %.0f\" width=\"%.0f\" height=\"%.0f\" ",
+      width, height, width, height);
+  out +=
+      "font-family=\"Helvetica, Arial, 'DejaVu Sans', sans-serif\">\n"
+      "<style>.title{font-size:19px;font-weight:bold;fill:#1b2733}.panel{font-size:14px;font-weight:bold;"
+      "fill:#1b2733}"
+      ".tick{font-size:12px;fill:#4a5563}.legend{font-size:12.5px;fill:#2f3b48}</style>\n"
+      "<rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n";  // so that it reads on a dark page too
   out += format("<text x=\"%.1f\" y=\"32\" class=\"title\">", left) + escaped(title) + "</text>\n";
-  for (size_t i = 0; i < panels.size(); ++i) out += panel_of(panels[i], head + panel_height * static_cast<double>(i));
+  for (size_t i = 0; i < panels.size(); ++i)
+    out += panel_of(panels[i], head + panel_height * static_cast<double>(i));
   return out + "</svg>\n";
 }
 

@@ -6,8 +6,9 @@
 //   |_____/  \___|_____
 //            x label
 //
-// Long series are thinned to at most 1500 points, the smallest and the largest of every bucket, so that a spike of
-// one step stays visible. A point that is not finite (or not positive on a logarithmic axis) leaves a gap in the line.
+// Long series are thinned to at most 1500 points, the smallest and the largest of every bucket, so that a
+// spike of one step stays visible. A point that is not finite (or not positive on a logarithmic axis) leaves
+// a gap in the line.
 #pragma once
 
 #include <string>

@@ -16,14 +16,14 @@
 namespace switchback {
 namespace {
 
-constexpr size_t buffer_size = size_t{1} << 16;   // small writes are gathered
+constexpr size_t buffer_size = size_t{1} << 16;    // small writes are gathered
 constexpr size_t largest_write = size_t{1} << 30;  // Linux writes at most 2 GiB at a time
 
 struct OpenFile {
   int number = -1;
   explicit OpenFile(const std::string& path) : number(open(path.c_str(), O_RDONLY | O_CLOEXEC)) {
     if (number < 0) fail("cannot open ", path, ": ", std::strerror(errno));
-    struct stat info{};
+    struct stat info {};
     if (fstat(number, &info) == 0 && S_ISDIR(info.st_mode)) {
       close(number);
       fail("cannot read ", path, ": it is a folder");
@@ -44,7 +44,7 @@ std::string folder_of(const std::string& path) {
 std::string read_file(const std::string& path) {
   const OpenFile file(path);
   std::string text;
-  struct stat info{};
+  struct stat info {};
   if (fstat(file.number, &info) == 0 && info.st_size > 0) text.reserve(static_cast<size_t>(info.st_size));
   char part[buffer_size];
   while (true) {  // until the end, not st_size: that is 0 for pipes and /proc
@@ -62,7 +62,7 @@ std::string read_file(const std::string& path) {
 
 MappedFile::MappedFile(const std::string& path) : path_(path) {
   const OpenFile file(path);
-  struct stat info{};
+  struct stat info {};
   if (fstat(file.number, &info) != 0) fail("cannot read ", path, ": ", std::strerror(errno));
   size_ = static_cast<size_t>(info.st_size);
   if (size_ == 0) return;  // nothing can be mapped; bytes() is empty
@@ -159,7 +159,8 @@ void sync_folder(const std::string& folder) {
   const int reason = errno;
   close(number);
   // Some network file systems cannot sync folders and say so with EINVAL: the data are as safe as they get.
-  if (result != 0 && reason != EINVAL && reason != ENOTSUP) fail("cannot sync folder ", folder, ": ", std::strerror(reason));
+  if (result != 0 && reason != EINVAL && reason != ENOTSUP)
+    fail("cannot sync folder ", folder, ": ", std::strerror(reason));
 }
 
 }  // namespace switchback

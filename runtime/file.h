@@ -31,9 +31,9 @@ class MappedFile {
   size_t size_ = 0;
 };
 
-// A file that appears complete or not at all: bytes go to PATH.tmp-PID; commit() syncs them, renames the file over
-// PATH, and syncs the folder. Without commit(), or after an error (disk full), the temporary file is removed and
-// whatever was at PATH stays as it was.
+// A file that appears complete or not at all: bytes go to PATH.tmp-PID; commit() syncs them, renames the file
+// over PATH, and syncs the folder. Without commit(), or after an error (disk full), the temporary file is
+// removed and whatever was at PATH stays as it was.
 class AtomicFile {
  public:
   explicit AtomicFile(std::string path);

@@ -1,5 +1,5 @@
-// float16.h: IEEE half precision (1 sign, 5 exponent, 10 mantissa bits) to and from float, for files that hold it.
-// From float: round to nearest, ties to even; overflow becomes infinity; NaN stays NaN (quiet).
+// float16.h: IEEE half precision (1 sign, 5 exponent, 10 mantissa bits) to and from float, for files that
+// hold it. From float: round to nearest, ties to even; overflow becomes infinity; NaN stays NaN (quiet).
 #pragma once
 
 #include <bit>
@@ -25,8 +25,8 @@ inline uint16_t half_from_float(float value) {
     const uint32_t rounded = magnitude + 0xfffu + (magnitude >> 13 & 1u);
     return static_cast<uint16_t>(sign | ((rounded - (112u << 23)) >> 13));
   }
-  // Subnormal: adding 1/2 puts the last bit of the half (2^-24) at the last bit of a float in [1/2, 1), and the
-  // addition itself rounds to nearest even.
+  // Subnormal: adding 1/2 puts the last bit of the half (2^-24) at the last bit of a float in [1/2, 1), and
+  // the addition itself rounds to nearest even.
   const float shifted = std::bit_cast<float>(magnitude) + 0.5f;
   return static_cast<uint16_t>(sign | (std::bit_cast<uint32_t>(shifted) - 0x3f000000u));
 }

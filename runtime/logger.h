@@ -1,7 +1,7 @@
 // logger.h: what a program says, for people (Logger) and for programs (JsonLines).
 //
-// Both may be used from several threads. A disk that fills up must not end a run of days: a line that cannot be
-// written is reported once on stderr and the run goes on.
+// Both may be used from several threads. A disk that fills up must not end a run of days: a line that cannot
+// be written is reported once on stderr and the run goes on.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +16,8 @@
 
 namespace switchback {
 
-// Lines as open_clip writes them, "2024-05-01,12:30:59 | INFO | message" in local time, to stderr and to a file.
+// Lines as open_clip writes them, "2024-05-01,12:30:59 | INFO | message" in local time, to stderr and to a
+// file.
 class Logger {
  public:
   // path: appended to; empty: stderr only. quiet: nothing goes to stderr. Error: the file cannot be opened.
@@ -56,9 +57,9 @@ struct JsonField {
   JsonField(std::string_view n, Integer v) : name(n), value(static_cast<int64_t>(v)) {}
 };
 
-// A .jsonl file: one record a line, appended and flushed at once. JSON has no NaN and no infinity: they become null.
-// Doubles are written with as many digits as bring back the same bits. A line that a killed run left half written is
-// closed when the file is opened again, so that it spoils no other.
+// A .jsonl file: one record a line, appended and flushed at once. JSON has no NaN and no infinity: they
+// become null. Doubles are written with as many digits as bring back the same bits. A line that a killed run
+// left half written is closed when the file is opened again, so that it spoils no other.
 class JsonLines {
  public:
   explicit JsonLines(const std::string& path);  // error: the file cannot be opened

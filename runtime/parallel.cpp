@@ -1,8 +1,9 @@
 // parallel.cpp: a pool of threads that waits for one loop at a time.
 //
-// The loop is cut into chunks (up to four a thread, so that a thread that the system delays does not hold up the
-// others); the caller and the workers claim them one by one from an atomic counter. A worker that finds nothing
-// spins for some microseconds, since a training step is a dense row of such loops, and sleeps after that.
+// The loop is cut into chunks (up to four a thread, so that a thread that the system delays does not hold up
+// the others); the caller and the workers claim them one by one from an atomic counter. A worker that finds
+// nothing spins for some microseconds, since a training step is a dense row of such loops, and sleeps after
+// that.
 //
 // A loop lives on its caller's stack. Workers enter and leave it under the pool's mutex, and the caller first
 // closes it to newcomers and then waits for those inside, so nobody touches it after parallel_for returns.
@@ -65,7 +66,7 @@ struct Loop {
   const std::function<void(int64_t, int64_t)>& f;
   int64_t count, chunks;
   std::atomic<int64_t> next{0};
-  std::mutex mutex;              // guards error
+  std::mutex mutex;  // guards error
   std::exception_ptr error;
 
   // Chunk i is [count i / chunks, count (i + 1) / chunks), without the overflow.

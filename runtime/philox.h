@@ -1,8 +1,9 @@
-// philox.h: Philox 4x32-10, random numbers as a function of (counter, key), and a small generator on top of it.
+// philox.h: Philox 4x32-10, random numbers as a function of (counter, key), and a small generator.
 //
-// One call maps 128 bits of counter and 64 bits of key to four 32-bit words that pass the usual batteries of tests.
-// There is no state to save: whoever knows seed, step and sample index can draw the numbers of that sample again, on
-// any thread, rank or device. That is why resuming and changing the number of workers change no bit.
+// One call maps 128 bits of counter and 64 bits of key to four 32-bit words that pass the usual batteries of
+// tests. There is no state to save: whoever knows seed, step and sample index can draw the numbers of that
+// sample again, on any thread, rank or device. That is why resuming and changing the number of workers change
+// no bit.
 //
 //   one round:  (c0, c1, c2, c3) -> (high(M1 c2) ^ c1 ^ k0,  low(M1 c2),  high(M0 c0) ^ c3 ^ k1,  low(M0 c0))
 //   between rounds the key grows by the Weyl constants (W0, W1); ten rounds.
@@ -45,7 +46,7 @@ SWITCHBACK_HOST_DEVICE constexpr PhiloxKey philox_key(uint64_t seed) {
   return {{static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)}};
 }
 
-// What numbers are drawn for. The purpose goes into the top byte of the key, so no two purposes share a stream.
+// What numbers are drawn for. The purpose goes into the top byte of the key, so none share a stream.
 enum class RandomPurpose : uint32_t {
   augmentation = 0,
   initialization = 0x10,
@@ -78,10 +79,10 @@ class PhiloxStream {
     return high << 32 | next_u32();
   }
 
-  float uniform() { return static_cast<float>(next_u32() >> 8) * 0x1p-24f; }                 // [0, 1), 24 bits
-  double uniform_double() { return static_cast<double>(next_u64() >> 11) * 0x1p-53; }       // [0, 1), 53 bits
+  float uniform() { return static_cast<float>(next_u32() >> 8) * 0x1p-24f; }           // [0, 1), 24 bits
+  double uniform_double() { return static_cast<double>(next_u64() >> 11) * 0x1p-53; }  // [0, 1), 53 bits
 
-  // Standard normal (Box-Muller; the pair's second half is kept). |value| <= 6.7, as the radius comes of 32 bits.
+  // Standard normal (Box-Muller; the pair's second half is kept). |value| <= 6.7: 32 bits.
   float normal() {
     if (has_spare_) {
       has_spare_ = false;

@@ -74,7 +74,8 @@ Json parse_header(const MappedFile& file, std::string_view header) {
 StoredTensor parse_tensor(const std::string& path, const std::string& name, const Json& entry,
                           std::span<const std::byte> data) {
   const auto bad = [&](const auto&... parts) { fail(path, ": tensor ", name, ": ", parts...); };
-  if (!entry.is_object() || !entry.contains("dtype") || !entry.contains("shape") || !entry.contains("data_offsets")) {
+  if (!entry.is_object() || !entry.contains("dtype") || !entry.contains("shape") ||
+      !entry.contains("data_offsets")) {
     bad("the header must give dtype, shape and data_offsets");
   }
   const Json &dtype = entry["dtype"], &shape = entry["shape"], &offsets = entry["data_offsets"];
@@ -89,9 +90,11 @@ StoredTensor parse_tensor(const std::string& path, const std::string& name, cons
   for (const Json& size : shape) {
     if (!size.is_number_unsigned()) bad("shape ", shape.dump(), " must consist of whole numbers from 0");
     tensor.shape.push_back(size.get<int64_t>());
-    overflow = overflow || tensor.shape.back() < 0 || __builtin_mul_overflow(expected, size.get<uint64_t>(), &expected);
+    overflow = overflow || tensor.shape.back() < 0 ||
+               __builtin_mul_overflow(expected, size.get<uint64_t>(), &expected);
   }
-  if (!offsets.is_array() || offsets.size() != 2 || !offsets[0].is_number_unsigned() || !offsets[1].is_number_unsigned()) {
+  if (!offsets.is_array() || offsets.size() != 2 || !offsets[0].is_number_unsigned() ||
+      !offsets[1].is_number_unsigned()) {
     bad("data_offsets ", offsets.dump(), " must be two whole numbers");
   }
   const uint64_t begin = offsets[0], end = offsets[1];
@@ -100,8 +103,9 @@ StoredTensor parse_tensor(const std::string& path, const std::string& name, cons
         " bytes of data (truncated?)");
   }
   if (overflow || end - begin != expected) {
-    bad(tensor.dtype, " of shape ", text_of(tensor.shape), " takes ", overflow ? "more than 2^64" : std::to_string(expected),
-        " bytes, but data_offsets ", offsets.dump(), " hold ", end - begin);
+    bad(tensor.dtype, " of shape ", text_of(tensor.shape), " takes ",
+        overflow ? "more than 2^64" : std::to_string(expected), " bytes, but data_offsets ", offsets.dump(),
+        " hold ", end - begin);
   }
   tensor.bytes = data.subspan(begin, end - begin);
   return tensor;
@@ -225,7 +229,8 @@ void SafetensorsWriter::set_metadata(std::string key, std::string value) {
 }
 
 void SafetensorsWriter::write(const std::string& path) const {
-  // The reference reader refuses gaps between tensors, so alignment comes from the order: wide elements first.
+  // The reference reader refuses gaps between tensors, so alignment comes from the order: wide elements
+  // first.
   std::vector<const std::pair<std::string, CView>*> ordered;
   for (const auto& entry : tensors_) ordered.push_back(&entry);
   std::stable_sort(ordered.begin(), ordered.end(), [](const auto* a, const auto* b) {
@@ -239,7 +244,8 @@ void SafetensorsWriter::write(const std::string& path) const {
     const auto& [name, tensor] = *entry;
     Json shape = Json::array();
     for (int i = 0; i < tensor.shape.rank(); ++i) shape.push_back(tensor.shape[i]);
-    json[name] = {{"dtype", stored_name(tensor.dtype)}, {"shape", shape},
+    json[name] = {{"dtype", stored_name(tensor.dtype)},
+                  {"shape", shape},
                   {"data_offsets", {offset, offset + tensor.bytes()}}};
     offset += tensor.bytes();
   }

@@ -5,8 +5,8 @@
 //                        "__metadata__": {"key": "text", ...}}, padded with spaces to a multiple of 8
 //   data          the tensors; offsets count from here
 //
-// A file is checked completely when it is opened: a damaged one never gets as far as a tensor. Tensors may have more
-// than four sizes here; a View has at most four.
+// A file is checked completely when it is opened: a damaged one never gets as far as a tensor. Tensors may
+// have more than four sizes here; a View has at most four.
 #pragma once
 
 #include <cstdint>
@@ -21,8 +21,8 @@
 namespace switchback {
 
 struct StoredTensor {
-  std::string dtype;             // F64 F32 F16 BF16 I64 I32 I16 I8 U8 BOOL
-  std::vector<int64_t> shape;    // empty: a scalar
+  std::string dtype;                 // F64 F32 F16 BF16 I64 I32 I16 I8 U8 BOOL
+  std::vector<int64_t> shape;        // empty: a scalar
   std::span<const std::byte> bytes;  // in the mapped file; may be unaligned in files of other writers
 };
 
@@ -37,8 +37,9 @@ class SafetensorsFile {
   const StoredTensor& at(const std::string& name) const;  // error: no such tensor, with the most similar name
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
 
-  // Copies a tensor into a CPU view of the same shape, converting among F64, F32, F16 and BF16 (rounding to nearest
-  // even); other types must be the same on both sides. Errors name the tensor and both shapes or types.
+  // Copies a tensor into a CPU view of the same shape, converting among F64, F32, F16 and BF16 (rounding to
+  // nearest even); other types must be the same on both sides. Errors name the tensor and both shapes or
+  // types.
   void load_into(const std::string& name, View to) const;
 
  private:
@@ -48,9 +49,9 @@ class SafetensorsFile {
   std::map<std::string, std::string> metadata_;
 };
 
-// Collects views of CPU memory, which must stay alive and unchanged until write(). Tensors are stored without gaps (the
-// reference reader refuses them), wide element types first and otherwise in the order of add(): so each lies at a
-// multiple of its element size.
+// Collects views of CPU memory, which must stay alive and unchanged until write(). Tensors are stored without
+// gaps (the reference reader refuses them), wide element types first and otherwise in the order of add(): so
+// each lies at a multiple of its element size.
 class SafetensorsWriter {
  public:
   void add(std::string name, CView tensor);

@@ -1,4 +1,5 @@
-// full_disk.h: while it lives, no file of this process can grow beyond `bytes`: what a full disk looks like to a writer.
+// full_disk.h: while it lives, no file of this process can grow beyond `bytes`: what a full disk looks like
+// to a writer.
 #pragma once
 
 #include <sys/resource.h>

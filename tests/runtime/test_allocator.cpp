@@ -1,5 +1,5 @@
-// The caching allocator over a source that counts: every promise of allocator.h, then a long random run against
-// a model that knows nothing of blocks.
+// The caching allocator over a source that counts: every promise of allocator.h, then a long random run
+// against a model that knows nothing of blocks.
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
@@ -140,8 +140,8 @@ TEST_CASE("allocator: errors name the context, the sizes and the cure") {
   void* a = memory.take(3 * MiB);
   const MemoryContext context("activations");
   std::string text = error_of([&] { memory.take(7 * MiB); });
-  for (const char* part : {"test memory", "activations", "7.0 MiB", "4.0 MiB held", "3.0 MiB used", "--batch-size",
-                           "--grad-checkpointing"}) {
+  for (const char* part : {"test memory", "activations", "7.0 MiB", "4.0 MiB held", "3.0 MiB used",
+                           "--batch-size", "--grad-checkpointing"}) {
     CHECK_MESSAGE(contains(text, part), part, " is missing in: ", text);
   }
   CHECK(contains(error_of([&] { memory.take(~size_t{0}); }), "no room"));
@@ -200,7 +200,8 @@ TEST_CASE("allocator: a registered source serves a device") {
   void* p = allocator(device).take(100);
   CHECK_EQ(log.taken, 1);
   allocator(device).give(p);
-  CHECK(contains(error_of([&] { register_allocator(device, std::make_unique<CountingSource>(log)); }), "twice"));
+  CHECK(contains(error_of([&] { register_allocator(device, std::make_unique<CountingSource>(log)); }),
+                 "twice"));
 }
 
 TEST_CASE("allocator: SWITCHBACK_POISON=1 hands out NaN") {
@@ -218,8 +219,8 @@ TEST_CASE("allocator: SWITCHBACK_POISON=1 hands out NaN") {
 }
 
 TEST_CASE("allocator: twenty thousand random calls against a model") {
-  // The model: every live block as an interval with its fill byte. Blocks must never overlap, keep their contents,
-  // and the sums must agree; at the end everything is one free block per segment again.
+  // The model: every live block as an interval with its fill byte. Blocks must never overlap, keep their
+  // contents, and the sums must agree; at the end everything is one free block per segment again.
   SourceLog log;
   log.limit = size_t{1} << 30;
   CachingAllocator memory(std::make_unique<CountingSource>(log));
@@ -234,7 +235,8 @@ TEST_CASE("allocator: twenty thousand random calls against a model") {
   for (int step = 0; step < 20000; ++step) {
     const bool take = live.empty() || (live.size() < 200 && random() % 2 == 0);
     if (take) {
-      const size_t size = random() % 50 == 0 ? random() % (3 * MiB) : random() % (size_t{1} << (random() % 14));
+      const size_t size =
+          random() % 50 == 0 ? random() % (3 * MiB) : random() % (size_t{1} << (random() % 14));
       char* p = bytes_at(memory.take(size));
       const char fill = static_cast<char>(random());
       const size_t room = rounded(size);

@@ -1,10 +1,11 @@
-// The SVG chart: well-formed, finite coordinates inside the picture, spikes kept, gaps kept, hostile values survived.
+// The SVG chart: well-formed, finite coordinates inside the picture, spikes kept, gaps kept, hostile values
+// survived.
 #include <algorithm>
+#include <cctype>
 #include <cmath>
 #include <cstdlib>
 #include <limits>
 #include <random>
-#include <regex>
 #include <string>
 #include <vector>
 
@@ -32,16 +33,19 @@ std::string xml_error(const std::string& xml) {
     } else if (xml[i] == '<') {
       const size_t end = xml.find('>', i);
       if (end == xml.npos) return "tag without end";
-      const std::string tag = xml.substr(i, end + 1 - i), beginning = tag.substr(0, 60);
-      std::smatch match;
-      if (std::regex_match(tag, match, std::regex("</(\\w+)>"))) {
-        if (open.empty() || open.back() != match[1]) return "closes the wrong tag: " + tag;
-        open.pop_back();
-      } else if (std::regex_match(beginning, match, std::regex("<(\\w+)[^]*"))) {
-        if (std::count(tag.begin(), tag.end(), '"') % 2) return "quotes: " + tag;
-        if (tag[tag.size() - 2] != '/') open.push_back(match[1]);
-      } else {
+      const std::string tag = xml.substr(i, end + 1 - i);
+      const size_t from = tag[1] == '/' ? 2 : 1;
+      const std::string name = tag.substr(from, tag.find_first_of(" />", from) - from);
+      if (name.empty() ||
+          !std::all_of(name.begin(), name.end(), [](char c) { return c >= 'a' && c <= 'z'; })) {
         return "no tag: " + tag;
+      }
+      if (from == 2) {
+        if (open.empty() || open.back() != name) return "closes the wrong tag: " + tag;
+        open.pop_back();
+      } else {
+        if (std::count(tag.begin(), tag.end(), '"') % 2) return "quotes: " + tag;
+        if (tag[tag.size() - 2] != '/') open.push_back(name);
       }
       i = end + 1;
     } else {
@@ -55,9 +59,15 @@ void check_picture(const std::string& svg) {
   CHECK_EQ(xml_error(svg), "");
   CHECK_FALSE(contains(svg, "nan"));
   CHECK_FALSE(contains(svg, "inf"));
-  const std::regex coordinate("(?: (?:x|y|x1|y1|x2|y2|cx|cy)=\"|[MLHV])(-?[0-9.]+)");
-  for (auto it = std::sregex_iterator(svg.begin(), svg.end(), coordinate); it != std::sregex_iterator(); ++it) {
-    const double value = std::atof((*it)[1].str().c_str());
+  // Every number of a position: attributes x="...", cy="...", and the letters of paths.
+  for (size_t at = 0; at < svg.size(); ++at) {
+    const char c = svg[at];
+    const bool path =
+        (c == 'M' || c == 'L' || c == 'V' || c == 'H') && svg[at + 1] != 'e';  // not "Helvetica"
+    const bool attribute =
+        c == '"' && at >= 2 && svg[at - 1] == '=' && (svg[at - 2] == 'x' || svg[at - 2] == 'y');
+    if ((!path && !attribute) || !(std::isdigit(svg[at + 1]) || svg[at + 1] == '-')) continue;
+    const double value = std::atof(svg.c_str() + at + 1);
     REQUIRE_GE(value, 0);
     REQUIRE_LE(value, 2000);
   }
@@ -78,19 +88,35 @@ TEST_CASE("chart: titles, legends, ticks and marks are there") {
   rate.log_y = true;
   const std::string svg = svg_chart("a \"run\"", {loss, rate});
   check_picture(svg);
-  for (const char* part : {"a &quot;run&quot;", ">validation &lt;1 &amp; 2&gt;<", ">2.5<", ">4<", ">100<", ">1e-5<", ">0.001<", ">step<"}) {
+  for (const char* part : {"a &quot;run&quot;", ">validation &lt;1 &amp; 2&gt;<", ">2.5<", ">4<", ">100<",
+                           ">1e-5<", ">0.001<", ">step<"}) {
     CHECK_MESSAGE(contains(svg, part), part);
   }
-  CHECK_EQ(count(svg, ">learning rate<"), 1);     // one series of the panel's name needs no legend
-  CHECK_EQ(count(svg, "stroke-dasharray"), 1);    // marks outside of the axis are not drawn
+  CHECK_EQ(count(svg, ">learning rate<"), 1);   // one series of the panel's name needs no legend
+  CHECK_EQ(count(svg, "stroke-dasharray"), 1);  // marks outside of the axis are not drawn
 }
 
 TEST_CASE("chart: hostile values give a picture all the same") {
   const double nan = std::nan("");
   const double huge = std::numeric_limits<double>::max(), tiny = std::numeric_limits<double>::denorm_min();
-  for (const std::vector<double>& y : std::vector<std::vector<double>>{
-           {}, {1}, {0}, {nan}, {inf}, {1, nan, 2}, {-inf, 1, inf}, {5, 5, 5}, {0, 0}, {-1, -2}, {huge, -huge}, {tiny, tiny},
-           {0, tiny}, {huge, huge}, {1e-300, 1e300}, {1, 1 + 1e-16}, {1e9, 1e9 + 1}, {nan, nan, 3}}) {
+  for (const std::vector<double>& y : std::vector<std::vector<double>>{{},
+                                                                       {1},
+                                                                       {0},
+                                                                       {nan},
+                                                                       {inf},
+                                                                       {1, nan, 2},
+                                                                       {-inf, 1, inf},
+                                                                       {5, 5, 5},
+                                                                       {0, 0},
+                                                                       {-1, -2},
+                                                                       {huge, -huge},
+                                                                       {tiny, tiny},
+                                                                       {0, tiny},
+                                                                       {huge, huge},
+                                                                       {1e-300, 1e300},
+                                                                       {1, 1 + 1e-16},
+                                                                       {1e9, 1e9 + 1},
+                                                                       {nan, nan, 3}}) {
     for (bool log : {false, true}) {
       Series s{"s", {}, y};
       for (size_t i = 0; i < y.size(); ++i) s.x.push_back(static_cast<double>(i));
@@ -122,12 +148,14 @@ TEST_CASE("chart: a long series is thinned, and a spike of one point survives it
   s.y[54321] = 0;
   CHECK_FALSE(contains(svg_chart("t", {Panel{"p", {s}}}), ">100<"));
   CHECK(contains(svg, ">100<"));
-  // It is drawn: 4 % margin on 101 leave its tip 168 * 0.04 / 1.08 = 6.2 pixels below the plot's upper edge, 82.
+  // It is drawn: 4 % margin on 101 leave its tip 168 * 0.04 / 1.08 = 6.2 pixels below the plot's upper
+  // edge, 82.
   CHECK(contains(svg, "L546.8 88.2"));
 }
 
 TEST_CASE("chart: what is not finite leaves a gap") {
-  const std::string svg = svg_chart("t", {Panel{"p", {{"s", {0, 1, 2, 3, 4, 5, 6}, {1, 2, std::nan(""), 2, std::nan(""), 1, 2}}}}});
+  const std::string svg = svg_chart(
+      "t", {Panel{"p", {{"s", {0, 1, 2, 3, 4, 5, 6}, {1, 2, std::nan(""), 2, std::nan(""), 1, 2}}}}});
   const size_t line = svg.find("stroke-linejoin");
   const std::string path = svg.substr(line, svg.find("/>", line) - line);
   CHECK_EQ(count(path, "M"), 3);
@@ -140,8 +168,9 @@ TEST_CASE("chart: a sample to look at, when SWITCHBACK_CHART names a file") {
   if (!path) return;
   std::mt19937 random(1);
   std::normal_distribution<double> normal;
-  Series loss{"loss", {}, {}}, smooth{"mean of 100", {}, {}}, rate{"learning rate", {}, {}}, rms{"largest of all tensors", {}, {}},
-      patch{"patch embedding", {}, {}}, constant{"logit scale", {}, {}};
+  Series loss{"loss", {}, {}}, smooth{"mean of 100", {}, {}}, rate{"learning rate", {}, {}},
+      rms{"largest of all tensors", {}, {}}, patch{"patch embedding", {}, {}},
+      constant{"logit scale", {}, {}};
   double mean = 9;
   for (int i = 0; i < 20000; ++i) {
     const double x = i, spike = i > 12000 && i < 12200 ? 3 * std::exp(-(x - 12000) / 60) : 0;
@@ -152,11 +181,14 @@ TEST_CASE("chart: a sample to look at, when SWITCHBACK_CHART names a file") {
     smooth.y.push_back(mean);
     rate.y.push_back(5e-4 * (x < 2000 ? x / 2000 : 0.5 + 0.5 * std::cos(3.14159 * (x - 2000) / 18000)));
     rms.y.push_back(1.3 * std::exp(0.25 * normal(random)) * (i == 11990 ? 40 : 1));
-    patch.y.push_back(i > 15000 && i < 15400 ? std::nan("") : 0.8 * std::exp(0.1 * normal(random)) * (i == 11990 ? 25 : 1));
+    patch.y.push_back(i > 15000 && i < 15400 ? std::nan("")
+                                             : 0.8 * std::exp(0.1 * normal(random)) * (i == 11990 ? 25 : 1));
     constant.y.push_back(14.2857);
   }
   Panel rms_panel{"RMS of g²/u", {rms, patch}, {11990}};
   rms_panel.log_y = true;
-  write_file(path, svg_chart("ViT-B-32, batch 4096", {{"loss", {loss, smooth}, {12000}}, {"learning rate", {rate}}, rms_panel,
+  write_file(path, svg_chart("ViT-B-32, batch 4096", {{"loss", {loss, smooth}, {12000}},
+                                                      {"learning rate", {rate}},
+                                                      rms_panel,
                                                       {"logit scale", {constant}}}));
 }

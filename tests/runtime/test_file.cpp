@@ -54,7 +54,8 @@ TEST_CASE("file: without commit nothing happens") {
 
 TEST_CASE("file: errors name the path and the reason") {
   const TemporaryFolder folder;
-  CHECK_EQ(error_of([&] { read_file(folder / "none"); }), "cannot open " + (folder / "none") + ": No such file or directory");
+  CHECK_EQ(error_of([&] { read_file(folder / "none"); }),
+           "cannot open " + (folder / "none") + ": No such file or directory");
   CHECK(contains(error_of([&] { MappedFile(folder / "none"); }), "No such file"));
   CHECK(contains(error_of([&] { read_file(folder.path()); }), "it is a folder"));
   CHECK(contains(error_of([&] { MappedFile(folder.path()); }), "it is a folder"));

@@ -1,8 +1,8 @@
 // Log lines, once-only warnings, JSON records.
+#include <cctype>
 #include <cmath>
 #include <limits>
 #include <nlohmann/json.hpp>
-#include <regex>
 #include <sstream>
 #include <thread>
 #include <vector>
@@ -26,6 +26,15 @@ std::vector<std::string> lines_of(const std::string& path) {
   return lines;
 }
 
+// The line after "2024-05-01,12:30:59"; the whole line when it does not begin so.
+std::string without_time(const std::string& line) {
+  const std::string pattern = "0000-00-00,00:00:00";
+  for (size_t i = 0; i < pattern.size(); ++i) {
+    if (i >= line.size() || (pattern[i] == '0' ? !std::isdigit(line[i]) : line[i] != pattern[i])) return line;
+  }
+  return line.substr(pattern.size());
+}
+
 }  // namespace
 
 TEST_CASE("logger: open_clip's prefix, appended, warnings once") {
@@ -43,10 +52,9 @@ TEST_CASE("logger: open_clip's prefix, appended, warnings once") {
   Logger(path, true).info("resumed");
   const auto lines = lines_of(path);
   REQUIRE_EQ(lines.size(), 5);
-  const std::string time = R"(\d{4}-\d\d-\d\d,\d\d:\d\d:\d\d)";
-  CHECK(std::regex_match(lines[0], std::regex(time + R"( \| INFO \| Start epoch 0)")));
-  CHECK(std::regex_match(lines[1], std::regex(time + R"( \| ERROR \| bad)")));
-  CHECK(std::regex_match(lines[2], std::regex(time + R"( \| WARNING \| WebP images are skipped)")));
+  CHECK_EQ(without_time(lines[0]), " | INFO | Start epoch 0");
+  CHECK_EQ(without_time(lines[1]), " | ERROR | bad");
+  CHECK_EQ(without_time(lines[2]), " | WARNING | WebP images are skipped");
   CHECK(contains(lines[4], "resumed"));
   CHECK(contains(error_of([&] { Logger(folder / "none/out.log"); }), "cannot write"));
 }
@@ -64,7 +72,8 @@ TEST_CASE("logger: lines of several threads stay whole") {
   for (std::thread& thread : threads) thread.join();
   const auto lines = lines_of(path);
   CHECK_EQ(lines.size(), 600);
-  for (const std::string& line : lines) REQUIRE(line.ends_with(" | INFO | a line of some length that must not be torn apart"));
+  for (const std::string& line : lines)
+    REQUIRE(line.ends_with(" | INFO | a line of some length that must not be torn apart"));
 }
 
 TEST_CASE("json lines: every record parses, values come back bit for bit, non-finite numbers are null") {
@@ -103,7 +112,8 @@ TEST_CASE("json lines: every record parses, values come back bit for bit, non-fi
   CHECK_EQ(record["skipped"], true);
   CHECK_EQ(record["text \"x\""], "a\\b\n\t\x01\"ü");
   const std::string unknown = "\xef\xbf\xbd";
-  CHECK_EQ(record["broken"], unknown + unknown + "(" + unknown + unknown + unknown + "\xf0\x9f\x98\x80" + unknown + unknown);
+  CHECK_EQ(record["broken"],
+           unknown + unknown + "(" + unknown + unknown + unknown + "\xf0\x9f\x98\x80" + unknown + unknown);
   CHECK_EQ(nlohmann::json::parse(lines[1])["a"], 1);
   CHECK_FALSE(nlohmann::json::accept(lines[2]));
   CHECK_EQ(nlohmann::json::parse(lines[3])["last"], 1);

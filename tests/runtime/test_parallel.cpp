@@ -1,4 +1,5 @@
-// parallel_for: every element once, the same ranges whoever runs them, nested, from many threads, with exceptions.
+// parallel_for: every element once, the same ranges whoever runs them, nested, from many threads, with
+// exceptions.
 #include <atomic>
 #include <mutex>
 #include <set>

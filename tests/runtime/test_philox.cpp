@@ -21,7 +21,8 @@ void check_words(PhiloxCounter got, PhiloxCounter want) {
 TEST_CASE("philox: the three known answers of Random123") {
   check_words(philox({0, 0, 0, 0}, {0, 0}), {0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8});
   const uint32_t ones = 0xffffffff;
-  check_words(philox({ones, ones, ones, ones}, {ones, ones}), {0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd});
+  check_words(philox({ones, ones, ones, ones}, {ones, ones}),
+              {0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd});
   check_words(philox({0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}, {0xa4093822, 0x299f31d0}),
               {0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1});
   static_assert(philox({0, 0, 0, 0}, {0, 0})[0] == 0x6627e8d5);

@@ -39,8 +39,8 @@ TEST_CASE("safetensors: round trip of all types, a scalar, an empty tensor, and 
   const Tensor f = Tensor::of<int64_t>({1}, {int64_t{1} << 60});
   const Tensor g = Tensor::of<int32_t>({1}, {-5});
   const Tensor h = Tensor::of<uint8_t>({1}, {255});
-  const std::vector<std::pair<std::string, Tensor>> all{{"a", a}, {"b.weight", b}, {"logit_scale", c}, {"d", d},
-                                                       {"e", e}, {"f", f},        {"g", g},           {"h", h}};
+  const std::vector<std::pair<std::string, Tensor>> all{
+      {"a", a}, {"b.weight", b}, {"logit_scale", c}, {"d", d}, {"e", e}, {"f", f}, {"g", g}, {"h", h}};
   SafetensorsWriter writer;
   for (const auto& [name, tensor] : all) writer.add(name, tensor);
   writer.set_metadata("step", "300");
@@ -92,7 +92,8 @@ TEST_CASE("safetensors: conversion among floating-point types, also from unalign
   // F16 1.5, -2, 65504, smallest subnormal; after one byte of another tensor, so that it is unaligned
   std::string text = file_of(R"({"pad":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},)"
                              R"("h":{"dtype":"F16","shape":[4],"data_offsets":[1,9]},)"
-                             R"("w":{"dtype":"F32","shape":[2],"data_offsets":[9,17]}})", 1);
+                             R"("w":{"dtype":"F32","shape":[2],"data_offsets":[9,17]}})",
+                             1);
   const uint16_t half[4] = {0x3e00, 0xc000, 0x7bff, 0x0001};
   const float wide[2] = {1.00390625f, -3.0e38f};  // the first is halfway between two bf16
   text.append(reinterpret_cast<const char*>(half), 8);
@@ -159,8 +160,10 @@ TEST_CASE("safetensors: damaged files are refused with one line that says what i
       {file_of("{\"t\":\xff\xfe}", 0), "not valid JSON"},
       {file_of("[1]", 0), "not a JSON object"},
       {file_of("{\"t\":3}", 0), "tensor t: the header must give dtype, shape and data_offsets"},
-      {file_of(entry("\"F32\"", "[2]", "[0,4]"), 8), "tensor t: F32 of shape (2) takes 8 bytes, but data_offsets [0,4] hold 4"},
-      {file_of(entry("\"F32\"", "[2]", "[0,8]"), 7), "tensor t: data_offsets [0,8] are outside of the file, which has 7 bytes"},
+      {file_of(entry("\"F32\"", "[2]", "[0,4]"), 8),
+       "tensor t: F32 of shape (2) takes 8 bytes, but data_offsets [0,4] hold 4"},
+      {file_of(entry("\"F32\"", "[2]", "[0,8]"), 7),
+       "tensor t: data_offsets [0,8] are outside of the file, which has 7 bytes"},
       {file_of(entry("\"F32\"", "[0]", "[8,4]"), 8), "data_offsets [8,4] are outside"},
       {file_of(entry("\"F4\"", "[2]", "[0,8]"), 8), "tensor t: dtype \"F4\" is none of"},
       {file_of(entry("7", "[2]", "[0,8]"), 8), "dtype 7 is none of"},
@@ -171,9 +174,13 @@ TEST_CASE("safetensors: damaged files are refused with one line that says what i
       {file_of(entry("\"F32\"", "[9223372036854775808,0]", "[0,0]"), 8), "more than 2^64"},
       {file_of(entry("\"F32\"", "[2]", "[0]"), 8), "must be two whole numbers"},
       {file_of(entry("\"F32\"", "[2]", "[-8,0]"), 8), "must be two whole numbers"},
-      {file_of(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"U8","shape":[4],"data_offsets":[7,11]}})", 12),
+      {file_of(
+           R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"U8","shape":[4],"data_offsets":[7,11]}})",
+           12),
        "tensors a and b share bytes"},
-      {file_of(R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}})", 2),
+      {file_of(
+           R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}})",
+           2),
        "tensor a is in the header twice"},
       {file_of(R"({"__metadata__":{"step":3}})", 0), "__metadata__ step is not a text"},
   };
@@ -221,8 +228,10 @@ TEST_CASE("half precision: every value survives, and rounding goes to the neares
   for (uint32_t bits = 0; bits < 65536; ++bits) {
     const uint16_t half = static_cast<uint16_t>(bits);
     const float wide = float_from_half(half);
-    if (std::isnan(wide)) REQUIRE(std::isnan(float_from_half(half_from_float(wide))));
-    else REQUIRE_EQ(half_from_float(wide), half);
+    if (std::isnan(wide))
+      REQUIRE(std::isnan(float_from_half(half_from_float(wide))));
+    else
+      REQUIRE_EQ(half_from_float(wide), half);
   }
   for (uint32_t bits = 0; bits < 0x7c00; ++bits) {  // between neighbours, 0x7c00 standing for 65536
     const double low = float_from_half(static_cast<uint16_t>(bits));

@@ -26,7 +26,8 @@ TEST_CASE("bfloat16: every value survives the way through float and double") {
   }
 }
 
-TEST_CASE("bfloat16: between any two neighbours, the middle goes to the even one and the rest to the nearer") {
+TEST_CASE(
+    "bfloat16: between any two neighbours, the middle goes to the even one and the rest to the nearer") {
   for (uint32_t bits = 0; bits < 0x7f80; ++bits) {  // all finite non-negative values, and their mirror images
     for (uint32_t sign : {0u, 0x80000000u}) {
       const auto round = [&](uint32_t low) {
@@ -38,7 +39,8 @@ TEST_CASE("bfloat16: between any two neighbours, the middle goes to the even one
     }
   }
   CHECK_EQ(bfloat16(std::numeric_limits<float>::infinity()).bits, 0x7f80);
-  CHECK(std::isnan(static_cast<float>(bfloat16(std::bit_cast<float>(0x7f800001u)))));  // payload in the low half
+  CHECK(std::isnan(
+      static_cast<float>(bfloat16(std::bit_cast<float>(0x7f800001u)))));  // payload in the low half
   CHECK(std::isnan(static_cast<float>(bfloat16(std::bit_cast<float>(0xffffffffu)))));
   CHECK_EQ(bfloat16(1.0f).bits, 0x3f80);
   CHECK_EQ(bfloat16(-0.0f).bits, 0x8000);
