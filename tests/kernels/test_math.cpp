@@ -12,7 +12,7 @@ TEST_CASE("exp_of") {
     const double exact = std::exp(static_cast<double>(x));
     largest = std::max(largest, std::fabs(static_cast<double>(exp_of(x)) - exact) / exact);
   }
-  MESSAGE("exp_of: largest relative error ", largest);
+  INFO("largest relative error ", largest);
   CHECK(largest < 1e-7);
   CHECK(exp_of(0.0f) == 1.0f);
   CHECK(exp_of(-1000.0f) == 0.0f);
@@ -31,7 +31,7 @@ TEST_CASE("normal distribution") {
     density = std::max(density, std::fabs(static_cast<double>(ours.density) - exact.density));
     if (x > -10) relative = std::max(relative, std::fabs(static_cast<double>(ours.cdf) - exact.cdf) / exact.cdf);
   }
-  MESSAGE("normal: largest error of cdf ", cdf, " (relative ", relative, "), of density ", density);
+  INFO("largest error of cdf ", cdf, " (relative ", relative, "), of density ", density);
   CHECK(cdf < 3e-7);
   CHECK(relative < 2.5e-6);
   CHECK(density < 5e-8);
