@@ -2,8 +2,8 @@
 //
 //   bench_images FOLDER [SECONDS]      every .jpg, .png and .webp below FOLDER; 2 seconds per stage
 //
-// Files are read before the clock starts. bench/images_baseline.py runs Pillow over the same files beside it and prints
-// the ratio.
+// Files are read before the clock starts. bench/images_baseline.py runs Pillow over the same files beside it
+// and prints the ratio.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -46,8 +46,8 @@ std::vector<std::vector<uint8_t>> read_files(const std::string& folder) {
   return files;
 }
 
-// Images per second of processor time, in the fastest pass over the files: what else runs on the machine counts as little
-// as possible.
+// Images per second of processor time, in the fastest pass over the files: what else runs on the machine
+// counts as little as possible.
 double rate(size_t files, double seconds, const std::function<void(size_t file)>& work) {
   const auto now = [] { return static_cast<double>(std::clock()) / CLOCKS_PER_SEC; };
   double best = 0.0;

@@ -4,8 +4,9 @@
     bench/images_baseline.py BENCH_IMAGES FOLDER [SECONDS]
 
 BENCH_IMAGES is the built bench/bench_images. Pillow does what open_clip's training pipeline does: open, load,
-convert("RGB"), the crop of torchvision's RandomResizedCrop(224, scale=(0.9, 1), ratio=(3/4, 4/3)), bicubic resize.
-The last line is the ratio. --generate FOLDER writes photograph-like JPEGs (1/f noise) of 500x375 and 1024x768 instead.
+convert("RGB"), the crop of torchvision's RandomResizedCrop(224, scale=(0.9, 1), ratio=(3/4, 4/3)), bicubic
+resize. The last line is the ratio. --generate FOLDER writes photograph-like JPEGs (1/f noise) of 500x375 and
+1024x768 instead.
 """
 
 import io
@@ -69,7 +70,9 @@ def photograph(rng, width, height):
     frequency[0, 0] = 1
     planes = []
     for strength in (55, 18, 18):
-        plane = np.fft.irfft2(np.fft.rfft2(rng.standard_normal((height, width))) / frequency**1.15, (height, width))
+        plane = np.fft.irfft2(
+            np.fft.rfft2(rng.standard_normal((height, width))) / frequency**1.15, (height, width)
+        )
         planes.append(plane / plane.std() * strength)
     y, cb, cr = planes[0] + 128 + 2 * rng.standard_normal((height, width)), planes[1], planes[2]
     pixels = np.stack([y + 1.402 * cr, y - 0.344 * cb - 0.714 * cr, y + 1.772 * cb], -1)
@@ -101,12 +104,15 @@ def main():
     theirs, ours = (0.0, 0.0), (0.0, 0.0)
     for _ in range(3):  # by turns, the best of each
         theirs = tuple(map(max, theirs, (rate(files, seconds / 3, decode), rate(files, seconds / 3, whole))))
-        out = subprocess.run([program, folder, str(seconds / 3)], check=True, capture_output=True, text=True).stdout
+        out = subprocess.run(
+            [program, folder, str(seconds / 3)], check=True, capture_output=True, text=True
+        ).stdout
         found = re.search(r"decode ([0-9.]+) decode\+crop\+resize ([0-9.]+)", out)
         ours = tuple(map(max, ours, map(float, found.groups())))
-    print(f"Pillow {PIL.__version__}: files {len(files)} decode {theirs[0]:.1f} decode+crop+resize {theirs[1]:.1f} images/s")
-    print(f"switchback: decode {ours[0]:.1f} decode+crop+resize {ours[1]:.1f} images/s")
-    print(f"ratio {pathlib.Path(folder).name}: decode {ours[0] / theirs[0]:.2f}x, decode+crop+resize {ours[1] / theirs[1]:.2f}x")
+    for name, rates in ((f"Pillow {PIL.__version__}", theirs), ("switchback", ours)):
+        print(f"{name}: files {len(files)} decode {rates[0]:.1f} decode+crop+resize {rates[1]:.1f} images/s")
+    ratios = [mine / other for mine, other in zip(ours, theirs)]
+    print(f"ratio {pathlib.Path(folder).name}: decode {ratios[0]:.2f}x, decode+crop+resize {ratios[1]:.2f}x")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ int64_t round_to_even(double value) { return static_cast<int64_t>(std::nearbyint
 
 }  // namespace
 
-CropBox crop_try(int64_t height, int64_t width, const CropOptions& options, double area_draw, double ratio_draw) {
+CropBox crop_try(int64_t height, int64_t width, const CropOptions& options, double area_draw,
+                 double ratio_draw) {
   const double area = static_cast<double>(height * width);
   const double target = area * (options.scale[0] + (options.scale[1] - options.scale[0]) * area_draw);
   const double low = std::log(options.ratio[0]), high = std::log(options.ratio[1]);
@@ -52,10 +53,11 @@ ImageSize evaluation_size(int64_t height, int64_t width, int64_t size, ResizeMod
   if (mode == ResizeMode::squash) return {size, size};
   if (mode == ResizeMode::shortest) {
     // int(size * longer / shorter): Python divides exactly rounded doubles, then truncates.
-    const auto other = static_cast<int64_t>(static_cast<double>(size * longer) / static_cast<double>(shorter));
+    const auto other =
+        static_cast<int64_t>(static_cast<double>(size * longer) / static_cast<double>(shorter));
     return width <= height ? ImageSize{other, size} : ImageSize{size, other};
   }
-  // An edge that would round to nothing (wider than 2 size : 1) keeps one pixel; Pillow raises an error there.
+  // An edge that would round to nothing (beyond 2 size : 1) keeps one pixel; Pillow raises an error.
   const double shrink = static_cast<double>(longer) / static_cast<double>(size);
   return {std::max<int64_t>(1, round_to_even(static_cast<double>(height) / shrink)),
           std::max<int64_t>(1, round_to_even(static_cast<double>(width) / shrink))};
@@ -75,14 +77,15 @@ Image evaluation_transform(const Image& from, int64_t size, ResizeMode mode, Int
   return to;
 }
 
-void evaluation_transform(Image& to, const Image& from, int64_t size, ResizeMode mode, Interpolation interpolation) {
+void evaluation_transform(Image& to, const Image& from, int64_t size, ResizeMode mode,
+                          Interpolation interpolation) {
   const ImageSize resized = evaluation_size(from.height, from.width, size, mode);
   const CropBox box = center_box(resized.height, resized.width, size), whole{0, 0, from.height, from.width};
   if (resized.height >= size && resized.width >= size)
     return resize_window(to, from, whole, resized.height, resized.width, box, interpolation);
   Image middle;
-  const CropBox window{std::max<int64_t>(box.top, 0), std::max<int64_t>(box.left, 0), std::min(resized.height, size),
-                       std::min(resized.width, size)};
+  const CropBox window{std::max<int64_t>(box.top, 0), std::max<int64_t>(box.left, 0),
+                       std::min(resized.height, size), std::min(resized.width, size)};
   resize_window(middle, from, whole, resized.height, resized.width, window, interpolation);
   to = {size, size, std::vector<uint8_t>(static_cast<size_t>(size * size * 3))};
   const int64_t top = std::max<int64_t>(-box.top, 0), left = std::max<int64_t>(-box.left, 0);

@@ -4,8 +4,8 @@
 //   evaluation  shortest   resize the shorter edge to `size`, then cut the centre
 //               longest    resize the longer edge to `size`, then pad with black to a square
 //               squash     resize to `size` x `size`
-// Results are uint8 (size, size, 3). Mean and deviation are the model's business: its first kernel normalises.
-// Python's round() goes to the even neighbour at a half, and so does everything here.
+// Results are uint8 (size, size, 3). Mean and deviation are the model's business: its first kernel
+// normalises. Python's round() goes to the even neighbour at a half, and so does everything here.
 #pragma once
 
 #include <cmath>
@@ -18,18 +18,19 @@
 namespace switchback {
 
 struct CropOptions {
-  double scale[2] = {0.9, 1.0};            // part of the area that is kept
+  double scale[2] = {0.9, 1.0};              // part of the area that is kept
   double ratio[2] = {3.0 / 4.0, 4.0 / 3.0};  // width / height before it becomes a square
 };
 
-// What RandomResizedCrop takes when chance finds nothing: the largest centred box within the ratios. With at least
-// 0.9 of the area to keep, every picture wider than 1.48 or narrower than 0.675 ends here: the common case for
-// photographs of 3:2 and 16:9.
+// What RandomResizedCrop takes when chance finds nothing: the largest centred box within the ratios. With at
+// least 0.9 of the area to keep, every picture wider than 1.48 or narrower than 0.675 ends here: the common
+// case for photographs of 3:2 and 16:9.
 CropBox fallback_crop(int64_t height, int64_t width, const CropOptions& options);
 
-// The box of one try, given two random numbers from [0, 1); its top and left are still 0. It may be larger than the
-// picture: then the try has failed.
-CropBox crop_try(int64_t height, int64_t width, const CropOptions& options, double area_draw, double ratio_draw);
+// The box of one try, given two random numbers from [0, 1); its top and left are still 0. It may be larger
+// than the picture: then the try has failed.
+CropBox crop_try(int64_t height, int64_t width, const CropOptions& options, double area_draw,
+                 double ratio_draw);
 
 // Ten tries, then the fallback. Random: a generator with
 //   double uniform_double()       from [0, 1)
@@ -50,7 +51,8 @@ CropBox random_resized_crop(int64_t height, int64_t width, const CropOptions& op
 // to (size, size, 3)
 template <class Random>
 void train_transform(Image& to, const Image& from, int64_t size, const CropOptions& options, Random& random) {
-  resize(to, from, random_resized_crop(from.height, from.width, options, random), size, size, Interpolation::bicubic);
+  resize(to, from, random_resized_crop(from.height, from.width, options, random), size, size,
+         Interpolation::bicubic);
 }
 
 template <class Random>

@@ -1,15 +1,17 @@
-// decode_jpeg.cpp: JPEG through libjpeg-turbo, set up as Pillow does it: accurate integer DCT, fancy upsampling. It
-// gets what jpeg_baseline.h does not take.
+// decode_jpeg.cpp: JPEG through libjpeg-turbo, set up as Pillow does it: accurate integer DCT, fancy
+// upsampling. It gets what jpeg_baseline.h does not take.
 //
-// libjpeg reports errors by a callback that must not return. It is left by longjmp, which skips destructors, so every
-// stretch between setjmp and the library holds plain values only; what owns memory lives in the callers' frames.
-// Bytes past the end are an error rather than libjpeg's own choice, a made-up end marker and a grey rest.
+// libjpeg reports errors by a callback that must not return. It is left by longjmp, which skips destructors,
+// so every stretch between setjmp and the library holds plain values only; what owns memory lives in the
+// callers' frames. Bytes past the end are an error rather than libjpeg's own choice, a made-up end marker and
+// a grey rest.
 #include <csetjmp>
 #include <cstdio>
 #include <cstring>
 
+// clang-format off: jpeglib.h wants <cstdio> before it
 #include <jpeglib.h>
-#include <jerror.h>
+// clang-format on
 
 #include "data/decoders.h"
 #include "data/jpeg_baseline.h"
@@ -18,8 +20,8 @@
 namespace switchback {
 namespace {
 
-// A progressive file may hold any number of scans, each of which costs a pass over the whole picture: hours of work
-// in a megabyte. Encoders write about ten.
+// A progressive file may hold any number of scans, each of which costs a pass over the whole picture: hours
+// of work in a megabyte. Encoders write about ten.
 constexpr int kMostScans = 200;
 
 class JpegReader {
@@ -57,7 +59,7 @@ class JpegReader {
     if (setjmp(jump_) != 0) return false;
     jpeg_start_decompress(&decoder_);
     while (decoder_.output_scanline < decoder_.output_height) {
-      // Four at a time: libjpeg works in groups of 8 or 16 rows, and copies less the more it may write at once.
+      // Four at a time: libjpeg works in groups of 8 or 16 rows and copies less when it may write more.
       JSAMPROW pointers[4];
       const JDIMENSION left = decoder_.output_height - decoder_.output_scanline, count = left < 4 ? left : 4;
       for (JDIMENSION i = 0; i < count; ++i) pointers[i] = rows + (decoder_.output_scanline + i) * row_bytes;
@@ -97,7 +99,8 @@ class JpegReader {
   }
 
   static void count_scans(j_common_ptr decoder) {
-    if (!decoder->is_decompressor || reinterpret_cast<j_decompress_ptr>(decoder)->input_scan_number <= kMostScans)
+    if (!decoder->is_decompressor ||
+        reinterpret_cast<j_decompress_ptr>(decoder)->input_scan_number <= kMostScans)
       return;
     std::snprintf(self(decoder).message_, sizeof(message_), "damaged JPEG (more than %d scans)", kMostScans);
     self(decoder).leave();

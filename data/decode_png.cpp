@@ -1,13 +1,13 @@
-// decode_png.cpp: PNG through libpng. The library only unpacks (inflate, filters, interlacing, 1 to 4 bits to a
-// byte); what a sample means is decided here, since Pillow's rules differ from libpng's (see image.h).
+// decode_png.cpp: PNG through libpng. The library only unpacks (inflate, filters, interlacing, 1 to 4 bits to
+// a byte); what a sample means is decided here, since Pillow's rules differ from libpng's (see image.h).
 //
-// Errors leave libpng by longjmp: see decode_jpeg.cpp. Nothing after the last row is read, as in Pillow: a picture
-// whose end chunk is missing is whole.
+// Errors leave libpng by longjmp: see decode_jpeg.cpp. Nothing after the last row is read, as in Pillow: a
+// picture whose end chunk is missing is whole.
+#include <png.h>
+
 #include <csetjmp>
 #include <cstdio>
 #include <cstring>
-
-#include <png.h>
 
 #include "data/decoders.h"
 #include "runtime/check.h"
@@ -27,7 +27,7 @@ class PngReader {
     }
     png_set_read_fn(png_, this, read);
     png_set_user_limits(png_, 0x7fffffff, 0x7fffffff);  // max_image_pixels is the limit
-    // Chunks that do not change the pixels are not looked at: a damaged colour profile must not cost the sample.
+    // Chunks that do not change the pixels are skipped: a damaged colour profile must not cost the sample.
     png_set_keep_unknown_chunks(png_, PNG_HANDLE_CHUNK_NEVER, nullptr, -1);
   }
   ~PngReader() { png_destroy_read_struct(&png_, &info_, nullptr); }
@@ -117,7 +117,7 @@ void to_rgb(std::span<uint8_t> to, std::span<const uint8_t> samples, int colour_
     switch (colour_type) {
       case PNG_COLOR_TYPE_GRAY: {
         const uint8_t* sample = samples.data() + i * step;
-        // 16 bits are clipped, not scaled: Pillow's integer mode meets its 8-bit one so. 1, 2, 4 bits are scaled.
+        // 16 bits are clipped, since Pillow reads them as integers; 1, 2 and 4 bits are scaled.
         int grey = wide ? (sample[0] != 0 ? 255 : sample[1]) : *sample;
         if (depth < 8) grey = grey * 255 / ((1 << depth) - 1);
         pixel[0] = pixel[1] = pixel[2] = static_cast<uint8_t>(grey);
@@ -126,7 +126,9 @@ void to_rgb(std::span<uint8_t> to, std::span<const uint8_t> samples, int colour_
       case PNG_COLOR_TYPE_GRAY_ALPHA:
         pixel[0] = pixel[1] = pixel[2] = samples[i * 2 * step];
         break;
-      case PNG_COLOR_TYPE_PALETTE: std::memcpy(pixel, palette.colours[samples[i]], 3); break;
+      case PNG_COLOR_TYPE_PALETTE:
+        std::memcpy(pixel, palette.colours[samples[i]], 3);
+        break;
       default: {
         const size_t channels = colour_type == PNG_COLOR_TYPE_RGB_ALPHA ? 4 : 3;
         for (size_t c = 0; c < 3; ++c) pixel[c] = samples[(i * channels + c) * step];
@@ -140,8 +142,8 @@ void to_rgb(std::span<uint8_t> to, std::span<const uint8_t> samples, int colour_
 void decode_png(Image& to, std::span<const uint8_t> bytes, const DecodeOptions& options) {
   PngReader reader(bytes);
   if (!reader.read_header()) fail(reader.message());
-  allocate(to, png_get_image_height(reader.png(), reader.info()), png_get_image_width(reader.png(), reader.info()),
-           options);
+  allocate(to, png_get_image_height(reader.png(), reader.info()),
+           png_get_image_width(reader.png(), reader.info()), options);
   const int colour_type = png_get_color_type(reader.png(), reader.info());
   const int depth = png_get_bit_depth(reader.png(), reader.info());
   const Palette palette = read_palette(reader);

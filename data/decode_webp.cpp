@@ -1,8 +1,11 @@
-// decode_webp.cpp: WebP through libwebp. Alpha is dropped without being composited, as in Pillow's convert("RGB").
+// decode_webp.cpp: WebP through libwebp. Alpha is dropped without being composited, as in Pillow's
+// convert("RGB").
 //
-// Of an animation the first frame is shown on a black canvas. libwebp's decoder refuses animations (its animation
-// decoder is another library), but takes the first frame's chunks when they are cut out of the file:
-//   RIFF size WEBP | VP8X ... | ANIM ... | ANMF size { x/2 y/2 w-1 h-1 duration (3 bytes each), flags, chunks } ...
+// Of an animation the first frame is shown on a black canvas. libwebp's decoder refuses animations (its
+// animation decoder is another library), but takes the first frame's chunks when they are cut out of the
+// file, which is
+//   RIFF size WEBP | VP8X ... | ANIM ... | ANMF size (frame) | ANMF ...
+//   frame: x / 2, y / 2, width - 1, height - 1, duration (3 bytes each), flags (1 byte), chunks
 #ifdef SWITCHBACK_WEBP
 #include <webp/decode.h>
 
@@ -50,8 +53,8 @@ WebPBitstreamFeatures read_features(std::span<const uint8_t> bytes) {
 void decode_still(Image& to, std::span<const uint8_t> bytes, int64_t top, int64_t left) {
   const int64_t row_bytes = to.width * 3, start = top * row_bytes + left * 3;
   const size_t room = to.pixels.size() - static_cast<size_t>(start);
-  if (WebPDecodeRGBInto(bytes.data(), bytes.size(), to.pixels.data() + start, room, static_cast<int>(row_bytes)) !=
-      nullptr)
+  if (WebPDecodeRGBInto(bytes.data(), bytes.size(), to.pixels.data() + start, room,
+                        static_cast<int>(row_bytes)) != nullptr)
     return;
   // The status is not returned; ask whether all announced bytes are there.
   const bool whole = bytes.size() >= 8 && std::memcmp(bytes.data(), "RIFF", 4) == 0 &&

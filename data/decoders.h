@@ -1,5 +1,5 @@
-// decoders.h: the decoders behind decode_image, one per file format. Each reads the size in the header, passes it to
-// allocate(), which may refuse it, and fills `to`. Inside the folder only.
+// decoders.h: the decoders behind decode_image, one per file format. Each reads the size in the header,
+// passes it to allocate(), which may refuse it, and fills `to`. Inside the folder only.
 #pragma once
 
 #include "data/image.h"

@@ -1,5 +1,5 @@
-// image.cpp: picks the decoder by the first bytes of the file; its name is not looked at, since shards are full of
-// PNG files called .jpg.
+// image.cpp: picks the decoder by the first bytes of the file; its name is not looked at, since shards are
+// full of PNG files called .jpg.
 #include "data/image.h"
 
 #include <algorithm>

@@ -1,16 +1,16 @@
 // image.h: an RGB picture, and decoding one from the bytes of a file.
 //
-// The pixels are, bit for bit, those of Pillow's Image.open(file).convert("RGB"), since that is what the published
-// CLIP models were trained on:
-//   JPEG   grey and YCbCr through libjpeg-turbo's accurate inverse DCT and fancy upsampling; four components are
+// The pixels are, bit for bit, those of Pillow's Image.open(file).convert("RGB"), since that is what the
+// published CLIP models were trained on:
+//   JPEG   grey and YCbCr with libjpeg-turbo's accurate inverse DCT and fancy upsampling; four components are
 //          taken as Adobe writes them (inverted CMYK): r = (255 - k) - (255 - k) c / 255
-//   PNG    every colour type and depth; alpha is dropped, not composited; 16-bit colour keeps its high byte, but
-//          16-bit grey is clipped to 255; a palette shorter than its indices goes on as a grey ramp
+//   PNG    every colour type and depth; alpha is dropped, not composited; 16-bit colour keeps its high byte,
+//          but 16-bit grey is clipped to 255; a palette shorter than its indices goes on as a grey ramp
 //   WebP   when built with libwebp; of an animation the first frame, on black
 // The EXIF orientation is not applied: neither open_clip nor Pillow's convert does.
 //
-// What cannot be decoded whole is an error, never a picture with a grey lower half: one line, e.g. `truncated JPEG
-// (premature end of data)`, to which the caller adds the name of the file.
+// What cannot be decoded whole is an error, never a picture with a grey lower half: one line, e.g. `truncated
+// JPEG (premature end of data)`, to which the caller adds the name of the file.
 #pragma once
 
 #include <cstdint>
@@ -38,7 +38,7 @@ struct ImageSize {
 
 Image decode_image(std::span<const uint8_t> bytes, const DecodeOptions& options = {});
 
-// The same into an existing image, whose memory is reused: the loader decodes thousands of pictures per thread.
+// The same into an existing image, whose memory is reused.
 void decode_image(Image& to, std::span<const uint8_t> bytes, const DecodeOptions& options = {});
 
 }  // namespace switchback

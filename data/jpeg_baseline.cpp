@@ -1,4 +1,5 @@
-// jpeg_baseline.cpp: file -> headers -> scan without escapes -> planes of samples -> RGB. ITU T.81 names the segments.
+// jpeg_baseline.cpp: file -> headers -> scan without escapes -> planes of samples -> RGB. ITU T.81 names the
+// segments.
 #include "data/jpeg_baseline.h"
 
 #include <algorithm>
@@ -21,9 +22,9 @@ int word(Bytes bytes, size_t at) { return bytes[at] << 8 | bytes[at + 1]; }
 struct Component {
   int id = 0, across = 1, down = 1;  // sampling factors
   size_t quantiser = 0, dc_table = 0, ac_table = 0;
-  int dc = 0;                           // the last block's
-  int64_t height = 0, width = 0;        // samples that belong to the picture
-  int64_t stride = 0;                   // plane (rows of whole MCUs, stride)
+  int dc = 0;                     // the last block's
+  int64_t height = 0, width = 0;  // samples that belong to the picture
+  int64_t stride = 0;             // plane (rows of whole MCUs, stride)
   std::vector<uint8_t> plane;
 };
 
@@ -67,14 +68,23 @@ class BaselineJpeg {
       at += 2 + static_cast<size_t>(length);
       bool good = true;
       switch (marker) {
-        case 0xC0: case 0xC1: good = read_frame(body); break;
-        case 0xC4: good = read_huffman_tables(body); break;
-        case 0xDB: good = read_quantisers(body); break;
+        case 0xC0:
+        case 0xC1:
+          good = read_frame(body);
+          break;
+        case 0xC4:
+          good = read_huffman_tables(body);
+          break;
+        case 0xDB:
+          good = read_quantisers(body);
+          break;
         case 0xDD:
           if (body.size() != 2) return false;
           restart_interval_ = word(body, 0);
           break;
-        case 0xE0: jfif_ = jfif_ || (body.size() >= 14 && std::memcmp(body.data(), "JFIF", 5) == 0); break;
+        case 0xE0:
+          jfif_ = jfif_ || (body.size() >= 14 && std::memcmp(body.data(), "JFIF", 5) == 0);
+          break;
         case 0xEE:
           if (body.size() >= 12 && std::memcmp(body.data(), "Adobe", 5) == 0) adobe_transform_ = body[11];
           break;
@@ -82,7 +92,8 @@ class BaselineJpeg {
           scan_at_ = at;
           return read_scan_header(body);
         default:
-          if ((marker < 0xE0 || marker > 0xEF) && marker != 0xFE) return false;  // not an application's or a comment
+          if ((marker < 0xE0 || marker > 0xEF) && marker != 0xFE)
+            return false;  // not an application's or a comment
       }
       if (!good) return false;
     }
@@ -94,7 +105,8 @@ class BaselineJpeg {
     height_ = word(body, 1);
     width_ = word(body, 3);
     const size_t count = body[5];
-    if ((count != 1 && count != 3) || body.size() != 6 + 3 * count || height_ == 0 || width_ == 0) return false;
+    if ((count != 1 && count != 3) || body.size() != 6 + 3 * count || height_ == 0 || width_ == 0)
+      return false;
     count_ = count;
     for (size_t i = 0; i < count_; ++i) {
       Component& component = work_.components[i];
@@ -143,7 +155,8 @@ class BaselineJpeg {
       if (body[1 + 2 * i] != component.id || (tables & 0xCC) != 0) return false;
       component.dc_table = static_cast<size_t>(tables >> 4);
       component.ac_table = static_cast<size_t>(tables & 3);
-      if ((dc_tables_seen_ >> component.dc_table & 1) == 0 || (ac_tables_seen_ >> component.ac_table & 1) == 0 ||
+      if ((dc_tables_seen_ >> component.dc_table & 1) == 0 ||
+          (ac_tables_seen_ >> component.ac_table & 1) == 0 ||
           (quantisers_seen_ >> component.quantiser & 1) == 0)
         return false;
     }
@@ -162,21 +175,24 @@ class BaselineJpeg {
       if (colour->across != 1 || colour->down != 1) return false;
     const bool known = (first.across == 1 && first.down == 1) || (first.across == 2 && first.down <= 2);
     if (!known) return false;
-    if (first.across == 2 && width_ <= 4) return false;  // libjpeg repeats colours that are at most 2 samples wide
+    if (first.across == 2 && width_ <= 4)
+      return false;  // libjpeg repeats colours that are at most 2 samples wide
     // The colour space is guessed as libjpeg does it; RGB is left to it.
     if (jfif_) return true;
     if (adobe_transform_ >= 0) return adobe_transform_ == 1;
     return first.id == 1 && second.id == 2 && third.id == 3;
   }
 
-  // Copies the scan with FF 00 as FF, noting where restart markers were. It must be followed by the end marker.
+  // Copies the scan with FF 00 as FF, noting where restart markers were. It must be followed by the end
+  // marker.
   bool remove_escapes() {
     work_.segment_ends.clear();
     work_.scan.resize(std::max(work_.scan.size(), file_.size() - scan_at_ + kReadBeyond));
     uint8_t* to = work_.scan.data();
     const uint8_t *from = file_.data() + scan_at_, *end = file_.data() + file_.size();
     while (true) {
-      const auto* escape = static_cast<const uint8_t*>(std::memchr(from, 0xFF, static_cast<size_t>(end - from)));
+      const auto* escape =
+          static_cast<const uint8_t*>(std::memchr(from, 0xFF, static_cast<size_t>(end - from)));
       if (escape == nullptr || end - escape < 2) return false;
       std::memcpy(to, from, static_cast<size_t>(escape - from));
       to += escape - from;
@@ -209,7 +225,8 @@ class BaselineJpeg {
   }
 
   bool decode_scan() {
-    const int64_t mcus = mcus_across_ * mcus_down_, interval = restart_interval_ > 0 ? restart_interval_ : mcus;
+    const int64_t mcus = mcus_across_ * mcus_down_,
+                  interval = restart_interval_ > 0 ? restart_interval_ : mcus;
     if (static_cast<int64_t>(work_.segment_ends.size()) != (mcus + interval - 1) / interval) return false;
     const uint8_t* begin = work_.scan.data();
     int64_t mcu = 0;
@@ -238,7 +255,7 @@ class BaselineJpeg {
         uint8_t* to = component.plane.data() + (row * component.down + v) * 8 * component.stride +
                       (column * component.across + h) * 8;
         if (!(kind == BlockKind::dc_only ? idct_dc_only(to, component.stride, block[0], quantisers[0])
-                         : idct(to, component.stride, block, quantisers)))
+                                         : idct(to, component.stride, block, quantisers)))
           return false;
       }
     return true;
@@ -259,7 +276,8 @@ class BaselineJpeg {
       }
       const uint8_t* rows[2];
       for (size_t i = 0; i < 2; ++i)
-        rows[i] = colour_row(i == 0 ? second : third, y, work_.colour_rows.data() + static_cast<int64_t>(i) * colour_width);
+        rows[i] = colour_row(i == 0 ? second : third, y,
+                             work_.colour_rows.data() + static_cast<int64_t>(i) * colour_width);
       ycc_to_rgb(to.row(y), light, rows[0], rows[1], width_);
     }
   }
@@ -274,11 +292,12 @@ class BaselineJpeg {
     if (first.down == 1)
       upsample_row(room, row(y), colour.width);
     else
-      upsample_two_rows(room, row(y / 2), row(y % 2 == 0 ? y / 2 - 1 : y / 2 + 1), colour.width, work_.sums.data());
+      upsample_two_rows(room, row(y / 2), row(y % 2 == 0 ? y / 2 - 1 : y / 2 + 1), colour.width,
+                        work_.sums.data());
     return room;
   }
 
-  static constexpr int64_t kVector = 32;       // loops may read a vector past the end
+  static constexpr int64_t kVector = 32;      // loops may read a vector past the end
   static constexpr size_t kReadBeyond = 256;  // see BitReader: a block of the longest codes is 208 bytes
 
   Workspace& work_;

@@ -1,4 +1,4 @@
-// jpeg_colour.cpp: loops that the compiler vectorises, except the last one, whose three-byte pixels it does not.
+// jpeg_colour.cpp: loops that the compiler vectorises, but for the last: its pixels have three bytes.
 #include "data/jpeg_colour.h"
 
 #include <algorithm>
@@ -36,7 +36,8 @@ void ycc_to_rgb_plain(uint8_t* to, const uint8_t* y, const uint8_t* cb, const ui
   for (int64_t x = 0; x < width; ++x) {
     const int blue = cb[x] - 128, red = cr[x] - 128;
     to[3 * x] = static_cast<uint8_t>(std::clamp(y[x] + ((91881 * red + half) >> 16), 0, 255));
-    to[3 * x + 1] = static_cast<uint8_t>(std::clamp(y[x] + ((-22554 * blue - 46802 * red + half) >> 16), 0, 255));
+    to[3 * x + 1] =
+        static_cast<uint8_t>(std::clamp(y[x] + ((-22554 * blue - 46802 * red + half) >> 16), 0, 255));
     to[3 * x + 2] = static_cast<uint8_t>(std::clamp(y[x] + ((116130 * blue + half) >> 16), 0, 255));
   }
 }
@@ -72,7 +73,8 @@ __m128i clipped(__m256i values) {
 
 }  // namespace
 
-// The constants beyond 16 bits are split: 91881 = 65536 + 26345, 46802 = 65536 - 18734, 116130 = 131072 - 14942.
+// The constants beyond 16 bits are split:
+//   91881 = 65536 + 26345, 46802 = 65536 - 18734, 116130 = 131072 - 14942.
 void ycc_to_rgb(uint8_t* to, const uint8_t* y, const uint8_t* cb, const uint8_t* cr, int64_t width) {
   const auto load = [](const uint8_t* from) {
     return _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
@@ -93,12 +95,14 @@ void ycc_to_rgb(uint8_t* to, const uint8_t* y, const uint8_t* cb, const uint8_t*
     const __m256i light = load(y + x);
     const __m256i blue = _mm256_sub_epi16(load(cb + x), middle), red = _mm256_sub_epi16(load(cr + x), middle);
     const __m128i r = clipped(_mm256_add_epi16(_mm256_add_epi16(light, red), weighted(red, zero, 26345, 0)));
-    const __m128i g = clipped(_mm256_add_epi16(_mm256_sub_epi16(light, red), weighted(blue, red, -22554, 18734)));
+    const __m128i g =
+        clipped(_mm256_add_epi16(_mm256_sub_epi16(light, red), weighted(blue, red, -22554, 18734)));
     const __m128i b = clipped(_mm256_add_epi16(_mm256_add_epi16(light, _mm256_add_epi16(blue, blue)),
                                                weighted(blue, zero, -14942, 0)));
     const auto store = [&](int64_t part, __m128i red_places, __m128i green_places, __m128i blue_places) {
-      const __m128i bytes = _mm_or_si128(_mm_or_si128(_mm_shuffle_epi8(r, red_places), _mm_shuffle_epi8(g, green_places)),
-                                         _mm_shuffle_epi8(b, blue_places));
+      const __m128i bytes =
+          _mm_or_si128(_mm_or_si128(_mm_shuffle_epi8(r, red_places), _mm_shuffle_epi8(g, green_places)),
+                       _mm_shuffle_epi8(b, blue_places));
       _mm_storeu_si128(reinterpret_cast<__m128i*>(to + 3 * x + 16 * part), bytes);
     };
     store(0, red_0, green_0, blue_0);

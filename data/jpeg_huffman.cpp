@@ -11,12 +11,18 @@ constexpr std::array<uint8_t, 256> make_zigzag() {
   for (size_t i = 0; i < 64; ++i) {
     places[i] = static_cast<uint8_t>(row * 8 + column);
     const bool up = (row + column) % 2 == 0;
-    if (up && column == 7) ++row;
-    else if (up && row == 0) ++column;
-    else if (up) --row, ++column;
-    else if (row == 7) ++column;
-    else if (column == 0) ++row;
-    else ++row, --column;
+    if (up && column == 7)
+      ++row;
+    else if (up && row == 0)
+      ++column;
+    else if (up)
+      --row, ++column;
+    else if (row == 7)
+      ++column;
+    else if (column == 0)
+      ++row;
+    else
+      ++row, --column;
   }
   return places;
 }
@@ -39,7 +45,7 @@ struct Symbol {
 
 Symbol split(uint8_t symbol, bool dc) {
   if (dc) return {0, symbol};
-  // 0x00 ends a block, 0xF0 is a run of 16 zeros; the other sizes of 0 are not defined, and libjpeg ends there too.
+  // 0x00 ends a block, 0xF0 is 16 zeros; other symbols of size 0 are undefined: libjpeg ends there.
   if ((symbol & 15) == 0 && symbol != 0xF0) return {HuffmanTable::kEndOfBlock, 0};
   return {symbol >> 4, symbol & 15};
 }
@@ -50,7 +56,8 @@ const std::array<uint8_t, 256> kZigzag = make_zigzag();
 
 bool HuffmanTable::build(std::span<const uint8_t> segment, bool dc) {
   if (segment.size() > segment_.size()) return false;
-  if (dc == dc_ && segment.size() == segment_size_ && std::memcmp(segment.data(), segment_.data(), segment_size_) == 0)
+  if (dc == dc_ && segment.size() == segment_size_ &&
+      std::memcmp(segment.data(), segment_.data(), segment_size_) == 0)
     return true;
   segment_size_ = 0;  // no valid table until the end is reached
   entries_.fill(kLong);
@@ -96,8 +103,8 @@ uint32_t HuffmanTable::look_up_long(uint64_t bits) const {
   return kLong;
 }
 
-BlockKind decode_block(int16_t* block, BitReader& shared, const HuffmanTable& dc_table, const HuffmanTable& ac_table,
-                 int& dc) {
+BlockKind decode_block(int16_t* block, BitReader& shared, const HuffmanTable& dc_table,
+                       const HuffmanTable& ac_table, int& dc) {
   BitReader reader = shared;  // in registers; written back at the end
   reader.refill();
   // Returns the value and adds the run to k.

@@ -1,4 +1,5 @@
-// jpeg_idct.cpp: the transform as a plain double loop, and with AVX2 on all eight columns, then all eight rows, at once.
+// jpeg_idct.cpp: the transform as a plain double loop, and with AVX2 on all eight columns, then all eight
+// rows, at once.
 #include "data/jpeg_idct.h"
 
 #include <algorithm>
@@ -12,8 +13,9 @@
 namespace switchback {
 namespace {
 
-// 2^13 times: sqrt(2) cos(k pi / 16) and 1, as sums of the rounded constants of the factorisation; for the even inputs
-// 0 2 4 6 and the odd ones 1 3 5 7. Output i = even(i) + odd(i), output 7 - i = even(i) - odd(i), i = 0..3.
+// 2^13 times: sqrt(2) cos(k pi / 16) and 1, as sums of the rounded constants of the factorisation; for the
+// even inputs 0 2 4 6 and the odd ones 1 3 5 7. Output i = even(i) + odd(i), output 7 - i = even(i) - odd(i),
+// i = 0..3.
 constexpr int16_t kEven[4][4] = {{8192, 10703, 8192, 4433},
                                  {8192, 4433, -8192, -10704},
                                  {8192, -4433, -8192, 10704},
@@ -76,7 +78,8 @@ bool idct(uint8_t* to, int64_t stride, const int16_t* block, const uint16_t* qua
 
 namespace {
 
-// Eight lines at once. inputs: pairs of 16-bit inputs (0 2) (4 6) (1 3) (5 7), eight of each; outputs 0 to 7 in int32.
+// Eight lines at once. inputs: pairs of 16-bit inputs (0 2) (4 6) (1 3) (5 7), eight of each; outputs 0 to 7
+// in int32.
 struct Pairs {
   __m256i in02, in46, in13, in57;
 };
@@ -90,9 +93,9 @@ template <int shift>
 void transform(__m256i (&out)[8], const Pairs& in) {
   const __m256i half = _mm256_set1_epi32(1 << (shift - 1));
   for (int i = 0; i < 4; ++i) {
-    const __m256i even =
-        _mm256_add_epi32(_mm256_add_epi32(_mm256_madd_epi16(in.in02, constants(kEven[i][0], kEven[i][1])), half),
-                         _mm256_madd_epi16(in.in46, constants(kEven[i][2], kEven[i][3])));
+    const __m256i even = _mm256_add_epi32(
+        _mm256_add_epi32(_mm256_madd_epi16(in.in02, constants(kEven[i][0], kEven[i][1])), half),
+        _mm256_madd_epi16(in.in46, constants(kEven[i][2], kEven[i][3])));
     const __m256i odd = _mm256_add_epi32(_mm256_madd_epi16(in.in13, constants(kOdd[i][0], kOdd[i][1])),
                                          _mm256_madd_epi16(in.in57, constants(kOdd[i][2], kOdd[i][3])));
     out[i] = _mm256_srai_epi32(_mm256_add_epi32(even, odd), shift);
@@ -118,8 +121,9 @@ bool idct(uint8_t* to, int64_t stride, const int16_t* block, const uint16_t* qua
   __m256i two_rows[4];
   __m256i magnitude = _mm256_setzero_si256();
   for (int i = 0; i < 4; ++i) {
-    two_rows[i] = _mm256_mullo_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(block + 16 * i)),
-                                     _mm256_loadu_si256(reinterpret_cast<const __m256i*>(quantisers + 16 * i)));
+    two_rows[i] =
+        _mm256_mullo_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(block + 16 * i)),
+                           _mm256_loadu_si256(reinterpret_cast<const __m256i*>(quantisers + 16 * i)));
     magnitude = _mm256_adds_epu16(magnitude, _mm256_abs_epi16(two_rows[i]));
   }
   if (saturated_sum(magnitude) > kIdctMagnitudeLimit) return false;
@@ -130,8 +134,8 @@ bool idct(uint8_t* to, int64_t stride, const int16_t* block, const uint16_t* qua
   }
   // Columns: element c of a register belongs to column c.
   __m256i out[8];
-  transform<kColumnShift>(out, {interleave(row[0], row[2]), interleave(row[4], row[6]), interleave(row[1], row[3]),
-                                interleave(row[5], row[7])});
+  transform<kColumnShift>(out, {interleave(row[0], row[2]), interleave(row[4], row[6]),
+                                interleave(row[1], row[3]), interleave(row[5], row[7])});
   // Rows r and r + 1 packed: r c0-3, r+1 c0-3 | r c4-7, r+1 c4-7; then in each half the pairs of columns
   //   (r c0 c2) (r+1 c0 c2) (r c1 c3) (r+1 c1 c3) | the same of c4 c6, c5 c7
   const __m256i pair_columns = _mm256_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15,  //
@@ -139,8 +143,10 @@ bool idct(uint8_t* to, int64_t stride, const int16_t* block, const uint16_t* qua
   __m256i two[4];
   for (int i = 0; i < 4; ++i)
     two[i] = _mm256_shuffle_epi8(_mm256_packs_epi32(out[2 * i], out[2 * i + 1]), pair_columns);
-  const __m256i even_0to3 = _mm256_unpacklo_epi64(two[0], two[1]), even_4to7 = _mm256_unpacklo_epi64(two[2], two[3]);
-  const __m256i odd_0to3 = _mm256_unpackhi_epi64(two[0], two[1]), odd_4to7 = _mm256_unpackhi_epi64(two[2], two[3]);
+  const __m256i even_0to3 = _mm256_unpacklo_epi64(two[0], two[1]),
+                even_4to7 = _mm256_unpacklo_epi64(two[2], two[3]);
+  const __m256i odd_0to3 = _mm256_unpackhi_epi64(two[0], two[1]),
+                odd_4to7 = _mm256_unpackhi_epi64(two[2], two[3]);
   // Rows: element r of a register belongs to row r.
   transform<kRowShift>(out, {_mm256_permute2x128_si256(even_0to3, even_4to7, 0x20),
                              _mm256_permute2x128_si256(even_0to3, even_4to7, 0x31),

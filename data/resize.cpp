@@ -34,15 +34,16 @@ constexpr int32_t kHalf = 1 << (ResizeWeights::kFractionBits - 1);
 void check_inside(const char* name, const CropBox& box, int64_t height, int64_t width) {
   CHECK(box.height > 0 && box.width > 0 && box.top >= 0 && box.left >= 0 && box.top + box.height <= height &&
             box.left + box.width <= width,
-        "resize: a ", name, " of ", box.width, " x ", box.height, " at (", box.left, ", ", box.top, ") of ", width, " x ",
-        height);
+        "resize: a ", name, " of ", box.width, " x ", box.height, " at (", box.left, ", ", box.top, ") of ",
+        width, " x ", height);
 }
 
 using HorizontalPass = decltype(&horizontal_pass);
 using VerticalPass = decltype(&vertical_pass);
 
-void resize_with(HorizontalPass horizontal, VerticalPass vertical, Image& to, const Image& from, const CropBox& box,
-                 int64_t height, int64_t width, const CropBox& window, Interpolation interpolation) {
+void resize_with(HorizontalPass horizontal, VerticalPass vertical, Image& to, const Image& from,
+                 const CropBox& box, int64_t height, int64_t width, const CropBox& window,
+                 Interpolation interpolation) {
   CHECK(&to != &from, "resize: the result may not be the source");
   CHECK(height > 0 && width > 0, "resize: a new size of ", width, " x ", height);
   check_inside("box", box, from.height, from.width);
@@ -66,7 +67,9 @@ void resize_with(HorizontalPass horizontal, VerticalPass vertical, Image& to, co
       std::memcpy(to.row(y), source.data + y * source.stride, static_cast<size_t>(row_bytes));
     return;
   }
-  const auto columns = [&] { return ResizeWeights(box.width, width, window.left, window.width, interpolation); };
+  const auto columns = [&] {
+    return ResizeWeights(box.width, width, window.left, window.width, interpolation);
+  };
   if (!down) return horizontal(to.pixels.data(), source, columns());
 
   const ResizeWeights rows(box.height, height, window.top, window.height, interpolation);
@@ -75,12 +78,12 @@ void resize_with(HorizontalPass horizontal, VerticalPass vertical, Image& to, co
   source.rows = rows.end() - first_row;
   if (!across) return vertical(to.pixels.data(), source, first_row, row_bytes, rows);
 
-  // The rows in between live as long as the thread: a fresh allocation of this size would be cleared page by page.
+  // The rows in between live as long as the thread: the system clears fresh pages one by one.
   thread_local std::vector<uint8_t> between;  // (source.rows, window.width, 3)
   between.resize(std::max(between.size(), static_cast<size_t>(source.rows * row_bytes)));
   horizontal(between.data(), source, columns());
-  vertical(to.pixels.data(), {between.data(), source.rows, row_bytes, between.data() + between.size()}, first_row,
-           row_bytes, rows);
+  vertical(to.pixels.data(), {between.data(), source.rows, row_bytes, between.data() + between.size()},
+           first_row, row_bytes, rows);
 }
 
 }  // namespace
@@ -108,7 +111,8 @@ ResizeWeights::ResizeWeights(int64_t from, int64_t to, int64_t first_wanted, int
     count[static_cast<size_t>(x)] = static_cast<int32_t>(end - begin);
     for (int64_t i = 0; i < end - begin; ++i) {
       const double weight = line[static_cast<size_t>(i)] / (sum != 0.0 ? sum : 1.0) * (1 << kFractionBits);
-      weights[static_cast<size_t>(x * taps + i)] = static_cast<int32_t>(weight < 0.0 ? weight - 0.5 : weight + 0.5);
+      weights[static_cast<size_t>(x * taps + i)] =
+          static_cast<int32_t>(weight < 0.0 ? weight - 0.5 : weight + 0.5);
     }
   }
 }
@@ -121,7 +125,8 @@ void horizontal_pass_plain(uint8_t* to, const PixelRows& from, const ResizeWeigh
       const uint8_t* pixel = from.data + y * from.stride + weights.first[static_cast<size_t>(x)] * 3;
       for (int64_t c = 0; c < 3; ++c) {
         int32_t sum = kHalf;
-        for (int64_t i = 0; i < weights.count[static_cast<size_t>(x)]; ++i) sum += weight[i] * pixel[3 * i + c];
+        for (int64_t i = 0; i < weights.count[static_cast<size_t>(x)]; ++i)
+          sum += weight[i] * pixel[3 * i + c];
         to[(y * width + x) * 3 + c] = round_and_clip(sum);
       }
     }
@@ -134,7 +139,8 @@ void vertical_pass_plain(uint8_t* to, const PixelRows& from, int64_t first_row, 
     const uint8_t* rows = from.data + (weights.first[static_cast<size_t>(y)] - first_row) * from.stride;
     for (int64_t x = 0; x < row_bytes; ++x) {
       int32_t sum = kHalf;
-      for (int64_t i = 0; i < weights.count[static_cast<size_t>(y)]; ++i) sum += weight[i] * rows[i * from.stride + x];
+      for (int64_t i = 0; i < weights.count[static_cast<size_t>(y)]; ++i)
+        sum += weight[i] * rows[i * from.stride + x];
       to[y * row_bytes + x] = round_and_clip(sum);
     }
   }

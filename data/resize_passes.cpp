@@ -1,7 +1,7 @@
 // resize_passes.cpp: the passes of a resize with AVX2, equal to the plain ones bit for bit.
 //
-// The processor multiplies pairs of 16-bit numbers and adds them (vpmaddwd) four times faster than it multiplies
-// 32-bit ones, but a weight has 24 bits. So each weight is split,
+// The processor multiplies pairs of 16-bit numbers and adds them (vpmaddwd) four times faster than it
+// multiplies 32-bit ones, but a weight has 24 bits. So each weight is split,
 //   w = 2^11 high + low    with 0 <= low < 2^11,    sum w p = 2^11 sum high p + sum low p,
 // which is exact in int32: both sums and the total fit.
 #include "data/resize_passes.h"
@@ -71,7 +71,8 @@ struct FourWeights {
 constexpr int64_t kRowsAtOnce = 4;
 
 void four_rows(uint8_t* const (&to)[kRowsAtOnce], const uint8_t* const (&from)[kRowsAtOnce],
-               const ResizeWeights& weights, const std::vector<FourWeights>& steps_of_weights, int64_t steps_per_pixel) {
+               const ResizeWeights& weights, const std::vector<FourWeights>& steps_of_weights,
+               int64_t steps_per_pixel) {
   const __m256i arrange = _mm256_setr_epi8(0, -1, 3, -1, 1, -1, 4, -1, 2, -1, 5, -1, -1, -1, -1, -1,  //
                                            6, -1, 9, -1, 7, -1, 10, -1, 8, -1, 11, -1, -1, -1, -1, -1);
   const int64_t width = weights.size();
@@ -91,10 +92,12 @@ void four_rows(uint8_t* const (&to)[kRowsAtOnce], const uint8_t* const (&from)[k
         low[r] = add_products(low[r], pixels, weight_low);
       }
     }
-    // The halves of a register hold the sums of the even and the odd pairs of pixels. Two rows are added at a time.
+    // The halves of a register hold the sums of the even and the odd pairs of pixels. Two rows are added at a
+    // time.
     __m256i two[2];
     for (int64_t r = 0; r < 2; ++r) {
-      const __m256i high_a = high[2 * r], high_b = high[2 * r + 1], low_a = low[2 * r], low_b = low[2 * r + 1];
+      const __m256i high_a = high[2 * r], high_b = high[2 * r + 1], low_a = low[2 * r],
+                    low_b = low[2 * r + 1];
       const __m256i high_sum = _mm256_add_epi32(_mm256_permute2x128_si256(high_a, high_b, 0x20),
                                                 _mm256_permute2x128_si256(high_a, high_b, 0x31));
       const __m256i low_sum = _mm256_add_epi32(_mm256_permute2x128_si256(low_a, low_b, 0x20),
@@ -104,8 +107,8 @@ void four_rows(uint8_t* const (&to)[kRowsAtOnce], const uint8_t* const (&from)[k
     const __m256i words = _mm256_packs_epi32(two[0], two[1]);  // rows 0 2 | 1 3
     const __m256i bytes = _mm256_packus_epi16(words, words);
     const __m128i even = _mm256_castsi256_si128(bytes), odd = _mm256_extracti128_si256(bytes, 1);
-    const int32_t results[kRowsAtOnce] = {_mm_cvtsi128_si32(even), _mm_cvtsi128_si32(odd), _mm_extract_epi32(even, 1),
-                                          _mm_extract_epi32(odd, 1)};
+    const int32_t results[kRowsAtOnce] = {_mm_cvtsi128_si32(even), _mm_cvtsi128_si32(odd),
+                                          _mm_extract_epi32(even, 1), _mm_extract_epi32(odd, 1)};
     // Four bytes are written for three; the fourth is the next pixel's first, written after it.
     if (x + 1 < width) {
       for (int64_t r = 0; r < kRowsAtOnce; ++r) std::memcpy(to[r] + 3 * x, &results[r], 4);
@@ -126,7 +129,8 @@ void columns_32(uint8_t* to, const uint8_t* rows, int64_t stride, int64_t count,
     const __m256i weight_high = _mm256_set1_epi32(high_pair(weight[i], second));
     const __m256i weight_low = _mm256_set1_epi32(low_pair(weight[i], second));
     const __m256i a = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(rows + i * stride));
-    const __m256i b = alone ? a : _mm256_loadu_si256(reinterpret_cast<const __m256i*>(rows + (i + 1) * stride));
+    const __m256i b =
+        alone ? a : _mm256_loadu_si256(reinterpret_cast<const __m256i*>(rows + (i + 1) * stride));
     const __m256i ab_low = _mm256_unpacklo_epi8(a, b), ab_high = _mm256_unpackhi_epi8(a, b);
     const __m256i pairs[4] = {_mm256_unpacklo_epi8(ab_low, zero), _mm256_unpackhi_epi8(ab_low, zero),
                               _mm256_unpacklo_epi8(ab_high, zero), _mm256_unpackhi_epi8(ab_high, zero)};
@@ -149,7 +153,8 @@ void horizontal_pass(uint8_t* to, const PixelRows& from, const ResizeWeights& we
     for (int64_t s = 0; s < steps; ++s) {
       int32_t w[4];
       for (int64_t i = 0; i < 4; ++i)
-        w[i] = 4 * s + i < weights.taps ? weights.weights[static_cast<size_t>(x * weights.taps + 4 * s + i)] : 0;
+        w[i] =
+            4 * s + i < weights.taps ? weights.weights[static_cast<size_t>(x * weights.taps + 4 * s + i)] : 0;
       FourWeights& step = four[static_cast<size_t>(x * steps + s)];
       for (int i = 0; i < 4; ++i) {
         step.high[i] = high_pair(w[0], w[1]);
@@ -159,8 +164,8 @@ void horizontal_pass(uint8_t* to, const PixelRows& from, const ResizeWeights& we
       }
     }
 
-  // A step reads up to 9 bytes of pixels with weight 0 and 4 more past the row: rows at the very end of the memory
-  // are copied to where that is allowed. The last group repeats its last row rather than having fewer.
+  // A step reads up to 9 bytes of pixels with weight 0 and 4 more past the row: rows at the very end of the
+  // memory are copied to where that is allowed. The last group repeats its last row rather than having fewer.
   const int64_t used_bytes = weights.end() * 3, read_bytes = used_bytes + 13;
   std::vector<uint8_t> copies(static_cast<size_t>(kRowsAtOnce * read_bytes));
   for (int64_t y = 0; y < from.rows; y += kRowsAtOnce) {
@@ -188,7 +193,8 @@ void vertical_pass(uint8_t* to, const PixelRows& from, int64_t first_row, int64_
     const int64_t count = weights.count[static_cast<size_t>(y)];
     const uint8_t* rows = from.data + (weights.first[static_cast<size_t>(y)] - first_row) * from.stride;
     int64_t x = 0;
-    for (; x + 32 <= row_bytes; x += 32) columns_32(to + y * row_bytes + x, rows + x, from.stride, count, weight);
+    for (; x + 32 <= row_bytes; x += 32)
+      columns_32(to + y * row_bytes + x, rows + x, from.stride, count, weight);
     // The last block overlaps the one before it and writes the same bytes again.
     if (x < row_bytes) {
       x = row_bytes - 32;

@@ -1,5 +1,5 @@
-// resize_passes.h: the two passes of a resize, and their weights. Inside the folder, and for the test that holds the
-// fast passes against the plain ones.
+// resize_passes.h: the two passes of a resize, and their weights. Inside the folder, and for the test that
+// holds the fast passes against the plain ones.
 #pragma once
 
 #include <cstdint>
@@ -9,9 +9,9 @@
 
 namespace switchback {
 
-// The integer weights of a line of `from` pixels resized to `to`, of which the `size` output pixels from `begin` on are
-// wanted. The x-th of these reads the source pixels first[x], ..., first[x] + count[x] - 1 with the weights at
-// weights[x * taps]; the rest up to `taps` are 0.
+// The integer weights of a line of `from` pixels resized to `to`, of which the `size` output pixels from
+// `begin` on are wanted. The x-th of these reads the source pixels first[x], ..., first[x] + count[x] - 1
+// with the weights at weights[x * taps]; the rest up to `taps` are 0.
 struct ResizeWeights {
   static constexpr int kFractionBits = 22;  // 32 - 8 for the pixel - 2 for a bicubic's overshoot
 
@@ -36,7 +36,7 @@ struct PixelRows {
 void horizontal_pass_plain(uint8_t* to, const PixelRows& from, const ResizeWeights& weights);
 void horizontal_pass(uint8_t* to, const PixelRows& from, const ResizeWeights& weights);
 
-// to (weights.size(), row_bytes), dense, from (rows, row_bytes). first_row: the source row that is from's row 0.
+// to (weights.size(), row_bytes), dense, from (rows, row_bytes), whose row 0 is the source's first_row.
 void vertical_pass_plain(uint8_t* to, const PixelRows& from, int64_t first_row, int64_t row_bytes,
                          const ResizeWeights& weights);
 void vertical_pass(uint8_t* to, const PixelRows& from, int64_t first_row, int64_t row_bytes,

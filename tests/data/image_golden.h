@@ -1,4 +1,5 @@
-// image_golden.h: reads tests/golden/images.bin, which scripts/make_image_golden.py writes (the format is told there).
+// image_golden.h: reads tests/golden/images.bin, which scripts/make_image_golden.py writes (the format is
+// told there).
 #pragma once
 
 #include <cstdint>
@@ -81,8 +82,8 @@ inline const std::vector<GoldenPicture>& golden_pictures() {
         result.kind = static_cast<GoldenResult::Kind>(in.take<uint8_t>());
         result.interpolation = static_cast<switchback::Interpolation>(in.take<uint8_t>());
         result.mode = static_cast<switchback::ResizeMode>(in.take<uint8_t>());
-        for (int64_t* value : {&result.box.top, &result.box.left, &result.box.height, &result.box.width, &result.height,
-                               &result.width})
+        for (int64_t* value : {&result.box.top, &result.box.left, &result.box.height, &result.box.width,
+                               &result.height, &result.width})
           *value = in.take<int32_t>();
         result.hash = in.take<uint64_t>();
       }

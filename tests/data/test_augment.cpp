@@ -1,10 +1,10 @@
-// Resizing and cropping: Pillow's bytes, the fast passes against the plain ones, and where RandomResizedCrop cuts.
-#include "data/augment.h"
-
+// Resizing and cropping: Pillow's bytes, the fast passes against the plain ones, and where RandomResizedCrop
+// cuts.
 #include <algorithm>
 #include <random>
 #include <set>
 
+#include "data/augment.h"
 #include "data/resize_passes.h"
 #include "runtime/check.h"
 #include "tests/data/image_golden.h"
@@ -161,16 +161,18 @@ TEST_CASE("random resized crop: every box is inside, of 0.9 to 1 of the area, wi
 TEST_CASE("random resized crop falls back to the centred box at the nearest ratio") {
   Random random;
   const CropOptions options;
-  const auto box_of = [&](int64_t height, int64_t width) { return random_resized_crop(height, width, options, random); };
+  const auto box_of = [&](int64_t height, int64_t width) {
+    return random_resized_crop(height, width, options, random);
+  };
   const auto equal = [](const CropBox& a, const CropBox& b) {
     return a.top == b.top && a.left == b.left && a.height == b.height && a.width == b.width;
   };
   for (int i = 0; i < 20; ++i) {
-    CHECK(equal(box_of(480, 720), {0, 40, 480, 640}));       // 3:2
+    CHECK(equal(box_of(480, 720), {0, 40, 480, 640}));  // 3:2
     CHECK(equal(box_of(720, 480), {40, 0, 640, 480}));
     CHECK(equal(box_of(1080, 1920), {0, 240, 1080, 1440}));  // 16:9
     CHECK(equal(box_of(3, 700), {0, 348, 3, 4}));
-    CHECK(equal(box_of(900, 2), {448, 0, 3, 2}));            // round(2 / 0.75) = 3
+    CHECK(equal(box_of(900, 2), {448, 0, 3, 2}));  // round(2 / 0.75) = 3
     CHECK(equal(box_of(1, 900), {0, 449, 1, 1}));
   }
   // Within the ratios the whole picture is taken, when the tries have failed.

@@ -1,9 +1,9 @@
-// Decoding: the pixels of Pillow on the golden pictures, and one clear line on everything that is not a picture.
-#include "data/image.h"
-
+// Decoding: the pixels of Pillow on the golden pictures, and one clear line on everything that is not a
+// picture.
 #include <random>
 #include <string>
 
+#include "data/image.h"
 #include "runtime/check.h"
 #include "tests/data/image_golden.h"
 
@@ -56,7 +56,8 @@ TEST_CASE("decoding equals Pillow's on every golden picture") {
 }
 
 TEST_CASE("every prefix of a JPEG is an error: the end marker counts") {
-  for (const char* name : {"jpeg-gradient-17x9-s1-q5-progressive", "jpeg-restart-3", "jpeg-cmyk-21x13", "jpeg-grey-21x13"}) {
+  for (const char* name :
+       {"jpeg-gradient-17x9-s1-q5-progressive", "jpeg-restart-3", "jpeg-cmyk-21x13", "jpeg-grey-21x13"}) {
     const std::vector<uint8_t>& file = golden(name).file;
     CAPTURE(name);
     for (size_t size = 0; size < file.size(); ++size) {
@@ -129,7 +130,8 @@ TEST_CASE("the size in the header is checked before anything is decoded") {
   // A JPEG that claims 65000 x 65000.
   size_t frame = 0;
   while (!(file[frame] == 0xFF && file[frame + 1] == 0xC0)) ++frame;
-  CHECK(error_of(with("jpeg-200x150", frame + 5, {0xFD, 0xE8, 0xFD, 0xE8})).find("image too large (65000 x 65000") == 0);
+  CHECK(error_of(with("jpeg-200x150", frame + 5, {0xFD, 0xE8, 0xFD, 0xE8}))
+            .find("image too large (65000 x 65000") == 0);
   CHECK(!error_of(with("jpeg-200x150", frame + 5, {0, 0, 0, 0})).empty());
   // A PNG's header is under a checksum, so a large one is made up whole by changing both.
   CHECK(!error_of(with("png-rgb-37x19", 16, {0x7F, 0xFF, 0xFF, 0xFF, 0x7F, 0xFF, 0xFF, 0xFF})).empty());
@@ -148,10 +150,18 @@ TEST_CASE("random damage is decoded or refused, never worse") {
     for (int change = 0; change < changes; ++change) {
       const size_t at = random() % file.size();
       switch (random() % 4) {
-        case 0: file[at] = static_cast<uint8_t>(random()); break;
-        case 1: file[at] ^= static_cast<uint8_t>(1u << random() % 8); break;
-        case 2: file.erase(file.begin() + static_cast<std::ptrdiff_t>(at)); break;
-        default: file.insert(file.begin() + static_cast<std::ptrdiff_t>(at), static_cast<uint8_t>(random() % 2 * 255));
+        case 0:
+          file[at] = static_cast<uint8_t>(random());
+          break;
+        case 1:
+          file[at] ^= static_cast<uint8_t>(1u << random() % 8);
+          break;
+        case 2:
+          file.erase(file.begin() + static_cast<std::ptrdiff_t>(at));
+          break;
+        default:
+          file.insert(file.begin() + static_cast<std::ptrdiff_t>(at),
+                      static_cast<uint8_t>(random() % 2 * 255));
       }
       if (file.empty()) break;
     }

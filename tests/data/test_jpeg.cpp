@@ -50,8 +50,8 @@ TEST_CASE("the fast JPEG decoder takes the ordinary golden pictures and gives li
     CAPTURE(picture->name);
     const bool alike = decoded_alike(picture->file, {});
     taken += alike;
-    if (contains(picture->name, "progressive") || contains(picture->name, "cmyk") || contains(picture->name, "ycck") ||
-        contains(picture->name, "transform-0"))
+    if (contains(picture->name, "progressive") || contains(picture->name, "cmyk") ||
+        contains(picture->name, "ycck") || contains(picture->name, "transform-0"))
       CHECK(!alike);
     if (contains(picture->name, "restart") || contains(picture->name, "grey-21x13") ||
         contains(picture->name, "200x150"))
@@ -75,11 +75,18 @@ TEST_CASE("damaged JPEGs: what the fast decoder takes is what libjpeg gives") {
       // Mostly in the headers and at the start of the scan, where damage goes a long way.
       const size_t at = random() % (random() % 2 == 0 ? file.size() : std::min<size_t>(file.size(), 650));
       switch (random() % 5) {
-        case 0: file[at] = static_cast<uint8_t>(random()); break;
+        case 0:
+          file[at] = static_cast<uint8_t>(random());
+          break;
         case 1:
-        case 2: file[at] ^= static_cast<uint8_t>(1u << random() % 8); break;
-        case 3: file.erase(file.begin() + static_cast<std::ptrdiff_t>(at)); break;
-        default: file.insert(file.begin() + static_cast<std::ptrdiff_t>(at), static_cast<uint8_t>(random()));
+        case 2:
+          file[at] ^= static_cast<uint8_t>(1u << random() % 8);
+          break;
+        case 3:
+          file.erase(file.begin() + static_cast<std::ptrdiff_t>(at));
+          break;
+        default:
+          file.insert(file.begin() + static_cast<std::ptrdiff_t>(at), static_cast<uint8_t>(random()));
       }
     }
     CAPTURE(picture.name);
@@ -96,9 +103,11 @@ TEST_CASE("the vector inverse transform equals the plain one, and refuses what i
     int16_t block[64] = {};
     uint16_t quantisers[64];
     const int largest = 1 << random() % 12, entries = 1 + static_cast<int>(random() % 64);
-    for (uint16_t& quantiser : quantisers) quantiser = static_cast<uint16_t>(1 + random() % (i % 2 == 0 ? 1 : 255));
+    for (uint16_t& quantiser : quantisers)
+      quantiser = static_cast<uint16_t>(1 + random() % (i % 2 == 0 ? 1 : 255));
     for (int j = 0; j < entries; ++j)
-      block[random() % 64] = static_cast<int16_t>(static_cast<int>(random() % (2u * static_cast<unsigned>(largest))) - largest);
+      block[random() % 64] =
+          static_cast<int16_t>(static_cast<int>(random() % (2u * static_cast<unsigned>(largest))) - largest);
     uint8_t fast[8 * 11] = {}, plain[8 * 11] = {};
     const bool good = idct_plain(plain, 11, block, quantisers);
     REQUIRE_EQ(idct(fast, 11, block, quantisers), good);
@@ -131,9 +140,11 @@ TEST_CASE("the vector colour conversion equals the plain one for every colour") 
 }
 
 TEST_CASE("a Huffman table refuses what is no prefix code, or a size that 8-bit pictures do not have") {
-  const auto table = [](std::initializer_list<std::pair<int, int>> counts, std::initializer_list<uint8_t> symbols) {
+  const auto table = [](std::initializer_list<std::pair<int, int>> counts,
+                        std::initializer_list<uint8_t> symbols) {
     std::vector<uint8_t> segment(16);
-    for (const auto& [length, count] : counts) segment[static_cast<size_t>(length - 1)] = static_cast<uint8_t>(count);
+    for (const auto& [length, count] : counts)
+      segment[static_cast<size_t>(length - 1)] = static_cast<uint8_t>(count);
     segment.insert(segment.end(), symbols);
     return segment;
   };
