@@ -38,7 +38,8 @@ class InStatisticsType {
   const R* values_;
 };
 
-// The largest power of two <= most that leaves pieces of at least `least`.
+// The largest power of two <= most that leaves pieces of at least `least`. 256 rows reach 95 % of OpenBLAS's best rate
+// (it packs the other operand anew for each piece), 64 rows 75 %.
 int64_t pieces_of(int64_t length, int64_t least, int64_t most) {
   return std::clamp<int64_t>(std::bit_floor(static_cast<uint64_t>(length / least)), 1, most);
 }
@@ -90,7 +91,8 @@ void product(const Sink& sink, const char* op, const CView& a, bool a_transposed
   if (!direct) copy = Tensor({m, n}, dtype_of<R>);
   R* c = direct ? static_cast<R*>(sink.to.data) : static_cast<R*>(copy.data());
   const bool by_rows = m >= n;
-  const int64_t pieces = worth ? pieces_of(by_rows ? m : n, 64, 32) : 1;
+  const int64_t length = by_rows ? m : n;
+  const int64_t pieces = !worth ? 1 : length < 1024 ? pieces_of(length, 64, 4) : pieces_of(length, 256, 64);
   parallel_for(pieces, 1, [&](int64_t first, int64_t last) {
     for (int64_t p = first; p < last; ++p) {
       const Range rows = by_rows ? piece(m, pieces, p) : Range{0, m};
