@@ -33,7 +33,7 @@ TEMPLATES
 for set in train t10k; do
   [ -f "$folder/$set/sizes.json" ] || build/apps/data_pack --images "$images/$set-images-idx3-ubyte.gz" \
     --labels "$images/$set-labels-idx1-ubyte.gz" --class-names "$folder/classnames.txt" \
-    --templates "$folder/templates.txt" --samples-per-shard 10000 --output "$folder/$set"
+    --templates "$folder/templates.txt" --samples-per-shard 10000 --overwrite --output "$folder/$set"
 done
 
 run=$(date +%Y%m%d-%H%M%S)
