@@ -1,7 +1,7 @@
 // bench_attention.cu: is the GPU's attention right, and how fast is it?
 //
 //   nvcc -std=c++20 -O3 -I. -gencode=arch=compute_90a,code=sm_90a -o build-attention/bench_attention
-//        bench/bench_attention.cu kernels/cuda/attention_forward.cu kernels/cuda/attention_backward.cu
+//        bench/bench_attention.cu kernels/cuda/attention_*.cu
 //   build-attention/bench_attention check   every head size, odd lengths, against a plain f64 attention on the GPU
 //   build-attention/bench_attention small   a few tiny problems only: for compute-sanitizer
 //   build-attention/bench_attention time    CLIP's six shapes: microseconds, GB/s, TFLOP/s

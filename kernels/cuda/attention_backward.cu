@@ -382,10 +382,10 @@ void attention_backward(Sink dqkv, CView dout, CView qkv, CView out, CView lse, 
   CHECK(lse.shape == Shape({shape.batch, shape.heads, shape.tokens}) && lse.dtype == DType::f32,
         "attention: lse is ", lse.dtype, " ", lse.shape);
   if (shape.batch == 0 || shape.tokens == 0) return;
-  if (const char* e = getenv("SM90"); e && *e == '1' && shape.tokens > 96 && shape.tokens <= 320 && (shape.head_size == 64 || shape.head_size == 80)) {
+  if (attention_backward_sm90_serves(shape)) {
     attention_backward_sm90(static_cast<bf16*>(dqkv.to.data), static_cast<const bf16*>(dout.data),
-           static_cast<const bf16*>(qkv.data), static_cast<const bf16*>(out.data),
-           static_cast<const float*>(lse.data), shape, causal, dqkv.accumulate, stream);
+                            static_cast<const bf16*>(qkv.data), static_cast<const bf16*>(out.data),
+                            static_cast<const float*>(lse.data), shape, causal, dqkv.accumulate, stream);
     return;
   }
   serve_head_size(shape.head_size, [&](auto size) {

@@ -326,12 +326,14 @@ void choose_chunks(AttentionShape& shape, int matrices) {
   if (!fits) shape.chunks = (shape.tokens + shape.chunk_rows - 1) / shape.chunk_rows;
 }
 
-inline int multiprocessors() {
-  int device = 0, count = 0;
+inline int device_attribute(cudaDeviceAttr attribute) {
+  int device = 0, value = 0;
   check_launch(cudaGetDevice(&device), "attention");
-  check_launch(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device), "attention");
-  return count;
+  check_launch(cudaDeviceGetAttribute(&value, attribute, device), "attention");
+  return value;
 }
+inline int multiprocessors() { return device_attribute(cudaDevAttrMultiProcessorCount); }
+inline bool is_hopper() { return device_attribute(cudaDevAttrComputeCapabilityMajor) == 9; }
 
 template <class Kernel>
 void allow_shared_memory(Kernel* kernel, int bytes) {

@@ -29,25 +29,16 @@ struct ChunkedRows {
   }
 };
 
-// A warp's own 16 rows from row0 on, as A fragments. `rows`: of the matrix; a warp beyond them gets the last ones,
-// whose results nobody stores.
-template <int D>
-__device__ __forceinline__ void load_own_rows(OwnRows<D>& own, const ChunkedRows<D>& from, int row0, int rows) {
-  const int lane = threadIdx.x % 32, row = min(row0, rows - 16) + lane % 16;
-#pragma unroll
-  for (int k = 0; k < D / 16; ++k) {
-    ldmatrix_x4(own.whole[k], from.base + (2 * k + lane / 16) * from.chunk_pitch + row * 16);
-  }
-}
-
-// s (64, 8 n_tiles) = or += own (64, D) · X[row0 ... row0 + 8 n_tiles]ᵀ
+// s (64, 8 n_tiles) = or += Y[own_row0 ... own_row0+63] (64, D) · X[row0 ... row0 + 8 n_tiles]ᵀ. Rows of Y that do not
+// exist are whatever follows in shared memory: they only reach rows of s that nobody stores.
 template <int D, int n_tiles>
-__device__ __forceinline__ void issue_scores(float (&s)[n_tiles][4], const OwnRows<D>& own, const ChunkedRows<D>& x,
-                                             int row0, bool keep) {
+__device__ __forceinline__ void issue_scores(float (&s)[n_tiles][4], const ChunkedRows<D>& y, int own_row0,
+                                             const ChunkedRows<D>& x, int row0, bool keep) {
 #pragma unroll
   for (int k = 0; k < D / 16; ++k) {
-    const uint32_t address = x.base + row0 * 16 + 2 * k * x.chunk_pitch;
-    wgmma<false>(s, own.whole[k], describe<false>(address, x.chunk_pitch), keep || k > 0);
+    const uint32_t step = 2 * k * x.chunk_pitch;
+    wgmma(s, describe<false>(y.base + own_row0 * 16 + step, y.chunk_pitch),
+          describe<false>(x.base + row0 * 16 + step, x.chunk_pitch), keep || k > 0);
   }
 }
 
@@ -58,14 +49,6 @@ __device__ __forceinline__ void issue_sums(float (&sum)[D / 8][4], const uint32_
 #pragma unroll
   for (int k = 0; k < k_tiles; ++k) {
     wgmma<true>(sum, p[k], describe<true>(x.base + (row0 + 16 * k) * 16, x.chunk_pitch), 1);
-  }
-}
-
-// Asks the L2 cache for `rows` rows of D, one row at a time from each thread.
-template <int D, int threads>
-__device__ __forceinline__ void prefetch_rows(const bf16* from, int pitch, int rows) {
-  for (int row = threadIdx.x; row < rows; row += threads) {
-    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from + row * pitch), "n"(D * 2) : "memory");
   }
 }
 

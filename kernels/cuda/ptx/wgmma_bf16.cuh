@@ -1,5 +1,5 @@
 // wgmma_bf16.cuh: the warpgroup matrix product of Hopper (sm_90a), in the form that attention uses:
-// C (64, N) f32 += A (64, 16) bf16 from registers · B (16, N) bf16 from shared memory, N = 16, 64 or 80.
+// C (64, N) f32 += A (64, 16) bf16 · B (16, N) bf16, A from registers or shared memory, B from shared memory.
 //
 // Four warps (a warpgroup) work together; warp w owns rows 16 w ... 16 w + 15, and its registers hold exactly the
 // fragments of mma.cuh: a[4] of one A, c[n][4] of the n-th (16, 8) tile of C. B never passes through registers.
@@ -92,6 +92,26 @@ __device__ __forceinline__ void wgmma(float (&c)[10][4], const uint32_t (&a)[4],
         : ACCUMULATOR(0), ACCUMULATOR(1), ACCUMULATOR(2), ACCUMULATOR(3), ACCUMULATOR(4),
           ACCUMULATOR(5), ACCUMULATOR(6), ACCUMULATOR(7), ACCUMULATOR(8), ACCUMULATOR(9)
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(keep), "n"(transposed ? 1 : 0));
+}
+// The same with A (64, 16) from shared memory too; A and B as rows of matrices, neither transposed.
+__device__ __forceinline__ void wgmma(float (&c)[2][4], uint64_t a, uint64_t b, int keep) {
+  asm volatile(
+        "{.reg .pred p; setp.ne.b32 p, %10, 0; wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 "
+        "{%0, %1, %2, %3, %4, %5, %6, %7}, "
+        "%8, %9, p, 1, 1, 0, 0;}"
+        : ACCUMULATOR(0), ACCUMULATOR(1)
+        : "l"(a), "l"(b), "r"(keep));
+}
+
+__device__ __forceinline__ void wgmma(float (&c)[8][4], uint64_t a, uint64_t b, int keep) {
+  asm volatile(
+        "{.reg .pred p; setp.ne.b32 p, %34, 0; wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
+        "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15,"
+        " %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+        "%32, %33, p, 1, 1, 0, 0;}"
+        : ACCUMULATOR(0), ACCUMULATOR(1), ACCUMULATOR(2), ACCUMULATOR(3), ACCUMULATOR(4),
+          ACCUMULATOR(5), ACCUMULATOR(6), ACCUMULATOR(7)
+        : "l"(a), "l"(b), "r"(keep));
 }
 #undef ACCUMULATOR
 
