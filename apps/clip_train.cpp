@@ -197,6 +197,7 @@ int run(int argc, char** argv) {
   SourceOptions source_options;
   source_options.data = options.train_data;
   source_options.type = options.dataset_type;
+  source_options.skip_bad_shards = options.skip_bad_shards;
   source_options.csv_separator = options.csv_separator;
   source_options.csv_image_key = options.csv_img_key;
   source_options.csv_caption_key = options.csv_caption_key;
@@ -338,6 +339,8 @@ int run(int argc, char** argv) {
     record.learning_rate = schedule.rate(step);
     record.logit_scale = std::exp(number(clip.logit_scale().value()));
     record.gradient_norm = report.gradient_norm;
+    record.visual_gradient_norm = report.visual_gradient_norm;
+    record.text_gradient_norm = report.text_gradient_norm;
     record.largest_rms = report.largest_rms;
     record.largest_rms_name = report.largest_rms_name;
     record.patch_embedding_rms = optimizer.rms_of("visual.conv1.weight");

@@ -58,6 +58,7 @@ void describe(Flags& f, TrainingOptions& o) {
           "samples in an epoch (default: from sizes.json, or by reading the shards' headers)");
   f.value("--val-num-samples", o.val_num_samples, "samples of --val-data to use (default: all)");
   f.value("--dataset-type", o.dataset_type, "webdataset, csv, synthetic or auto (by the file's extension)");
+  f.flag("--skip-bad-shards", o.skip_bad_shards, "use what precedes the damage in a truncated shard, and warn");
   f.value("--csv-separator", o.csv_separator, "column separator of CSV files (default: tab)");
   f.value("--csv-img-key", o.csv_img_key, "CSV column with the image's path");
   f.value("--csv-caption-key", o.csv_caption_key, "CSV column with the caption");

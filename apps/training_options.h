@@ -16,6 +16,7 @@ struct TrainingOptions {
   std::string train_data, val_data;
   std::optional<int64_t> train_num_samples, val_num_samples;
   std::string dataset_type = "auto";  // webdataset, csv, synthetic, auto
+  bool skip_bad_shards = false;
   std::string csv_separator = "\t", csv_img_key = "filepath", csv_caption_key = "title";
   std::string tokenizer;  // vocabulary file, "bytes", or empty: by the model's vocabulary size
   int64_t workers = 4;

@@ -196,7 +196,7 @@ ShardIndex::ShardIndex(std::string path, SampleNeeds needs, std::shared_ptr<Open
     }
   } catch (const Error& error) {
     if (!keep_what_precedes_damage)
-      fail(error.what(), "; --skip-bad-shards keeps the samples before the damage");
+      fail(error.what(), "; clip_train --skip-bad-shards uses the samples before the damage");
     if (count_drops) reasons.count("damaged shard", error.what());
   }
   close(open, count_drops);
