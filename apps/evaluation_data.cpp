@@ -77,16 +77,20 @@ EvaluationData::EvaluationData(EvaluationOptions options, const ClipConfig& conf
   }
 }
 
-std::optional<Retrieval> EvaluationData::retrieval(const Clip& clip, const Clip::Options& clip_options,
-                                                   Device device) const {
-  if (!retrieval_source_) return {};
+LoaderOptions EvaluationData::loader_options() const {
   LoaderOptions o;
   o.mode = LoaderOptions::Mode::evaluate;
   o.batch_size = options_.batch_size;
   o.workers = options_.workers;
   o.image_size = static_cast<int>(image_size_);
   o.warn = warn_;
-  Loader loader(retrieval_source_, tokenizer_, o);
+  return o;
+}
+
+std::optional<Retrieval> EvaluationData::retrieval(const Clip& clip, const Clip::Options& clip_options,
+                                                   Device device) const {
+  if (!retrieval_source_) return {};
+  Loader loader(retrieval_source_, tokenizer_, loader_options());
   int64_t left = options_.samples.value_or(INT64_MAX);
   Batch batch;
   return evaluate_retrieval(clip, clip_options, device, [&](EvaluationBatch& to) {
@@ -105,13 +109,7 @@ std::optional<ZeroShot> EvaluationData::zero_shot(const Clip& clip, const Clip::
   const Tensor classifier = zero_shot_classifier(
       clip, clip_options, device,
       [this](const std::string& text, std::span<int32_t> ids) { tokenizer_->encode(text, ids); }, classes_, templates_);
-  LoaderOptions o;
-  o.mode = LoaderOptions::Mode::evaluate;
-  o.batch_size = options_.batch_size;
-  o.workers = options_.workers;
-  o.image_size = static_cast<int>(image_size_);
-  o.warn = warn_;
-  Loader loader(zero_shot_source_, nullptr, o);
+  Loader loader(zero_shot_source_, nullptr, loader_options());
   Batch batch;
   return evaluate_zero_shot(clip, clip_options, device, classifier, [&](EvaluationBatch& to) {
     if (!loader.next(batch)) return false;

@@ -14,6 +14,7 @@ namespace switchback {
 
 class SampleSource;
 class Tokenizer;
+struct LoaderOptions;
 
 struct EvaluationOptions {
   std::string retrieval_data;  // shards or CSV with captions; empty: no retrieval
@@ -38,6 +39,8 @@ class EvaluationData {
   std::optional<ZeroShot> zero_shot(const Clip& clip, const Clip::Options& options, Device device) const;
 
  private:
+  LoaderOptions loader_options() const;
+
   EvaluationOptions options_;
   int64_t image_size_;
   std::shared_ptr<const Tokenizer> tokenizer_;

@@ -116,6 +116,8 @@ void TrainingLog::step(const StepRecord& r) {
                                      {"lr", r.learning_rate},
                                      {"logit_scale", r.logit_scale},
                                      {"gradient_norm", r.gradient_norm},
+                                     {"visual_gradient_norm", r.visual_gradient_norm},
+                                     {"text_gradient_norm", r.text_gradient_norm},
                                      {"largest_rms", r.largest_rms},
                                      {"largest_rms_name", r.largest_rms_name},
                                      {"patch_embedding_rms", r.patch_embedding_rms},

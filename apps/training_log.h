@@ -33,7 +33,7 @@ struct StepRecord {
   int64_t global_batch = 0;   // samples per step
   double loss = 0, learning_rate = 0, logit_scale = 0;  // logit_scale: exp'd
   double data_seconds = 0, step_seconds = 0;            // step_seconds includes the wait for data
-  double gradient_norm = 0;
+  double gradient_norm = 0, visual_gradient_norm = 0, text_gradient_norm = 0;
   double largest_rms = 0, patch_embedding_rms = 0;
   std::string largest_rms_name;
   std::vector<std::string> skipped;  // tensors whose update was skipped (Inf or NaN)
