@@ -2,10 +2,10 @@
 //
 //   build/bench/bench_kernels [part of a name] [f64|f32|bf16]
 //
-// Prints, per case: the fastest and the median time of a call and, for the fastest, GFLOP/s (products) and GB/s (every
-// operand moved once). The first two lines are the rulers: the memory bandwidth of a copy larger than most caches, and
-// the rate of one large matrix product. Threads: SWITCHBACK_CPU_THREADS. On a busy machine only the fastest time means
-// something: a loop on all cores waits for its last thread.
+// Prints, per case: the fastest and the median time of a call and, for the fastest, GFLOP/s (products) and
+// GB/s (every operand moved once). The first two lines are the rulers: the memory bandwidth of a copy larger
+// than most caches, and the rate of one large matrix product. Threads: SWITCHBACK_CPU_THREADS. On a busy
+// machine only the fastest time means something: a loop on all cores waits for its last thread.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -30,7 +30,8 @@ struct Times {
 Times times_of(const std::function<void()>& call) {
   call();
   std::vector<double> times;
-  for (const double end = seconds_now() + 0.2; times.size() < 5 || (seconds_now() < end && times.size() < 2000);) {
+  for (const double end = seconds_now() + 0.2;
+       times.size() < 5 || (seconds_now() < end && times.size() < 2000);) {
     const double start = seconds_now();
     call();
     times.push_back(seconds_now() - start);
@@ -43,8 +44,10 @@ void measure(const OpCase& op, DType dtype) {
   const Bound bound = bind(op, {dtype});
   const auto [seconds, median] = times_of([&] { op.call(bound); });
   std::printf("%-58s %9.3f ms, median %9.3f", op.name.c_str(), seconds * 1e3, median * 1e3);
-  if (op.flops > 0) std::printf(" %8.1f GFLOP/s", op.flops / seconds * 1e-9);
-  else std::printf(" %16s", "");
+  if (op.flops > 0)
+    std::printf(" %8.1f GFLOP/s", op.flops / seconds * 1e-9);
+  else
+    std::printf(" %16s", "");
   std::printf(" %8.1f GB/s\n", op.bytes(dtype) / seconds * 1e-9);
 }
 

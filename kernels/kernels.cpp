@@ -7,7 +7,8 @@ namespace switchback {
 
 Kernels& kernels(Device device) {
   static CpuKernels cpu;
-  if (device.kind != Device::cpu) fail("kernels of ", device, ": this program was built without CUDA; use --device cpu");
+  if (device.kind != Device::cpu)
+    fail("kernels of ", device, ": this program was built without CUDA; use --device cpu");
   return cpu;
 }
 

@@ -1,4 +1,5 @@
-// access.h: what every CPU kernel needs: loops over elements and rows, results into sinks, precondition checks.
+// access.h: what every CPU kernel needs: loops over elements and rows, results into sinks, precondition
+// checks.
 //
 // A kernel reads values of T as R = Statistics<T> (static_cast), computes in R, and stores through a Writer:
 //
@@ -6,7 +7,8 @@
 //     for_elements(x.size(), [&](int64_t i) { out.put(i, R(dy[i]) * derivative(R(x[i]))); });
 //   });
 //
-// so that the type of the sink and the choice between = and += are settled outside the loop, which vectorises.
+// so that the type of the sink and the choice between = and += are settled outside the loop, which
+// vectorises.
 #pragma once
 
 #include <algorithm>
@@ -21,7 +23,7 @@ namespace switchback {
 // Elements that are worth a thread's while in a loop that is bound by memory.
 inline constexpr int64_t elements_per_thread = 16384;
 
-// ---- stores --------------------------------------------------------------------------------------------------
+// ---- stores -----------------------------------------------------------------------------------------------
 template <class To, bool accumulate>
 struct Writer {
   To* to;
@@ -39,8 +41,10 @@ template <class T, class F>
 void write_to(const Sink& sink, const char* op, F&& f) {
   if (!sink) return;
   auto visit = [&]<class To>(To* to) {
-    if (sink.accumulate) f(Writer<To, true>{to});
-    else f(Writer<To, false>{to});
+    if (sink.accumulate)
+      f(Writer<To, true>{to});
+    else
+      f(Writer<To, false>{to});
   };
   using R = Statistics<T>;
   if (sink.to.dtype == dtype_of<T>) return visit(sink.to.as<T>());
@@ -58,7 +62,7 @@ void write_all(const Sink& sink, const char* op, const Statistics<T>* values) {
   });
 }
 
-// ---- loops ---------------------------------------------------------------------------------------------------
+// ---- loops ------------------------------------------------------------------------------------------------
 // f(i) for all i: independent elements, so the compiler may vectorise.
 template <class F>
 void for_elements(int64_t count, F&& f) {
@@ -77,9 +81,9 @@ void for_rows(int64_t rows, int64_t width, F&& f) {
                });
 }
 
-// Sums over rows, with the same bits for any number of threads: rows are cut into chunks whose length depends on
-// `rows` only; f(from, to, partial) adds the rows of one chunk in order to its own partial (width, zeroed); the
-// partials are then added in order. Returns the sums (width) in R.
+// Sums over rows, with the same bits for any number of threads: rows are cut into chunks whose length depends
+// on `rows` only; f(from, to, partial) adds the rows of one chunk in order to its own partial (width,
+// zeroed); the partials are then added in order. Returns the sums (width) in R.
 template <class R, class F>
 Tensor sum_rows(int64_t rows, int64_t width, F&& f) {
   const int64_t chunk = std::max<int64_t>(32, (rows + 31) / 32);  // at most 32 partials
@@ -99,7 +103,7 @@ Tensor sum_rows(int64_t rows, int64_t width, F&& f) {
   return partials.slice(chunks, 1);
 }
 
-// ---- preconditions: the op's name, the operand, what it is and what it should be -------------------------------
+// ---- preconditions: the op's name, the operand, what it is and what it should be --------------------------
 inline void check_place(const char* op, const char* name, const CView& x, DType dtype) {
   CHECK(x.data || x.size() == 0, op, ": ", name, " is missing");
   CHECK(x.device == cpu_device, op, ": ", name, " is on ", x.device, ", this kernel runs on the cpu");
@@ -110,7 +114,8 @@ inline void check_shape(const char* op, const char* name, const CView& x, const 
   CHECK(x.shape == shape, op, ": ", name, " is ", x.shape, ", it must be ", shape);
 }
 // Leading sizes may be split differently: only rows and columns count.
-inline void check_matrix(const char* op, const char* name, const CView& x, int64_t rows, int64_t cols, DType dtype) {
+inline void check_matrix(const char* op, const char* name, const CView& x, int64_t rows, int64_t cols,
+                         DType dtype) {
   check_place(op, name, x, dtype);
   CHECK(x.size() == rows * cols && (x.size() == 0 || x.cols() == cols), op, ": ", name, " is ", x.shape,
         ", it must be ", Shape{rows, cols});
@@ -120,7 +125,8 @@ inline void check_vector(const char* op, const char* name, const CView& x, int64
   CHECK(x.size() == size, op, ": ", name, " is ", x.shape, ", it must be ", Shape{size});
 }
 // Sinks may be empty, and may have the type of statistics.
-inline void check_sink(const char* op, const char* name, const Sink& sink, int64_t rows, int64_t cols, DType dtype) {
+inline void check_sink(const char* op, const char* name, const Sink& sink, int64_t rows, int64_t cols,
+                       DType dtype) {
   if (!sink) return;
   const bool wider = sink.to.dtype == statistics_dtype(dtype);
   check_matrix(op, name, sink.to, rows, cols, wider ? sink.to.dtype : dtype);

@@ -1,19 +1,19 @@
 // adam.cpp: AdamW and StableAdamW over the whole arena (paper section 6.1), in three passes.
 //
 //   gradient_statistics   sum_squares[s] = Σ g²
-//   adam_moments          g' = g · gradient_scale · clip;  first = β̂1 first + (1-β̂1) g';  second = β̂2 second + (1-β̂2) g'²;
-//                         rms[s] = sqrt(mean(g'²/max(second, ε²)))
+//   adam_moments          g' = g · gradient_scale · clip;  first = β̂1 first + (1-β̂1) g';
+//                         second = β̂2 second + (1-β̂2) g'²;  rms[s] = sqrt(mean(g'²/max(second, ε²)))
 //   adam_update           rate = lr rate_scale[s] / max(1, rms[s]/clip_threshold)   (AdamW: lr rate_scale[s])
 //                         master = master (1 - decay_rate weight_decay[s]) - rate first/(sqrt(second) + ε)
 //
-// clip = min(1, max_gradient_norm/(norm + 1e-6)), norm = gradient_scale sqrt(Σ_s sum_squares[s]) over the tensors that
-// are neither frozen (rate_scale 0) nor skipped; the 1e-6 is PyTorch's clip_grad_norm_.
-// A skipped tensor has rms -1; a frozen one is left alone and has rms 0. decay_rate is lr rate_scale[s], or the clipped
-// rate when decay_clipped_rate is set.
+// clip = min(1, max_gradient_norm/(norm + 1e-6)), norm = gradient_scale sqrt(Σ_s sum_squares[s]) over the
+// tensors that are neither frozen (rate_scale 0) nor skipped; the 1e-6 is PyTorch's clip_grad_norm_.
+// A skipped tensor has rms -1; a frozen one is left alone and has rms 0. decay_rate is lr rate_scale[s], or
+// the clipped rate when decay_clipped_rate is set.
 //
-// Tensors are cut into pieces of at most `piece_elements`; a tensor's sum adds its pieces' sums in order, so that it has
-// the same bits for any number of threads. Sums over more than `block_elements` are held in f64: in f32, 40,000 squares
-// lost 5 bits.
+// Tensors are cut into pieces of at most `piece_elements`; a tensor's sum adds its pieces' sums in order, so
+// that it has the same bits for any number of threads. Sums over more than `block_elements` are held in f64:
+// in f32, 40,000 squares lost 5 bits.
 #include <cmath>
 #include <vector>
 
@@ -52,8 +52,8 @@ std::vector<Piece> pieces_of(const char* op, const Segments& segments, int64_t e
   std::vector<Piece> pieces;
   for (int64_t s = 0; s < segments.count(); ++s) {
     const int64_t begin = ranges[2 * s], end = begin + ranges[2 * s + 1];
-    CHECK(begin >= 0 && end >= begin && end <= elements, op, ": segment ", s, " covers ", begin, " to ", end, " of ",
-          elements, " elements");
+    CHECK(begin >= 0 && end >= begin && end <= elements, op, ": segment ", s, " covers ", begin, " to ", end,
+          " of ", elements, " elements");
     for (int64_t from = begin; from < end; from += piece_elements)
       pieces.push_back({s, from, std::min(end, from + piece_elements)});
   }
@@ -90,7 +90,8 @@ void CpuKernels::gradient_statistics(View sum_squares, CView gradients, const Se
     using R = Statistics<T>;
     const T* g = gradients.as<T>();
     const std::vector<double> sums = sum_by_segment(pieces, segments.count(), [=](const Piece& piece) {
-      return sum_blocks<R>(piece.from, piece.to, [=](int64_t i) { return static_cast<R>(g[i]) * static_cast<R>(g[i]); });
+      return sum_blocks<R>(piece.from, piece.to,
+                           [=](int64_t i) { return static_cast<R>(g[i]) * static_cast<R>(g[i]); });
     });
     for (int64_t s = 0; s < segments.count(); ++s) sum_squares.as<R>()[s] = static_cast<R>(sums[s]);
   });
@@ -146,8 +147,8 @@ void CpuKernels::adam_moments(View first, View second, View rms, CView gradients
   });
 }
 
-void CpuKernels::adam_update(View masters, View values, CView first, CView second, CView rms, const Segments& segments,
-                             CView scalars, const AdamOptions& options) {
+void CpuKernels::adam_update(View masters, View values, CView first, CView second, CView rms,
+                             const Segments& segments, CView scalars, const AdamOptions& options) {
   const char* op = "adam_update";
   const int64_t elements = masters.size(), count = segments.count();
   const std::vector<Piece> pieces = pieces_of(op, segments, elements);
@@ -159,14 +160,16 @@ void CpuKernels::adam_update(View masters, View values, CView first, CView secon
   const double learning_rate = step_scalars(op, scalars)[scalar_learning_rate];
   const auto update = [&]<class R, class T>(R* master, T* value) {
     const R *v = first.as<R>(), *u = second.as<R>(), *measured = rms.as<R>();
-    const double *rate_scale = segments.rate_scale.as<double>(), *weight_decay = segments.weight_decay.as<double>();
+    const double *rate_scale = segments.rate_scale.as<double>(),
+                 *weight_decay = segments.weight_decay.as<double>();
     const R epsilon = static_cast<R>(options.epsilon);
     parallel_for(static_cast<int64_t>(pieces.size()), 1, [&](int64_t from, int64_t to) {
       for (int64_t p = from; p < to; ++p) {
         const auto [s, begin, end] = pieces[p];
         if (measured[s] < 0 || rate_scale[s] == 0) continue;
         const double full_rate = learning_rate * rate_scale[s];
-        const double clipped = full_rate / std::max(1.0, static_cast<double>(measured[s]) / options.clip_threshold);
+        const double clipped =
+            full_rate / std::max(1.0, static_cast<double>(measured[s]) / options.clip_threshold);
         const double step_rate = options.clip_update ? clipped : full_rate;
         const double decay_rate = options.decay_clipped_rate ? step_rate : full_rate;
         const R rate = static_cast<R>(step_rate), shrink = static_cast<R>(1 - decay_rate * weight_decay[s]);
@@ -182,7 +185,8 @@ void CpuKernels::adam_update(View masters, View values, CView first, CView secon
   visit_float(masters.dtype, op, [&](auto tag) {
     using R = Statistics<decltype(tag)>;
     if (!values) return update(masters.as<R>(), static_cast<R*>(nullptr));
-    visit_float(values.dtype, op, [&](auto value_tag) { update(masters.as<R>(), values.as<decltype(value_tag)>()); });
+    visit_float(values.dtype, op,
+                [&](auto value_tag) { update(masters.as<R>(), values.as<decltype(value_tag)>()); });
   });
 }
 

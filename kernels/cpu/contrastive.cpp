@@ -4,9 +4,9 @@
 //   g_ij = (e^(l_ij - image_lse_i) + e^(l_ij - text_lse_j) - 2δ_ij)/(2N) dloss
 //   dI_i = e^s Σ_j g_ij T_j,   dT_i = e^s Σ_j g_ji I_j
 //
-// Both directions are the same work with the sides exchanged: "one side" below. Per-row results (loss, dscale) are
-// kept in R and summed in f64 in order of rows, so they have the same bits for any number of threads.
-// images, texts (B, E), all_images, all_texts (N, E), lse (B), all lse (N).
+// Both directions are the same work with the sides exchanged: "one side" below. Per-row results (loss,
+// dscale) are kept in R and summed in f64 in order of rows, so they have the same bits for any number of
+// threads. images, texts (B, E), all_images, all_texts (N, E), lse (B), all lse (N).
 #include "kernels/cpu/logits.h"
 
 namespace switchback {
@@ -17,39 +17,46 @@ template <class R>
 double forward_side(R* lse, const R* own, const R* all, const PairSizes& s, R scale, int64_t first_row) {
   Tensor losses({s.own}, dtype_of<R>);
   R* loss = static_cast<R*>(losses.data());
-  for_logit_rows<R>(own, all, s, [&](int64_t i, R* row) {
-    R largest = row[0] * scale;
+  for_logit_rows<R>(
+      own, all, s,
+      [&](int64_t i, R* row) {
+        R largest = row[0] * scale;
 #pragma omp simd reduction(max : largest)
-    for (int64_t j = 0; j < s.all; ++j) largest = std::max(largest, row[j] * scale);
-    R sum = 0;
+        for (int64_t j = 0; j < s.all; ++j) largest = std::max(largest, row[j] * scale);
+        R sum = 0;
 #pragma omp simd reduction(+ : sum)
-    for (int64_t j = 0; j < s.all; ++j) sum += exp_of(row[j] * scale - largest);
-    lse[i] = largest + std::log(sum);
-    loss[i] = lse[i] - row[first_row + i] * scale;
-  }, [](int64_t, int64_t, R*) {});
+        for (int64_t j = 0; j < s.all; ++j) sum += exp_of(row[j] * scale - largest);
+        lse[i] = largest + std::log(sum);
+        loss[i] = lse[i] - row[first_row + i] * scale;
+      },
+      [](int64_t, int64_t, R*) {});
   double total = 0;
   for (int64_t i = 0; i < s.own; ++i) total += static_cast<double>(loss[i]);
   return total;
 }
 
-// d own rows; returns Σ_i Σ_j [softmax_ij - δ_ij] l_ij, the part of dscale that belongs to this side's softmax.
+// d own rows; returns Σ_i Σ_j [softmax_ij - δ_ij] l_ij, the part of dscale that belongs to this side's
+// softmax.
 template <class R>
-double backward_side(const Sink& down, const R* own, const R* all, const R* all_own_lse, const R* all_other_lse,
-                     const PairSizes& s, R scale, R factor, int64_t first_row) {
+double backward_side(const Sink& down, const R* own, const R* all, const R* all_own_lse,
+                     const R* all_other_lse, const PairSizes& s, R scale, R factor, int64_t first_row) {
   Tensor shares({s.own}, dtype_of<R>);
   R* share = static_cast<R*>(shares.data());
-  for_logit_rows<R>(own, all, s, [&](int64_t i, R* row) {
-    const R own_lse = all_own_lse[first_row + i], own_logit = row[first_row + i] * scale;
-    R weighted = 0;
+  for_logit_rows<R>(
+      own, all, s,
+      [&](int64_t i, R* row) {
+        const R own_lse = all_own_lse[first_row + i], own_logit = row[first_row + i] * scale;
+        R weighted = 0;
 #pragma omp simd reduction(+ : weighted)
-    for (int64_t j = 0; j < s.all; ++j) {
-      const R l = row[j] * scale, p = exp_of(l - own_lse);
-      weighted += p * l;
-      row[j] = (p + exp_of(l - all_other_lse[j])) * (factor * scale);
-    }
-    row[first_row + i] -= R(2) * factor * scale;
-    share[i] = weighted - own_logit;
-  }, [&](int64_t from, int64_t rows, R* block) { block_gradient<R>(down, from, rows, block, all, s); });
+        for (int64_t j = 0; j < s.all; ++j) {
+          const R l = row[j] * scale, p = exp_of(l - own_lse);
+          weighted += p * l;
+          row[j] = (p + exp_of(l - all_other_lse[j])) * (factor * scale);
+        }
+        row[first_row + i] -= R(2) * factor * scale;
+        share[i] = weighted - own_logit;
+      },
+      [&](int64_t from, int64_t rows, R* block) { block_gradient<R>(down, from, rows, block, all, s); });
   double total = 0;
   for (int64_t i = 0; i < s.own; ++i) total += static_cast<double>(share[i]);
   return total;
@@ -58,7 +65,8 @@ double backward_side(const Sink& down, const R* own, const R* all, const R* all_
 }  // namespace
 
 void CpuKernels::contrastive_forward(View loss, View image_lse, View text_lse, CView images, CView texts,
-                                     CView all_images, CView all_texts, CView logit_scale, int64_t first_row) {
+                                     CView all_images, CView all_texts, CView logit_scale,
+                                     int64_t first_row) {
   const char* op = "contrastive_forward";
   const PairSizes s = pair_sizes(op, images, texts, all_texts, first_row);
   check_matrix(op, "all_images", all_images, s.all, s.width, images.dtype);

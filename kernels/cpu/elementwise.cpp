@@ -16,7 +16,8 @@ namespace {
 // f(To{}, From{}) for two floating-point types.
 template <class F>
 void visit_pair(DType to, DType from, const char* op, F&& f) {
-  visit_float(to, op, [&](auto to_tag) { visit_float(from, op, [&](auto from_tag) { f(to_tag, from_tag); }); });
+  visit_float(to, op,
+              [&](auto to_tag) { visit_float(from, op, [&](auto from_tag) { f(to_tag, from_tag); }); });
 }
 
 // Values between two types travel as f64 when either is f64, else as f32, so that each store rounds once
@@ -37,8 +38,9 @@ void CpuKernels::accumulate(Sink to, CView from) {
     To* out = to.to.as<To>();
     const From* in = from.as<From>();
     if (to.accumulate) {
-      for_elements(from.size(),
-                   [=](int64_t i) { out[i] = static_cast<To>(static_cast<R>(out[i]) + static_cast<R>(in[i])); });
+      for_elements(from.size(), [=](int64_t i) {
+        out[i] = static_cast<To>(static_cast<R>(out[i]) + static_cast<R>(in[i]));
+      });
     } else {
       for_elements(from.size(), [=](int64_t i) { out[i] = static_cast<To>(static_cast<R>(in[i])); });
     }

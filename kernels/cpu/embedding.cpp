@@ -1,8 +1,8 @@
 // embedding.cpp: what enters the two towers.
 //   vision: x[b,0] = class_embedding + positions[0];  x[b,1+k] = patches[b,k] + positions[1 + keep[b,k]]
 //   text:   x[b,t] = table[tokens[b,t]] + positions[t]
-// In the backward pass every row of a parameter's gradient is summed by one thread, over samples in ascending order:
-// no atomics, the same bits for any number of threads.
+// In the backward pass every row of a parameter's gradient is summed by one thread, over samples in ascending
+// order: no atomics, the same bits for any number of threads.
 #include <vector>
 
 #include "kernels/cpu/access.h"
@@ -31,7 +31,8 @@ void check_tokens(const char* op, const CView& tokens, int64_t samples, int64_t 
 
 }  // namespace
 
-void CpuKernels::vision_embed_forward(View x, CView patches, CView class_embedding, CView positions, CView keep) {
+void CpuKernels::vision_embed_forward(View x, CView patches, CView class_embedding, CView positions,
+                                      CView keep) {
   const char* op = "vision_embed_forward";
   const VisionSizes s = vision_sizes(op, x, keep);
   check_matrix(op, "patches", patches, s.samples * s.kept, s.width, x.dtype);
@@ -53,12 +54,14 @@ void CpuKernels::vision_embed_forward(View x, CView patches, CView class_embeddi
       const T* at = position + place * s.width;
       T* to = out + row * s.width;
 #pragma omp simd
-      for (int64_t c = 0; c < s.width; ++c) to[c] = static_cast<T>(static_cast<R>(content[c]) + static_cast<R>(at[c]));
+      for (int64_t c = 0; c < s.width; ++c)
+        to[c] = static_cast<T>(static_cast<R>(content[c]) + static_cast<R>(at[c]));
     });
   });
 }
 
-void CpuKernels::vision_embed_backward(Sink dpatches, Sink dclass_embedding, Sink dpositions, CView dx, CView keep) {
+void CpuKernels::vision_embed_backward(Sink dpatches, Sink dclass_embedding, Sink dpositions, CView dx,
+                                       CView keep) {
   const char* op = "vision_embed_backward";
   const VisionSizes s = vision_sizes(op, dx, keep);
   check_place(op, "dx", dx, dx.dtype);
@@ -66,7 +69,8 @@ void CpuKernels::vision_embed_backward(Sink dpatches, Sink dclass_embedding, Sin
   check_sink_vector(op, "dclass_embedding", dclass_embedding, s.width, dx.dtype);
   const int64_t places = dpositions ? dpositions.to.rows() : 1;
   check_sink(op, "dpositions", dpositions, places, s.width, dx.dtype);
-  CHECK(!dpositions || places > (keep ? 0 : s.kept), op, ": dpositions are ", dpositions.to.shape, ", dx is ", dx.shape);
+  CHECK(!dpositions || places > (keep ? 0 : s.kept), op, ": dpositions are ", dpositions.to.shape, ", dx is ",
+        dx.shape);
   visit_float(dx.dtype, op, [&](auto tag) {
     using T = decltype(tag);
     using R = Statistics<T>;
@@ -89,7 +93,8 @@ void CpuKernels::vision_embed_backward(Sink dpatches, Sink dclass_embedding, Sin
       row_of[b * places] = 0;
       for (int64_t k = 0; dpositions && k < s.kept; ++k) {
         const int64_t place = 1 + (chosen ? chosen[b * s.kept + k] : k);
-        CHECK(place >= 1 && place < places, op, ": patch ", place - 1, ", dpositions are ", dpositions.to.shape);
+        CHECK(place >= 1 && place < places, op, ": patch ", place - 1, ", dpositions are ",
+              dpositions.to.shape);
         row_of[b * places + place] = static_cast<int32_t>(1 + k);
       }
     }
@@ -131,7 +136,8 @@ void CpuKernels::text_embed_forward(View x, CView table, CView positions, CView 
       const T *from = rows + ids[place] * width, *at = position + place % length * width;
       T* to = out + place * width;
 #pragma omp simd
-      for (int64_t c = 0; c < width; ++c) to[c] = static_cast<T>(static_cast<R>(from[c]) + static_cast<R>(at[c]));
+      for (int64_t c = 0; c < width; ++c)
+        to[c] = static_cast<T>(static_cast<R>(from[c]) + static_cast<R>(at[c]));
     });
   });
 }
@@ -168,7 +174,8 @@ void CpuKernels::text_embed_backward(Sink dtable, Sink dpositions, CView dx, CVi
     });
 
     if (!dtable) return;
-    // Places sorted by token, ascending within a token: places of token v are order[start[v]] .. order[start[v+1]-1].
+    // Places sorted by token, ascending within a token: places of token v are order[start[v]] ..
+    // order[start[v+1]-1].
     std::vector<int64_t> start(vocabulary + 1, 0), order(samples * length);
     for (int64_t i = 0; i < samples * length; ++i) ++start[ids[i] + 1];
     for (int64_t v = 0; v < vocabulary; ++v) start[v + 1] += start[v];

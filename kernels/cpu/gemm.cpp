@@ -1,8 +1,9 @@
 // gemm.cpp: c = a b by register blocks.
 //
-// b is copied in panels of `panel` columns (k block x panel, padded with zeros), so that the innermost loop reads
-// whole vectors whatever b's layout is. A block of c, `block_rows` x `panel`, stays in vector registers over the
-// whole k block; per k it costs two vector loads and block_rows broadcasts of a. a is read where it lies.
+// b is copied in panels of `panel` columns (k block x panel, padded with zeros), so that the innermost loop
+// reads whole vectors whatever b's layout is. A block of c, `block_rows` x `panel`, stays in vector registers
+// over the whole k block; per k it costs two vector loads and block_rows broadcasts of a. a is read where it
+// lies.
 //
 // Rounding: sums run over k in blocks of k_block, multiply-adds fused (this file alone is compiled with
 // -ffp-contract=fast); every element's order depends on k only.
@@ -25,12 +26,22 @@ constexpr int vector_bytes = 32, block_rows = 6;  // 12 sums in 16 registers
 #endif
 constexpr int64_t k_block = 256;
 
-template <class R> struct VectorOf;
-template <> struct VectorOf<float> { typedef float type __attribute__((vector_size(vector_bytes))); };
-template <> struct VectorOf<double> { typedef double type __attribute__((vector_size(vector_bytes))); };
-template <class R> using Vector = typename VectorOf<R>::type;
-template <class R> constexpr int lanes = vector_bytes / sizeof(R);
-template <class R> constexpr int panel = 2 * lanes<R>;
+template <class R>
+struct VectorOf;
+template <>
+struct VectorOf<float> {
+  typedef float type __attribute__((vector_size(vector_bytes)));
+};
+template <>
+struct VectorOf<double> {
+  typedef double type __attribute__((vector_size(vector_bytes)));
+};
+template <class R>
+using Vector = typename VectorOf<R>::type;
+template <class R>
+constexpr int lanes = vector_bytes / sizeof(R);
+template <class R>
+constexpr int panel = 2 * lanes<R>;
 
 // Columns [0, cols) of k rows of b into (k, panel).
 template <class R>
@@ -52,10 +63,11 @@ void pack(R* to, MatrixView<R> b, int64_t k, int64_t cols) {
   }
 }
 
-// c (rows, cols) = or += a (rows, k) packed (k, panel); the second vector of the panel only when `vectors` is 2.
+// c (rows, cols) = or += a (rows, k) packed (k, panel); the second vector of the panel only when `vectors` is
+// 2.
 template <class R, int rows, int vectors>
-void register_block(MatrixOut<R> c, bool accumulate, const R* a, int64_t a_row, int64_t a_col, const R* packed,
-                    int64_t k, int64_t cols) {
+void register_block(MatrixOut<R> c, bool accumulate, const R* a, int64_t a_row, int64_t a_col,
+                    const R* packed, int64_t k, int64_t cols) {
   Vector<R> sum[rows][vectors] = {};
   for (int64_t p = 0; p < k; ++p, packed += panel<R>) {
     Vector<R> b[vectors];
@@ -79,13 +91,16 @@ void register_block(MatrixOut<R> c, bool accumulate, const R* a, int64_t a_row, 
 }
 
 template <class R, int rows = block_rows>
-void register_block_of(int64_t want, MatrixOut<R> c, bool accumulate, const R* a, int64_t a_row, int64_t a_col,
-                       const R* packed, int64_t k, int64_t cols) {
+void register_block_of(int64_t want, MatrixOut<R> c, bool accumulate, const R* a, int64_t a_row,
+                       int64_t a_col, const R* packed, int64_t k, int64_t cols) {
   if constexpr (rows > 1) {
-    if (want < rows) return register_block_of<R, rows - 1>(want, c, accumulate, a, a_row, a_col, packed, k, cols);
+    if (want < rows)
+      return register_block_of<R, rows - 1>(want, c, accumulate, a, a_row, a_col, packed, k, cols);
   }
-  if (cols <= lanes<R>) register_block<R, rows, 1>(c, accumulate, a, a_row, a_col, packed, k, cols);
-  else register_block<R, rows, 2>(c, accumulate, a, a_row, a_col, packed, k, cols);
+  if (cols <= lanes<R>)
+    register_block<R, rows, 1>(c, accumulate, a, a_row, a_col, packed, k, cols);
+  else
+    register_block<R, rows, 2>(c, accumulate, a, a_row, a_col, packed, k, cols);
 }
 
 #ifdef SWITCHBACK_OPENBLAS
@@ -95,20 +110,25 @@ const bool single_threaded = [] {
   return true;
 }();
 
-void blas(MatrixOut<float> c, bool accumulate, MatrixView<float> a, MatrixView<float> b, int64_t m, int64_t n, int64_t k) {
-  cblas_sgemm(CblasRowMajor, a.transposed ? CblasTrans : CblasNoTrans, b.transposed ? CblasTrans : CblasNoTrans, m, n,
-              k, 1.0f, a.data, a.stride, b.data, b.stride, accumulate ? 1.0f : 0.0f, c.data, c.stride);
+void blas(MatrixOut<float> c, bool accumulate, MatrixView<float> a, MatrixView<float> b, int64_t m, int64_t n,
+          int64_t k) {
+  cblas_sgemm(CblasRowMajor, a.transposed ? CblasTrans : CblasNoTrans,
+              b.transposed ? CblasTrans : CblasNoTrans, m, n, k, 1.0f, a.data, a.stride, b.data, b.stride,
+              accumulate ? 1.0f : 0.0f, c.data, c.stride);
 }
-void blas(MatrixOut<double> c, bool accumulate, MatrixView<double> a, MatrixView<double> b, int64_t m, int64_t n, int64_t k) {
-  cblas_dgemm(CblasRowMajor, a.transposed ? CblasTrans : CblasNoTrans, b.transposed ? CblasTrans : CblasNoTrans, m, n,
-              k, 1.0, a.data, a.stride, b.data, b.stride, accumulate ? 1.0 : 0.0, c.data, c.stride);
+void blas(MatrixOut<double> c, bool accumulate, MatrixView<double> a, MatrixView<double> b, int64_t m,
+          int64_t n, int64_t k) {
+  cblas_dgemm(CblasRowMajor, a.transposed ? CblasTrans : CblasNoTrans,
+              b.transposed ? CblasTrans : CblasNoTrans, m, n, k, 1.0, a.data, a.stride, b.data, b.stride,
+              accumulate ? 1.0 : 0.0, c.data, c.stride);
 }
 #endif
 
 }  // namespace
 
 template <class R>
-void multiply_blocked(MatrixOut<R> c, bool accumulate, MatrixView<R> a, MatrixView<R> b, int64_t m, int64_t n, int64_t k) {
+void multiply_blocked(MatrixOut<R> c, bool accumulate, MatrixView<R> a, MatrixView<R> b, int64_t m, int64_t n,
+                      int64_t k) {
   const int64_t a_row = a.transposed ? 1 : a.stride, a_col = a.transposed ? a.stride : 1;
   const int64_t b_row = b.transposed ? 1 : b.stride, b_col = b.transposed ? b.stride : 1;
   if (k == 0 && !accumulate) {
@@ -133,19 +153,24 @@ void multiply_blocked(MatrixOut<R> c, bool accumulate, MatrixView<R> a, MatrixVi
 }
 
 template <class R>
-void multiply(MatrixOut<R> c, bool accumulate, MatrixView<R> a, MatrixView<R> b, int64_t m, int64_t n, int64_t k) {
+void multiply(MatrixOut<R> c, bool accumulate, MatrixView<R> a, MatrixView<R> b, int64_t m, int64_t n,
+              int64_t k) {
   if (m == 0 || n == 0) return;
 #ifdef SWITCHBACK_OPENBLAS
-  // OpenBLAS for every size: on AVX-512 its small products (17 x 17 x 32) run at 60-150 GFLOP/s, ours at 30-120, and
-  // from 64 x 64 x 64 on the two are within 10 % of each other.
+  // OpenBLAS for every size: on AVX-512 its small products (17 x 17 x 32) run at 60-150 GFLOP/s, ours at
+  // 30-120, and from 64 x 64 x 64 on the two are within 10 % of each other.
   if (single_threaded && k > 0) return blas(c, accumulate, a, b, m, n, k);
 #endif
   multiply_blocked(c, accumulate, a, b, m, n, k);
 }
 
-template void multiply(MatrixOut<float>, bool, MatrixView<float>, MatrixView<float>, int64_t, int64_t, int64_t);
-template void multiply(MatrixOut<double>, bool, MatrixView<double>, MatrixView<double>, int64_t, int64_t, int64_t);
-template void multiply_blocked(MatrixOut<float>, bool, MatrixView<float>, MatrixView<float>, int64_t, int64_t, int64_t);
-template void multiply_blocked(MatrixOut<double>, bool, MatrixView<double>, MatrixView<double>, int64_t, int64_t, int64_t);
+template void multiply(MatrixOut<float>, bool, MatrixView<float>, MatrixView<float>, int64_t, int64_t,
+                       int64_t);
+template void multiply(MatrixOut<double>, bool, MatrixView<double>, MatrixView<double>, int64_t, int64_t,
+                       int64_t);
+template void multiply_blocked(MatrixOut<float>, bool, MatrixView<float>, MatrixView<float>, int64_t, int64_t,
+                               int64_t);
+template void multiply_blocked(MatrixOut<double>, bool, MatrixView<double>, MatrixView<double>, int64_t,
+                               int64_t, int64_t);
 
 }  // namespace switchback

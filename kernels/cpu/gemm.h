@@ -26,10 +26,12 @@ struct MatrixOut {
 
 // c (m, n), a (m, k), b (k, n)
 template <class R>
-void multiply(MatrixOut<R> c, bool accumulate, MatrixView<R> a, MatrixView<R> b, int64_t m, int64_t n, int64_t k);
+void multiply(MatrixOut<R> c, bool accumulate, MatrixView<R> a, MatrixView<R> b, int64_t m, int64_t n,
+              int64_t k);
 
 // The same by our own loops, always: the fallback, and what tests compare with.
 template <class R>
-void multiply_blocked(MatrixOut<R> c, bool accumulate, MatrixView<R> a, MatrixView<R> b, int64_t m, int64_t n, int64_t k);
+void multiply_blocked(MatrixOut<R> c, bool accumulate, MatrixView<R> a, MatrixView<R> b, int64_t m, int64_t n,
+                      int64_t k);
 
 }  // namespace switchback

@@ -1,15 +1,17 @@
-// layernorm.cpp: y = gain x̂ + bias,  x̂ = (x - mean) rstd,  rstd = 1/sqrt(var + epsilon),  over the C columns of a row.
+// layernorm.cpp: y = gain x̂ + bias,  x̂ = (x - mean) rstd,  rstd = 1/sqrt(var + epsilon),  over the
+// C columns of a row.
 //
-// Variance in a second pass over the row (it is in the cache): no cancellation. The backward pass takes one sweep
-// over the rows: dx, and the partial sums of dgain and dbias in chunks of rows that do not depend on the threads.
-// x, y, dy (M, C), mean, rstd (M) in R, gain, bias (C).
+// Variance in a second pass over the row (it is in the cache): no cancellation. The backward pass takes one
+// sweep over the rows: dx, and the partial sums of dgain and dbias in chunks of rows that do not depend on
+// the threads. x, y, dy (M, C), mean, rstd (M) in R, gain, bias (C).
 #include <cmath>
 
 #include "kernels/cpu/access.h"
 
 namespace switchback {
 
-void CpuKernels::layernorm_forward(View y, View mean, View rstd, CView x, CView gain, CView bias, double epsilon) {
+void CpuKernels::layernorm_forward(View y, View mean, View rstd, CView x, CView gain, CView bias,
+                                   double epsilon) {
   const char* op = "layernorm_forward";
   const int64_t rows = x.rows(), width = x.cols();
   check_place(op, "x", x, x.dtype);
@@ -42,13 +44,14 @@ void CpuKernels::layernorm_forward(View y, View mean, View rstd, CView x, CView 
       rstds[row] = r;
 #pragma omp simd
       for (int64_t i = 0; i < width; ++i)
-        b[i] = static_cast<T>((static_cast<R>(a[i]) - m) * r * static_cast<R>(scale[i]) + static_cast<R>(shift[i]));
+        b[i] = static_cast<T>((static_cast<R>(a[i]) - m) * r * static_cast<R>(scale[i]) +
+                              static_cast<R>(shift[i]));
     });
   });
 }
 
-void CpuKernels::layernorm_backward(Sink dx, Sink dgain, Sink dbias, CView dy, CView x, CView mean, CView rstd,
-                                    CView gain) {
+void CpuKernels::layernorm_backward(Sink dx, Sink dgain, Sink dbias, CView dy, CView x, CView mean,
+                                    CView rstd, CView gain) {
   const char* op = "layernorm_backward";
   const int64_t rows = x.rows(), width = x.cols();
   check_place(op, "x", x, x.dtype);
@@ -96,7 +99,8 @@ void CpuKernels::layernorm_backward(Sink dx, Sink dgain, Sink dbias, CView dy, C
     };
 
     if (!dgain && !dbias) {
-      write_to<T>(dx, op, [&](auto out) { for_rows(rows, width, [=](int64_t row) { row_to_dx(out, row); }); });
+      write_to<T>(dx, op,
+                  [&](auto out) { for_rows(rows, width, [=](int64_t row) { row_to_dx(out, row); }); });
       return;
     }
     // Sums (2, C): dgain, then dbias.

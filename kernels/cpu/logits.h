@@ -15,13 +15,14 @@ inline constexpr int64_t logit_block_rows = 256;
 
 // c (m, n) = or += a b on all threads, in pieces of rows that do not depend on the number of threads.
 template <class R>
-void multiply_in_parallel(MatrixOut<R> c, bool accumulate, MatrixView<R> a, MatrixView<R> b, int64_t m, int64_t n,
-                          int64_t k) {
+void multiply_in_parallel(MatrixOut<R> c, bool accumulate, MatrixView<R> a, MatrixView<R> b, int64_t m,
+                          int64_t n, int64_t k) {
   constexpr int64_t rows = 32;
   parallel_for((m + rows - 1) / rows, 1, [&](int64_t first, int64_t last) {
     for (int64_t p = first; p < last; ++p) {
       const int64_t from = p * rows, count = std::min(rows, m - from);
-      multiply<R>({c.data + from * c.stride, c.stride}, accumulate, {a.data + from * a.stride, a.stride}, b, count, n, k);
+      multiply<R>({c.data + from * c.stride, c.stride}, accumulate, {a.data + from * a.stride, a.stride}, b,
+                  count, n, k);
     }
   });
 }
@@ -53,38 +54,42 @@ inline PairSizes pair_sizes(const char* op, const CView& images, const CView& te
   check_place(op, "images", images, images.dtype);
   check_matrix(op, "texts", texts, s.own, s.width, images.dtype);
   check_matrix(op, "all_texts", all_texts, s.all, s.width, images.dtype);
-  CHECK(first_row >= 0 && first_row + s.own <= s.all, op, ": own rows ", first_row, " to ", first_row + s.own, " of ",
-        all_texts.shape);
+  CHECK(first_row >= 0 && first_row + s.own <= s.all, op, ": own rows ", first_row, " to ", first_row + s.own,
+        " of ", all_texts.shape);
   return s;
 }
 
 template <class F>
 void visit_wide(DType dtype, F&& f) {
-  if (dtype == DType::f64) f(double{});
-  else f(float{});
+  if (dtype == DType::f64)
+    f(double{});
+  else
+    f(float{});
 }
 
-// For blocks of own rows: logits (rows, N) = own rows times all rows; then each(i, row) for every own row i, on all
-// threads, which may rewrite its row of N similarities; then done(first row, rows, block).
+// For blocks of own rows: logits (rows, N) = own rows times all rows; then each(i, row) for every own row i,
+// on all threads, which may rewrite its row of N similarities; then done(first row, rows, block).
 template <class R, class Each, class Done>
 void for_logit_rows(const R* own, const R* all, const PairSizes& s, Each&& each, Done&& done) {
   Tensor block({std::min(logit_block_rows, s.own), s.all}, dtype_of<R>);
   R* logits = static_cast<R*>(block.data());
   for (int64_t from = 0; from < s.own; from += logit_block_rows) {
     const int64_t rows = std::min(logit_block_rows, s.own - from);
-    multiply_in_parallel<R>({logits, s.all}, false, {own + from * s.width, s.width}, {all, s.width, true}, rows, s.all,
-                            s.width);
+    multiply_in_parallel<R>({logits, s.all}, false, {own + from * s.width, s.width}, {all, s.width, true},
+                            rows, s.all, s.width);
     for_rows(rows, 4 * s.all, [&](int64_t i) { each(from + i, logits + i * s.all); });
     done(from, rows, logits);
   }
 }
 
-// d own rows (rows, E) of a block, from block (rows, N) of dloss/d similarity and the other side's rows (N, E).
+// d own rows (rows, E) of a block, from block (rows, N) of dloss/d similarity and the other side's rows (N,
+// E).
 template <class R>
-void block_gradient(const Sink& sink, int64_t from, int64_t rows, const R* block, const R* all, const PairSizes& s) {
+void block_gradient(const Sink& sink, int64_t from, int64_t rows, const R* block, const R* all,
+                    const PairSizes& s) {
   if (!sink) return;
-  multiply_in_parallel<R>({sink.to.as<R>() + from * s.width, s.width}, sink.accumulate, {block, s.all}, {all, s.width},
-                          rows, s.width, s.all);
+  multiply_in_parallel<R>({sink.to.as<R>() + from * s.width, s.width}, sink.accumulate, {block, s.all},
+                          {all, s.width}, rows, s.width, s.all);
 }
 
 }  // namespace switchback

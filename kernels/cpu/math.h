@@ -1,8 +1,8 @@
 // math.h: exp and the normal distribution for the CPU kernels.
 //
-// f64 uses the standard library (the definition). f32 has branch-free versions that the compiler vectorises,
-// about 10 times faster than std::exp and std::erf; their coefficients are our own Chebyshev fits. Largest errors,
-// measured over all of the range by tests/kernels/test_math.cpp:
+// f64 uses the standard library (the definition). f32 has branch-free versions that the compiler vectorises;
+// their coefficients are our own Chebyshev fits. Largest
+// errors, measured over all of the range by tests/kernels/test_math.cpp:
 //   exp_of       relative 9e-8 on [-87, 88]; 0 below -87.3, +Inf above 88.7
 //   normal       Φ: absolute 2.7e-7, relative 2.2e-6 down to Φ(-10);  φ: absolute 4.5e-8
 // NaN stays NaN.
@@ -59,13 +59,17 @@ inline float exp_of(float x) {
 }
 
 // The normal distribution at x: cdf Φ(x) and density φ(x) = e^(-x²/2)/√(2π).
-template <class R> struct Normal { R cdf, density; };
+template <class R>
+struct Normal {
+  R cdf, density;
+};
 
 inline Normal<double> normal(double x) {
   return {0.5 * std::erfc(-x * 0.70710678118654752), 0.39894228040143268 * std::exp(-0.5 * x * x)};
 }
 
-// Φ(-|x|) = erfc(z)/2 with z = |x|/√2, and erfc(z) = t P(t) e^(-z²), t = 1/(1 + 0.33 z): both want the same exponential.
+// Φ(-|x|) = erfc(z)/2 with z = |x|/√2, and erfc(z) = t P(t) e^(-z²), t = 1/(1 + 0.33 z): both want the same
+// exponential.
 inline Normal<float> normal(float x) {
   const float z = std::fabs(x) * 0.707106781f;
   const float t = 1.0f / multiply_add(0.33f, z, 1.0f);

@@ -2,13 +2,13 @@
 //
 //   y = x wᵀ + bias,   dx = dy w,   dw = dyᵀ x,   dbias = Σ_rows dy
 //
-// A product is cut into pieces whose number depends on its shape only, never on the threads, so that results have
-// the same bits on any machine with the same BLAS:
+// A product is cut into pieces whose number depends on its shape only, never on the threads, so that results
+// have the same bits on any machine with the same BLAS:
 //   k much longer than m and n (weight gradients): pieces of k, each into its own partial c, added in order;
 //   else pieces of the longer side of c.
 //
-// Rounding: sums in R (f32 for bf16), the bias is added to the finished sum, and the result is rounded to T once.
-// bf16 operands are converted to f32 first, which is exact.
+// Rounding: sums in R (f32 for bf16), the bias is added to the finished sum, and the result is rounded to T
+// once. bf16 operands are converted to f32 first, which is exact.
 #include <bit>
 
 #include "kernels/cpu/access.h"
@@ -38,13 +38,15 @@ class InStatisticsType {
   const R* values_;
 };
 
-// The largest power of two <= most that leaves pieces of at least `least`. 256 rows reach 95 % of OpenBLAS's best rate
-// (it packs the other operand anew for each piece), 64 rows 75 %.
+// The largest power of two <= most that leaves pieces of at least `least`. 256 rows reach 95 % of OpenBLAS's
+// best rate (it packs the other operand anew for each piece), 64 rows 75 %.
 int64_t pieces_of(int64_t length, int64_t least, int64_t most) {
   return std::clamp<int64_t>(std::bit_floor(static_cast<uint64_t>(length / least)), 1, most);
 }
 
-struct Range { int64_t from, to; };
+struct Range {
+  int64_t from, to;
+};
 Range piece(int64_t length, int64_t pieces, int64_t i) {
   const auto cut = [&](int64_t p) { return p == pieces ? length : length * p / pieces / 16 * 16; };
   return {cut(i), cut(i + 1)};
@@ -54,12 +56,13 @@ constexpr double worth_splitting = 1 << 19;  // multiply-adds
 
 // sink (m, n) = a b + bias;  a (m, k) and b (k, n) after transposition, bias (n) optional.
 template <class T>
-void product(const Sink& sink, const char* op, const CView& a, bool a_transposed, const CView& b, bool b_transposed,
-             int64_t m, int64_t n, int64_t k, const T* bias = nullptr) {
+void product(const Sink& sink, const char* op, const CView& a, bool a_transposed, const CView& b,
+             bool b_transposed, int64_t m, int64_t n, int64_t k, const T* bias = nullptr) {
   using R = Statistics<T>;
   const InStatisticsType<T> a_values(a), b_values(b);
   const int64_t a_stride = a_transposed ? m : k, b_stride = b_transposed ? k : n;
-  const MatrixView<R> left{a_values.values(), a_stride, a_transposed}, right{b_values.values(), b_stride, b_transposed};
+  const MatrixView<R> left{a_values.values(), a_stride, a_transposed},
+      right{b_values.values(), b_stride, b_transposed};
   const bool worth = double(m) * double(n) * double(k) > worth_splitting;
 
   if (worth && k >= 4 * std::max(m, n) && k >= 1024 && !bias) {
@@ -71,7 +74,8 @@ void product(const Sink& sink, const char* op, const CView& a, bool a_transposed
         const auto [from, to] = piece(k, pieces, p);
         multiply<R>({partial + p * m * n, n}, false,
                     {left.data + from * (a_transposed ? a_stride : 1), a_stride, a_transposed},
-                    {right.data + from * (b_transposed ? 1 : b_stride), b_stride, b_transposed}, m, n, to - from);
+                    {right.data + from * (b_transposed ? 1 : b_stride), b_stride, b_transposed}, m, n,
+                    to - from);
       }
     });
     write_to<T>(sink, op, [&](auto out) {
@@ -122,14 +126,13 @@ void CpuKernels::matmul(Sink c, CView a, Transpose transpose_a, CView b, Transpo
   const bool ta = transpose_a == Transpose::yes, tb = transpose_b == Transpose::yes;
   const int64_t m = ta ? a.cols() : a.rows(), k = ta ? a.rows() : a.cols();
   const int64_t n = tb ? b.rows() : b.cols(), inner = tb ? b.cols() : b.rows();
-  CHECK(k == inner, "matmul: a is ", a.shape, ta ? " transposed" : "", ", b is ", b.shape, tb ? " transposed" : "",
-        ": inner sizes ", k, " and ", inner);
+  CHECK(k == inner, "matmul: a is ", a.shape, ta ? " transposed" : "", ", b is ", b.shape,
+        tb ? " transposed" : "", ": inner sizes ", k, " and ", inner);
   check_place("matmul", "a", a, a.dtype);
   check_place("matmul", "b", b, a.dtype);
   check_sink("matmul", "c", c, m, n, a.dtype);
-  visit_float(a.dtype, "matmul", [&](auto tag) {
-    product<decltype(tag)>(c, "matmul", a, ta, b, tb, m, n, k);
-  });
+  visit_float(a.dtype, "matmul",
+              [&](auto tag) { product<decltype(tag)>(c, "matmul", a, ta, b, tb, m, n, k); });
 }
 
 void CpuKernels::linear_forward(View y, CView x, CView w, CView bias) {

@@ -28,7 +28,8 @@ void CpuKernels::choose_patches(View keep, int64_t patches, uint64_t seed, CView
       const uint64_t sample = static_cast<uint64_t>(first_sample + b);
       for (int64_t n = 0; n < patches; n += 4) {
         const PhiloxCounter random = philox({{static_cast<uint32_t>(n / 4), static_cast<uint32_t>(sample),
-                                              static_cast<uint32_t>(sample >> 32), t}}, key);
+                                              static_cast<uint32_t>(sample >> 32), t}},
+                                            key);
         for (int64_t i = 0; i < 4 && n + i < patches; ++i)
           candidates[n + i] = {random[i], static_cast<int32_t>(n + i)};
       }
@@ -43,15 +44,17 @@ void CpuKernels::choose_patches(View keep, int64_t patches, uint64_t seed, CView
   });
 }
 
-// pixels (B, H, W, 3) u8 -> patches (B K, 3 p p) of T, each row ordered (channel, row, column) like conv1's weight.
+// pixels (B, H, W, 3) u8 -> patches (B K, 3 p p) of T, each row ordered (channel, row, column) like conv1's
+// weight.
 void CpuKernels::extract_patches(View patches, CView pixels, CView keep, int64_t patch_size,
                                  const PixelNormalization& normalization) {
   const char* op = "extract_patches";
   check_place(op, "pixels", pixels, DType::u8);
-  CHECK(pixels.shape.rank() == 4 && pixels.cols() == 3, op, ": pixels are ", pixels.shape, ", they must be (B, H, W, 3)");
+  CHECK(pixels.shape.rank() == 4 && pixels.cols() == 3, op, ": pixels are ", pixels.shape,
+        ", they must be (B, H, W, 3)");
   const int64_t samples = pixels.shape[0], height = pixels.shape[1], width = pixels.shape[2];
-  CHECK(patch_size > 0 && height % patch_size == 0 && width % patch_size == 0, op, ": images of ", pixels.shape,
-        " do not divide into patches of ", patch_size);
+  CHECK(patch_size > 0 && height % patch_size == 0 && width % patch_size == 0, op, ": images of ",
+        pixels.shape, " do not divide into patches of ", patch_size);
   const int64_t columns = width / patch_size, count = height / patch_size * columns;
   const int64_t kept = keep ? keep.cols() : count;
   if (keep) check_matrix(op, "keep", keep, samples, kept, DType::i32);

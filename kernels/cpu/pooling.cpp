@@ -1,5 +1,6 @@
 // pooling.cpp: one token's row stands for the whole sample: the class token, or the end-of-text token.
-//   y[b] = x[b, place[b]];   dx[b, place[b]] = dy[b], other rows 0.   x (B, T, C), y (B, C), place (B) i32 optional
+//   y[b] = x[b, place[b]];   dx[b, place[b]] = dy[b], other rows 0.   x (B, T, C), y (B, C), place (B) i32
+//       optional
 #include "kernels/cpu/access.h"
 
 namespace switchback {
@@ -14,8 +15,8 @@ Sizes sizes_of(const char* op, const CView& x, const CView& place) {
   if (place) {
     check_vector(op, "place", place, s.samples, DType::i32);
     for (int64_t b = 0; b < s.samples; ++b)
-      CHECK(place.as<int32_t>()[b] >= 0 && place.as<int32_t>()[b] < s.tokens, op, ": place ", place.as<int32_t>()[b],
-            " of sample ", b, ", x is ", x.shape);
+      CHECK(place.as<int32_t>()[b] >= 0 && place.as<int32_t>()[b] < s.tokens, op, ": place ",
+            place.as<int32_t>()[b], " of sample ", b, ", x is ", x.shape);
   }
   return s;
 }

@@ -17,14 +17,17 @@ void CpuKernels::residual_forward(View y, CView x, CView branch, CView gamma) {
     const T *in = x.as<T>(), *added = branch.as<T>(), *scale = gamma.as<T>();
     T* out = y.as<T>();
     if (!scale) {
-      for_elements(x.size(), [=](int64_t i) { out[i] = static_cast<T>(static_cast<R>(in[i]) + static_cast<R>(added[i])); });
+      for_elements(x.size(), [=](int64_t i) {
+        out[i] = static_cast<T>(static_cast<R>(in[i]) + static_cast<R>(added[i]));
+      });
       return;
     }
     for_rows(rows, width, [=](int64_t row) {
       const int64_t at = row * width;
 #pragma omp simd
       for (int64_t i = 0; i < width; ++i)
-        out[at + i] = static_cast<T>(static_cast<R>(in[at + i]) + static_cast<R>(scale[i]) * static_cast<R>(added[at + i]));
+        out[at + i] = static_cast<T>(static_cast<R>(in[at + i]) +
+                                     static_cast<R>(scale[i]) * static_cast<R>(added[at + i]));
     });
   });
 }
@@ -59,7 +62,8 @@ void CpuKernels::residual_backward(Sink dbranch, Sink dgamma, CView dy, CView br
       for_rows(rows, width, [=](int64_t row) {
         const int64_t at = row * width;
 #pragma omp simd
-        for (int64_t i = 0; i < width; ++i) out.put(at + i, static_cast<R>(scale[i]) * static_cast<R>(gradient[at + i]));
+        for (int64_t i = 0; i < width; ++i)
+          out.put(at + i, static_cast<R>(scale[i]) * static_cast<R>(gradient[at + i]));
       });
     });
   });

@@ -18,14 +18,17 @@ void CpuKernels::siglip_forward(View loss, CView images, CView texts, CView all_
     const R bias = static_cast<R>(scalar_of(op, "logit_bias", logit_bias));
     Tensor losses({s.own}, dtype_of<R>);
     R* row_loss = static_cast<R*>(losses.data());
-    for_logit_rows<R>(images.as<R>(), all_texts.as<R>(), s, [&](int64_t i, R* row) {
-      R sum = 0;
-      for (int64_t j = 0; j < s.all; ++j) {
-        const R l = row[j] * scale + bias;
-        sum += softplus(j == first_row + i ? -l : l);
-      }
-      row_loss[i] = sum;
-    }, [](int64_t, int64_t, R*) {});
+    for_logit_rows<R>(
+        images.as<R>(), all_texts.as<R>(), s,
+        [&](int64_t i, R* row) {
+          R sum = 0;
+          for (int64_t j = 0; j < s.all; ++j) {
+            const R l = row[j] * scale + bias;
+            sum += softplus(j == first_row + i ? -l : l);
+          }
+          row_loss[i] = sum;
+        },
+        [](int64_t, int64_t, R*) {});
     double total = 0;
     for (int64_t i = 0; i < s.own; ++i) total += static_cast<double>(row_loss[i]);
     *loss.as<R>() = static_cast<R>(total / static_cast<double>(s.all));
@@ -33,8 +36,8 @@ void CpuKernels::siglip_forward(View loss, CView images, CView texts, CView all_
 }
 
 void CpuKernels::siglip_backward(Sink dimages, Sink dtexts, Sink dlogit_scale, Sink dlogit_bias, CView dloss,
-                                 CView images, CView texts, CView all_images, CView all_texts, CView logit_scale,
-                                 CView logit_bias, int64_t first_row) {
+                                 CView images, CView texts, CView all_images, CView all_texts,
+                                 CView logit_scale, CView logit_bias, int64_t first_row) {
   const char* op = "siglip_backward";
   const PairSizes s = pair_sizes(op, images, texts, all_texts, first_row);
   check_matrix(op, "all_images", all_images, s.all, s.width, images.dtype);
@@ -48,25 +51,30 @@ void CpuKernels::siglip_backward(Sink dimages, Sink dtexts, Sink dlogit_scale, S
     Tensor shares({2, s.own}, dtype_of<R>);  // of the images' rows: Σ_j g_ij (l_ij - b) and Σ_j g_ij
     R *scale_share = static_cast<R*>(shares.data()), *bias_share = scale_share + s.own;
     const auto side = [&](const Sink& down, const R* own, const R* all, R* scale_out, R* bias_out) {
-      for_logit_rows<R>(own, all, s, [&](int64_t i, R* row) {
-        const int64_t match = first_row + i;
-        const R own_cosine = row[match];
-        R scale_sum = 0, bias_sum = 0;
+      for_logit_rows<R>(
+          own, all, s,
+          [&](int64_t i, R* row) {
+            const int64_t match = first_row + i;
+            const R own_cosine = row[match];
+            R scale_sum = 0, bias_sum = 0;
 #pragma omp simd reduction(+ : scale_sum, bias_sum)
-        for (int64_t j = 0; j < s.all; ++j) {  // as if no pair matched
-          const R cosine = row[j] * scale, g = sigmoid(cosine + bias);
-          scale_sum += j == match ? R(0) : g * cosine;
-          bias_sum += j == match ? R(0) : g;
-          row[j] = g * (static_cast<R>(factor) * scale);
-        }
-        const R cosine = own_cosine * scale, g = -sigmoid(-(cosine + bias));
-        row[match] = g * (static_cast<R>(factor) * scale);
-        scale_out[i] = scale_sum + g * cosine;
-        bias_out[i] = bias_sum + g;
-      }, [&](int64_t from, int64_t rows, R* block) { block_gradient<R>(down, from, rows, block, all, s); });
+            for (int64_t j = 0; j < s.all; ++j) {  // as if no pair matched
+              const R cosine = row[j] * scale, g = sigmoid(cosine + bias);
+              scale_sum += j == match ? R(0) : g * cosine;
+              bias_sum += j == match ? R(0) : g;
+              row[j] = g * (static_cast<R>(factor) * scale);
+            }
+            const R cosine = own_cosine * scale, g = -sigmoid(-(cosine + bias));
+            row[match] = g * (static_cast<R>(factor) * scale);
+            scale_out[i] = scale_sum + g * cosine;
+            bias_out[i] = bias_sum + g;
+          },
+          [&](int64_t from, int64_t rows, R* block) { block_gradient<R>(down, from, rows, block, all, s); });
     };
-    if (dtexts) side(dtexts, texts.as<R>(), all_images.as<R>(), scale_share, bias_share);  // shares: overwritten below
-    if (dimages || dlogit_scale || dlogit_bias) side(dimages, images.as<R>(), all_texts.as<R>(), scale_share, bias_share);
+    if (dtexts)
+      side(dtexts, texts.as<R>(), all_images.as<R>(), scale_share, bias_share);  // shares: overwritten below
+    if (dimages || dlogit_scale || dlogit_bias)
+      side(dimages, images.as<R>(), all_texts.as<R>(), scale_share, bias_share);
     if (!dlogit_scale && !dlogit_bias) return;
     double scale_total = 0, bias_total = 0;
     for (int64_t i = 0; i < s.own; ++i) {

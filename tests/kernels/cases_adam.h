@@ -1,4 +1,5 @@
-// cases_adam.h: the optimizer's three passes over an arena of tensors of these sizes, with gaps of padding between.
+// cases_adam.h: the optimizer's three passes over an arena of tensors of these sizes, with gaps of padding
+// between.
 #pragma once
 
 #include "tests/kernels/op_case.h"
@@ -33,7 +34,8 @@ inline std::vector<Operand> arena_operands(const Arena& a, bool with_infinity) {
   Operand gradients = random("gradients", {a.elements()}, 0.1);
   if (with_infinity) gradients.values[a.from(2) + a.sizes[2] / 2] = INFINITY;
   return {gradients, given("ranges", {a.count(), 2}, ranges, Operand::i64),
-          given("weight_decay", {a.count()}, decay, Operand::f64), given("rate_scale", {a.count()}, rate, Operand::f64),
+          given("weight_decay", {a.count()}, decay, Operand::f64),
+          given("rate_scale", {a.count()}, rate, Operand::f64),
           given("scalars", {step_scalar_count}, {0.01, 0.8, 0.95, a.gradient_scale}, Operand::f64)};
 }
 inline Segments segments_of(const Bound& x) { return {x("ranges"), x("weight_decay"), x("rate_scale")}; }
@@ -51,7 +53,8 @@ inline OpCase gradient_statistics_case(const Arena& a) {
   return {
       .name = concat("gradient_statistics ", a.elements()),
       .operands = operands,
-      .call = [](const Bound& x) { x.k.gradient_statistics(x("sum_squares"), x("gradients"), segments_of(x)); },
+      .call =
+          [](const Bound& x) { x.k.gradient_statistics(x("sum_squares"), x("gradients"), segments_of(x)); },
       .define = [=](Arrays& x) { x["sum_squares"] = sums_of_squares(x["gradients"], a); },
       .tolerance_bf16 = 3e-6,
   };
@@ -59,7 +62,8 @@ inline OpCase gradient_statistics_case(const Arena& a) {
 
 inline OpCase adam_moments_case(const Arena& a, bool with_infinity) {
   std::vector<Operand> operands = arena_operands(a, with_infinity);
-  operands.push_back(given("sum_squares", {a.count()}, sums_of_squares(operands[0].values, a), Operand::statistics));
+  operands.push_back(
+      given("sum_squares", {a.count()}, sums_of_squares(operands[0].values, a), Operand::statistics));
   operands.push_back(random("first", {a.elements()}, 0.1, 0, Operand::statistics, Operand::in_out));
   operands.push_back(random("second", {a.elements()}, 0.005, 0.005, Operand::statistics, Operand::in_out));
   operands.push_back(output("rms", {a.count()}, Operand::statistics));
@@ -67,34 +71,36 @@ inline OpCase adam_moments_case(const Arena& a, bool with_infinity) {
       .name = concat("adam_moments ", a.elements(), a.options.max_gradient_norm > 0 ? " clipped" : "",
                      with_infinity ? " with Inf" : ""),
       .operands = operands,
-      .call = [=](const Bound& x) {
-        x.k.adam_moments(x("first"), x("second"), x("rms"), x("gradients"), x("sum_squares"), segments_of(x),
-                         x("scalars"), a.options);
-      },
-      .define = [=](Arrays& x) {
-        const auto skipped = [&](int64_t s) { return !std::isfinite(x["sum_squares"][s]); };
-        double total = 0;
-        for (int64_t s = 0; s < a.count(); ++s)
-          if (x["rate_scale"][s] != 0 && !skipped(s)) total += x["sum_squares"][s];
-        double scale = x["scalars"][3];
-        if (a.options.max_gradient_norm > 0)
-          scale *= std::min(1.0, a.options.max_gradient_norm / (scale * std::sqrt(total) + 1e-6));
-        for (int64_t s = 0; s < a.count(); ++s) {
-          if (x["rate_scale"][s] == 0) continue;  // rms 0
-          if (skipped(s)) {
-            x["rms"][s] = -1;
-            continue;
-          }
-          double sum = 0;
-          for (int64_t i = a.from(s); i < a.from(s) + a.sizes[s]; ++i) {
-            const double g = x["gradients"][i] * scale;
-            x["first"][i] = 0.8 * x["first"][i] + (1 - 0.8) * g;
-            x["second"][i] = 0.95 * x["second"][i] + (1 - 0.95) * g * g;
-            sum += g * g / std::max(x["second"][i], a.options.epsilon * a.options.epsilon);
-          }
-          x["rms"][s] = std::sqrt(sum / static_cast<double>(a.sizes[s]));
-        }
-      },
+      .call =
+          [=](const Bound& x) {
+            x.k.adam_moments(x("first"), x("second"), x("rms"), x("gradients"), x("sum_squares"),
+                             segments_of(x), x("scalars"), a.options);
+          },
+      .define =
+          [=](Arrays& x) {
+            const auto skipped = [&](int64_t s) { return !std::isfinite(x["sum_squares"][s]); };
+            double total = 0;
+            for (int64_t s = 0; s < a.count(); ++s)
+              if (x["rate_scale"][s] != 0 && !skipped(s)) total += x["sum_squares"][s];
+            double scale = x["scalars"][3];
+            if (a.options.max_gradient_norm > 0)
+              scale *= std::min(1.0, a.options.max_gradient_norm / (scale * std::sqrt(total) + 1e-6));
+            for (int64_t s = 0; s < a.count(); ++s) {
+              if (x["rate_scale"][s] == 0) continue;  // rms 0
+              if (skipped(s)) {
+                x["rms"][s] = -1;
+                continue;
+              }
+              double sum = 0;
+              for (int64_t i = a.from(s); i < a.from(s) + a.sizes[s]; ++i) {
+                const double g = x["gradients"][i] * scale;
+                x["first"][i] = 0.8 * x["first"][i] + (1 - 0.8) * g;
+                x["second"][i] = 0.95 * x["second"][i] + (1 - 0.95) * g * g;
+                sum += g * g / std::max(x["second"][i], a.options.epsilon * a.options.epsilon);
+              }
+              x["rms"][s] = std::sqrt(sum / static_cast<double>(a.sizes[s]));
+            }
+          },
       .tolerance_bf16 = 3e-6,  // moments and rms are in R
   };
 }
@@ -114,23 +120,27 @@ inline OpCase adam_update_case(const Arena& a) {
       .name = concat("adam_update ", a.elements(), a.options.clip_update ? " stable" : "",
                      a.options.decay_clipped_rate ? " decay clipped" : ""),
       .operands = operands,
-      .call = [=](const Bound& x) {
-        x.k.adam_update(x("masters"), x("values"), x("first"), x("second"), x("rms"), segments_of(x), x("scalars"),
-                        a.options);
-      },
-      .define = [=](Arrays& x) {
-        for (int64_t s = 0; s < a.count(); ++s) {
-          if (x["rms"][s] < 0 || x["rate_scale"][s] == 0) continue;
-          const double full = x["scalars"][0] * x["rate_scale"][s];
-          const double clipped = a.options.clip_update ? full / std::max(1.0, x["rms"][s] / a.options.clip_threshold) : full;
-          const double decay = (a.options.decay_clipped_rate ? clipped : full) * x["weight_decay"][s];
-          for (int64_t i = a.from(s); i < a.from(s) + a.sizes[s]; ++i) {
-            double& theta = x["masters"][i];
-            theta = theta * (1 - decay) - clipped * x["first"][i] / (std::sqrt(x["second"][i]) + a.options.epsilon);
-            x["values"][i] = theta;
-          }
-        }
-      },
+      .call =
+          [=](const Bound& x) {
+            x.k.adam_update(x("masters"), x("values"), x("first"), x("second"), x("rms"), segments_of(x),
+                            x("scalars"), a.options);
+          },
+      .define =
+          [=](Arrays& x) {
+            for (int64_t s = 0; s < a.count(); ++s) {
+              if (x["rms"][s] < 0 || x["rate_scale"][s] == 0) continue;
+              const double full = x["scalars"][0] * x["rate_scale"][s];
+              const double clipped =
+                  a.options.clip_update ? full / std::max(1.0, x["rms"][s] / a.options.clip_threshold) : full;
+              const double decay = (a.options.decay_clipped_rate ? clipped : full) * x["weight_decay"][s];
+              for (int64_t i = a.from(s); i < a.from(s) + a.sizes[s]; ++i) {
+                double& theta = x["masters"][i];
+                theta = theta * (1 - decay) -
+                        clipped * x["first"][i] / (std::sqrt(x["second"][i]) + a.options.epsilon);
+                x["values"][i] = theta;
+              }
+            }
+          },
   };
 }
 

@@ -11,7 +11,8 @@ struct AttentionSizes {
   int64_t channels() const { return heads * head_size; }
   int64_t allowed(int64_t i) const { return causal ? i + 1 : tokens; }  // query i sees keys below this
   double flops(int products) const {  // products (T, T, D) per head, the masked half not counted
-    return 2.0 * static_cast<double>(samples * heads * tokens * tokens * head_size) * products * (causal ? 0.5 : 1);
+    return 2.0 * static_cast<double>(samples * heads * tokens * tokens * head_size) * products *
+           (causal ? 0.5 : 1);
   }
   // Element d of part 0 (q), 1 (k), 2 (v) of a head's token in qkv; and in out.
   int64_t packed(int64_t b, int64_t h, int64_t t, int64_t part, int64_t d) const {
@@ -26,7 +27,8 @@ struct AttentionSizes {
 inline Array scores_of(const AttentionSizes& s, const Array& qkv, int64_t b, int64_t h, int64_t i) {
   Array scores(s.allowed(i));
   for (int64_t j = 0; j < s.allowed(i); ++j) {
-    for (int64_t d = 0; d < s.head_size; ++d) scores[j] += qkv[s.packed(b, h, i, 0, d)] * qkv[s.packed(b, h, j, 1, d)];
+    for (int64_t d = 0; d < s.head_size; ++d)
+      scores[j] += qkv[s.packed(b, h, i, 0, d)] * qkv[s.packed(b, h, j, 1, d)];
     scores[j] /= std::sqrt(static_cast<double>(s.head_size));
   }
   return scores;
@@ -75,34 +77,38 @@ inline OpCase attention_backward_case(const AttentionSizes& s, bool with_definit
       .operands = {qkv, random("dout", rows), given("out", rows, out, Operand::value),
                    given("lse", {s.samples, s.heads, s.tokens}, lse, Operand::statistics),
                    sink("dqkv", rows.with_cols(3 * s.channels()))},
-      .call = [=](const Bound& x) {
-        x.k.attention_backward(x.sink("dqkv"), x("dout"), x("qkv"), x("out"), x("lse"), s.heads, s.causal);
-      },
-      .define = [=](Arrays& x) {
-        const Array &qkv = x["qkv"], &dout = x["dout"], &out = x["out"];
-        Array& dqkv = x["dqkv"];
-        const double root = std::sqrt(static_cast<double>(s.head_size));
-        for (int64_t b = 0; b < s.samples; ++b)
-          for (int64_t h = 0; h < s.heads; ++h)
-            for (int64_t i = 0; i < s.tokens; ++i) {
-              const Array scores = scores_of(s, qkv, b, h, i);
-              double delta = 0;
-              for (int64_t d = 0; d < s.head_size; ++d) delta += dout[s.place(b, h, i, d)] * out[s.place(b, h, i, d)];
-              for (int64_t j = 0; j < s.allowed(i); ++j) {
-                const double p = std::exp(scores[j] - x["lse"][(b * s.heads + h) * s.tokens + i]);
-                double dp = 0;
-                for (int64_t d = 0; d < s.head_size; ++d) {
-                  dp += dout[s.place(b, h, i, d)] * qkv[s.packed(b, h, j, 2, d)];
-                  dqkv[s.packed(b, h, j, 2, d)] += p * dout[s.place(b, h, i, d)];
+      .call =
+          [=](const Bound& x) {
+            x.k.attention_backward(x.sink("dqkv"), x("dout"), x("qkv"), x("out"), x("lse"), s.heads,
+                                   s.causal);
+          },
+      .define =
+          [=](Arrays& x) {
+            const Array &qkv = x["qkv"], &dout = x["dout"], &out = x["out"];
+            Array& dqkv = x["dqkv"];
+            const double root = std::sqrt(static_cast<double>(s.head_size));
+            for (int64_t b = 0; b < s.samples; ++b)
+              for (int64_t h = 0; h < s.heads; ++h)
+                for (int64_t i = 0; i < s.tokens; ++i) {
+                  const Array scores = scores_of(s, qkv, b, h, i);
+                  double delta = 0;
+                  for (int64_t d = 0; d < s.head_size; ++d)
+                    delta += dout[s.place(b, h, i, d)] * out[s.place(b, h, i, d)];
+                  for (int64_t j = 0; j < s.allowed(i); ++j) {
+                    const double p = std::exp(scores[j] - x["lse"][(b * s.heads + h) * s.tokens + i]);
+                    double dp = 0;
+                    for (int64_t d = 0; d < s.head_size; ++d) {
+                      dp += dout[s.place(b, h, i, d)] * qkv[s.packed(b, h, j, 2, d)];
+                      dqkv[s.packed(b, h, j, 2, d)] += p * dout[s.place(b, h, i, d)];
+                    }
+                    const double ds = p * (dp - delta) / root;
+                    for (int64_t d = 0; d < s.head_size; ++d) {
+                      dqkv[s.packed(b, h, i, 0, d)] += ds * qkv[s.packed(b, h, j, 1, d)];
+                      dqkv[s.packed(b, h, j, 1, d)] += ds * qkv[s.packed(b, h, i, 0, d)];
+                    }
+                  }
                 }
-                const double ds = p * (dp - delta) / root;
-                for (int64_t d = 0; d < s.head_size; ++d) {
-                  dqkv[s.packed(b, h, i, 0, d)] += ds * qkv[s.packed(b, h, j, 1, d)];
-                  dqkv[s.packed(b, h, j, 1, d)] += ds * qkv[s.packed(b, h, i, 0, d)];
-                }
-              }
-            }
-      },
+          },
       .flops = s.flops(5),
       .tolerance_f32 = 1e-5,
   };

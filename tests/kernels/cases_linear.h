@@ -11,7 +11,8 @@ inline Array product(const Array& a, bool ta, const Array& b, bool tb, int64_t m
   for (int64_t i = 0; i < m; ++i)
     for (int64_t j = 0; j < n; ++j) {
       double sum = 0;
-      for (int64_t p = 0; p < k; ++p) sum += (ta ? a[p * m + i] : a[i * k + p]) * (tb ? b[j * k + p] : b[p * n + j]);
+      for (int64_t p = 0; p < k; ++p)
+        sum += (ta ? a[p * m + i] : a[i * k + p]) * (tb ? b[j * k + p] : b[p * n + j]);
       c[i * n + j] = sum;
     }
   return c;
@@ -33,11 +34,15 @@ inline OpCase linear_forward_case(int64_t m, int64_t k, int64_t n, bool with_bia
   return {
       .name = concat("linear_forward ", with_bias ? "+ bias " : "", Shape{m, k, n}),
       .operands = {random("x", {m, k}), random("w", {n, k}), random("bias", {n}), output("y", {m, n})},
-      .call = [=](const Bound& x) { x.k.linear_forward(x("y"), x("x"), x("w"), with_bias ? CView(x("bias")) : CView{}); },
-      .define = [=](Arrays& x) {
-        x["y"] = product(x["x"], false, x["w"], true, m, n, k);
-        for (int64_t i = 0; with_bias && i < m * n; ++i) x["y"][i] += x["bias"][i % n];
-      },
+      .call =
+          [=](const Bound& x) {
+            x.k.linear_forward(x("y"), x("x"), x("w"), with_bias ? CView(x("bias")) : CView{});
+          },
+      .define =
+          [=](Arrays& x) {
+            x["y"] = product(x["x"], false, x["w"], true, m, n, k);
+            for (int64_t i = 0; with_bias && i < m * n; ++i) x["y"][i] += x["bias"][i % n];
+          },
       .flops = 2.0 * static_cast<double>(m * n * k),
   };
 }
@@ -56,11 +61,13 @@ inline OpCase linear_backward_weight_case(int64_t m, int64_t k, int64_t n) {
   return {
       .name = concat("linear_backward_weight ", Shape{m, k, n}),
       .operands = {random("dy", {m, n}), random("x", {m, k}), sink("dw", {n, k}), sink("dbias", {n})},
-      .call = [=](const Bound& x) { x.k.linear_backward_weight(x.sink("dw"), x.sink("dbias"), x("dy"), x("x")); },
-      .define = [=](Arrays& x) {
-        x["dw"] = product(x["dy"], true, x["x"], false, n, k, m);
-        for (int64_t i = 0; i < m * n; ++i) x["dbias"][i % n] += x["dy"][i];
-      },
+      .call =
+          [=](const Bound& x) { x.k.linear_backward_weight(x.sink("dw"), x.sink("dbias"), x("dy"), x("x")); },
+      .define =
+          [=](Arrays& x) {
+            x["dw"] = product(x["dy"], true, x["x"], false, n, k, m);
+            for (int64_t i = 0; i < m * n; ++i) x["dbias"][i % n] += x["dy"][i];
+          },
       .flops = 2.0 * static_cast<double>(m * n * k),
   };
 }

@@ -1,5 +1,5 @@
-// cases_loss.h: the contrastive losses, for one of several ranks. The definitions are written on the whole N x N
-// matrix of logits; a rank's share are its own rows of it.
+// cases_loss.h: the contrastive losses, for one of several ranks. The definitions are written on the whole N
+// x N matrix of logits; a rank's share are its own rows of it.
 #pragma once
 
 #include "tests/kernels/op_case.h"
@@ -27,7 +27,8 @@ inline Operand own_rows(const std::string& name, const Operand& all, const LossS
 }
 
 // exp(scale) I Tᵀ + bias (N, N)
-inline Array logits_of(const Array& images, const Array& texts, const LossSizes& s, double scale, double bias) {
+inline Array logits_of(const Array& images, const Array& texts, const LossSizes& s, double scale,
+                       double bias) {
   Array logits(s.all * s.all);
   for (int64_t i = 0; i < s.all; ++i)
     for (int64_t j = 0; j < s.all; ++j) {
@@ -61,7 +62,8 @@ inline void define_feature_gradients(Arrays& x, const Array& g, const LossSizes&
 }
 
 inline std::vector<Operand> loss_operands(const LossSizes& s) {
-  const Operand images = random_unit_rows("all_images", s.all, s.width), texts = random_unit_rows("all_texts", s.all, s.width);
+  const Operand images = random_unit_rows("all_images", s.all, s.width),
+                texts = random_unit_rows("all_texts", s.all, s.width);
   return {images, texts, own_rows("images", images, s), own_rows("texts", texts, s),
           given("logit_scale", {}, {std::log(1 / 0.07)}, Operand::statistics)};
 }
@@ -88,20 +90,23 @@ inline OpCase contrastive_forward_case(const LossSizes& s) {
       .operands = join(loss_operands(s), {output("loss", {}, Operand::statistics),
                                           output("image_lse", {s.own}, Operand::statistics),
                                           output("text_lse", {s.own}, Operand::statistics)}),
-      .call = [=](const Bound& x) {
-        x.k.contrastive_forward(x("loss"), x("image_lse"), x("text_lse"), x("images"), x("texts"), x("all_images"),
-                                x("all_texts"), x("logit_scale"), s.first_row);
-      },
-      .define = [=](Arrays& x) {
-        const Array logits = logits_of(x["all_images"], x["all_texts"], s, x["logit_scale"][0], 0);
-        const Array rows = log_sum_exp(logits, s.all, true), columns = log_sum_exp(logits, s.all, false);
-        for (int64_t i = 0; i < s.own; ++i) {
-          const int64_t row = s.first_row + i;
-          x["image_lse"][i] = rows[row];
-          x["text_lse"][i] = columns[row];
-          x["loss"][0] += (rows[row] + columns[row] - 2 * logits[row * s.all + row]) / (2.0 * static_cast<double>(s.all));
-        }
-      },
+      .call =
+          [=](const Bound& x) {
+            x.k.contrastive_forward(x("loss"), x("image_lse"), x("text_lse"), x("images"), x("texts"),
+                                    x("all_images"), x("all_texts"), x("logit_scale"), s.first_row);
+          },
+      .define =
+          [=](Arrays& x) {
+            const Array logits = logits_of(x["all_images"], x["all_texts"], s, x["logit_scale"][0], 0);
+            const Array rows = log_sum_exp(logits, s.all, true), columns = log_sum_exp(logits, s.all, false);
+            for (int64_t i = 0; i < s.own; ++i) {
+              const int64_t row = s.first_row + i;
+              x["image_lse"][i] = rows[row];
+              x["text_lse"][i] = columns[row];
+              x["loss"][0] += (rows[row] + columns[row] - 2 * logits[row * s.all + row]) /
+                              (2.0 * static_cast<double>(s.all));
+            }
+          },
       .flops = loss_flops(s, 2),
       .tolerance_bf16 = 3e-6,  // everything is in R
   };
@@ -119,30 +124,34 @@ inline OpCase contrastive_backward_case(const LossSizes& s, bool with_definition
       .name = loss_name("contrastive_backward", s),
       .operands = join(operands, {given("all_image_lse", {s.all}, image_lse, Operand::f64),
                                   given("all_text_lse", {s.all}, text_lse, Operand::f64)}),
-      .call = [=](const Bound& x) {
-        // f64 values of lse, so that the f64 run is exact; rounded here for f32.
-        const DType dtype = statistics_dtype(x.options.dtype);
-        Tensor images({s.all}, dtype, x.options.device), texts({s.all}, dtype, x.options.device);
-        x.k.cast(images, x("all_image_lse"));
-        x.k.cast(texts, x("all_text_lse"));
-        x.k.contrastive_backward(x.sink("dimages"), x.sink("dtexts"), x.sink("dlogit_scale"), x("dloss"), x("images"),
-                                 x("texts"), x("all_images"), x("all_texts"), images, texts, x("logit_scale"), s.first_row);
-      },
-      .define = [=](Arrays& x) {
-        const Array logits = logits_of(x["all_images"], x["all_texts"], s, x["logit_scale"][0], 0);
-        const double factor = x["dloss"][0] / (2.0 * static_cast<double>(s.all));
-        Array g(s.all * s.all);
-        for (int64_t i = 0; i < s.all; ++i)
-          for (int64_t j = 0; j < s.all; ++j) {
-            const double l = logits[i * s.all + j], match = i == j ? 1 : 0;
-            const double by_row = std::exp(l - x["all_image_lse"][i]), by_column = std::exp(l - x["all_text_lse"][j]);
-            g[i * s.all + j] = (by_row + by_column - 2 * match) * factor;
-            const auto own = [&](int64_t row) { return row >= s.first_row && row < s.first_row + s.own; };
-            if (own(i)) x["dlogit_scale"][0] += (by_row - match) * l * factor;
-            if (own(j)) x["dlogit_scale"][0] += (by_column - match) * l * factor;
-          }
-        define_feature_gradients(x, g, s);
-      },
+      .call =
+          [=](const Bound& x) {
+            // f64 values of lse, so that the f64 run is exact; rounded here for f32.
+            const DType dtype = statistics_dtype(x.options.dtype);
+            Tensor images({s.all}, dtype, x.options.device), texts({s.all}, dtype, x.options.device);
+            x.k.cast(images, x("all_image_lse"));
+            x.k.cast(texts, x("all_text_lse"));
+            x.k.contrastive_backward(x.sink("dimages"), x.sink("dtexts"), x.sink("dlogit_scale"), x("dloss"),
+                                     x("images"), x("texts"), x("all_images"), x("all_texts"), images, texts,
+                                     x("logit_scale"), s.first_row);
+          },
+      .define =
+          [=](Arrays& x) {
+            const Array logits = logits_of(x["all_images"], x["all_texts"], s, x["logit_scale"][0], 0);
+            const double factor = x["dloss"][0] / (2.0 * static_cast<double>(s.all));
+            Array g(s.all * s.all);
+            for (int64_t i = 0; i < s.all; ++i)
+              for (int64_t j = 0; j < s.all; ++j) {
+                const double l = logits[i * s.all + j], match = i == j ? 1 : 0;
+                const double by_row = std::exp(l - x["all_image_lse"][i]),
+                             by_column = std::exp(l - x["all_text_lse"][j]);
+                g[i * s.all + j] = (by_row + by_column - 2 * match) * factor;
+                const auto own = [&](int64_t row) { return row >= s.first_row && row < s.first_row + s.own; };
+                if (own(i)) x["dlogit_scale"][0] += (by_row - match) * l * factor;
+                if (own(j)) x["dlogit_scale"][0] += (by_column - match) * l * factor;
+              }
+            define_feature_gradients(x, g, s);
+          },
       .flops = loss_flops(s, 4),
       .tolerance_f32 = 2e-5,
       .tolerance_bf16 = 2e-5,
@@ -154,15 +163,20 @@ inline OpCase siglip_forward_case(const LossSizes& s) {
       .name = loss_name("siglip_forward", s),
       .operands = join(loss_operands(s), {given("logit_bias", {}, {-3}, Operand::statistics),
                                           output("loss", {}, Operand::statistics)}),
-      .call = [=](const Bound& x) {
-        x.k.siglip_forward(x("loss"), x("images"), x("texts"), x("all_texts"), x("logit_scale"), x("logit_bias"), s.first_row);
-      },
-      .define = [=](Arrays& x) {
-        const Array logits = logits_of(x["all_images"], x["all_texts"], s, x["logit_scale"][0], x["logit_bias"][0]);
-        for (int64_t i = s.first_row; i < s.first_row + s.own; ++i)
-          for (int64_t j = 0; j < s.all; ++j)
-            x["loss"][0] += std::log(1 + std::exp((i == j ? -1 : 1) * logits[i * s.all + j])) / static_cast<double>(s.all);
-      },
+      .call =
+          [=](const Bound& x) {
+            x.k.siglip_forward(x("loss"), x("images"), x("texts"), x("all_texts"), x("logit_scale"),
+                               x("logit_bias"), s.first_row);
+          },
+      .define =
+          [=](Arrays& x) {
+            const Array logits =
+                logits_of(x["all_images"], x["all_texts"], s, x["logit_scale"][0], x["logit_bias"][0]);
+            for (int64_t i = s.first_row; i < s.first_row + s.own; ++i)
+              for (int64_t j = 0; j < s.all; ++j)
+                x["loss"][0] += std::log(1 + std::exp((i == j ? -1 : 1) * logits[i * s.all + j])) /
+                                static_cast<double>(s.all);
+          },
       .flops = loss_flops(s, 1),
       .tolerance_bf16 = 3e-6,
   };
@@ -173,26 +187,28 @@ inline OpCase siglip_backward_case(const LossSizes& s) {
       .name = loss_name("siglip_backward", s),
       .operands = join(loss_gradient_operands(s), {given("logit_bias", {}, {-3}, Operand::statistics),
                                                    sink("dlogit_bias", {}, Operand::statistics)}),
-      .call = [=](const Bound& x) {
-        x.k.siglip_backward(x.sink("dimages"), x.sink("dtexts"), x.sink("dlogit_scale"), x.sink("dlogit_bias"),
-                            x("dloss"), x("images"), x("texts"), x("all_images"), x("all_texts"), x("logit_scale"),
-                            x("logit_bias"), s.first_row);
-      },
-      .define = [=](Arrays& x) {
-        const double bias = x["logit_bias"][0];
-        const Array logits = logits_of(x["all_images"], x["all_texts"], s, x["logit_scale"][0], bias);
-        Array g(s.all * s.all);
-        for (int64_t i = 0; i < s.all; ++i)
-          for (int64_t j = 0; j < s.all; ++j) {
-            const double l = logits[i * s.all + j], z = i == j ? 1 : -1;
-            double& g_ij = g[i * s.all + j];
-            g_ij = -z / (1 + std::exp(z * l)) / static_cast<double>(s.all) * x["dloss"][0];
-            if (i < s.first_row || i >= s.first_row + s.own) continue;
-            x["dlogit_scale"][0] += g_ij * (l - bias);
-            x["dlogit_bias"][0] += g_ij;
-          }
-        define_feature_gradients(x, g, s);
-      },
+      .call =
+          [=](const Bound& x) {
+            x.k.siglip_backward(x.sink("dimages"), x.sink("dtexts"), x.sink("dlogit_scale"),
+                                x.sink("dlogit_bias"), x("dloss"), x("images"), x("texts"), x("all_images"),
+                                x("all_texts"), x("logit_scale"), x("logit_bias"), s.first_row);
+          },
+      .define =
+          [=](Arrays& x) {
+            const double bias = x["logit_bias"][0];
+            const Array logits = logits_of(x["all_images"], x["all_texts"], s, x["logit_scale"][0], bias);
+            Array g(s.all * s.all);
+            for (int64_t i = 0; i < s.all; ++i)
+              for (int64_t j = 0; j < s.all; ++j) {
+                const double l = logits[i * s.all + j], z = i == j ? 1 : -1;
+                double& g_ij = g[i * s.all + j];
+                g_ij = -z / (1 + std::exp(z * l)) / static_cast<double>(s.all) * x["dloss"][0];
+                if (i < s.first_row || i >= s.first_row + s.own) continue;
+                x["dlogit_scale"][0] += g_ij * (l - bias);
+                x["dlogit_bias"][0] += g_ij;
+              }
+            define_feature_gradients(x, g, s);
+          },
       .flops = loss_flops(s, 4),
       .tolerance_f32 = 2e-5,
       .tolerance_bf16 = 2e-5,

@@ -3,7 +3,8 @@
 //   parity        one device against another on the same operands
 //   speed         the same call on larger sizes; bytes and flops are known (bench/bench_kernels.cpp)
 //
-// Inputs are rounded to bf16 (statistics to f32) when the case is made, so every type starts from the same numbers.
+// Inputs are rounded to bf16 (statistics to f32) when the case is made, so every type starts from the same
+// numbers.
 #pragma once
 
 #include <cmath>
@@ -60,16 +61,17 @@ struct OpCase {
   std::string name;  // op and sizes
   std::vector<Operand> operands;
   std::function<void(const Bound&)> call;
-  std::function<void(Arrays&)> define;  // reads the inputs, writes the outputs (there, zero-filled), all in f64
-  double flops = 0;                     // 0: bound by memory
-  // Largest error allowed, relative to the largest magnitude of the output. f32: the sums' rounding; bf16: half a
-  // unit of its 8 bits (2^-9 = 0.002) and some more where several roundings meet.
+  std::function<void(Arrays&)>
+      define;        // reads the inputs, writes the outputs (there, zero-filled), all in f64
+  double flops = 0;  // 0: bound by memory
+  // Largest error allowed, relative to the largest magnitude of the output. f32: the sums' rounding; bf16:
+  // half a unit of its 8 bits (2^-9 = 0.002) and some more where several roundings meet.
   double tolerance_f64 = 1e-12, tolerance_f32 = 3e-6, tolerance_bf16 = 5e-3;
 
   double bytes(DType dtype) const;  // every operand moved once
 };
 
-// ---- making cases --------------------------------------------------------------------------------------------
+// ---- making cases -----------------------------------------------------------------------------------------
 class Random {  // the same numbers everywhere
  public:
   explicit Random(uint64_t seed) : state_(seed * 0x9e3779b97f4a7c15u + 1) {}
@@ -118,16 +120,22 @@ inline Operand sink(const std::string& name, Shape shape, Operand::Kind kind = O
   return {name, kind, Operand::sink, shape, {}};
 }
 
-// ---- running them --------------------------------------------------------------------------------------------
+// ---- running them -----------------------------------------------------------------------------------------
 inline DType dtype_of_operand(const Operand& operand, const RunOptions& options) {
   switch (operand.kind) {
     case Operand::value:
-      return operand.role == Operand::sink && options.wide_sinks ? statistics_dtype(options.dtype) : options.dtype;
-    case Operand::statistics: return statistics_dtype(options.dtype);
-    case Operand::f64: return DType::f64;
-    case Operand::i64: return DType::i64;
-    case Operand::i32: return DType::i32;
-    case Operand::u8: return DType::u8;
+      return operand.role == Operand::sink && options.wide_sinks ? statistics_dtype(options.dtype)
+                                                                 : options.dtype;
+    case Operand::statistics:
+      return statistics_dtype(options.dtype);
+    case Operand::f64:
+      return DType::f64;
+    case Operand::i64:
+      return DType::i64;
+    case Operand::i32:
+      return DType::i32;
+    case Operand::u8:
+      return DType::u8;
   }
   return DType::f32;
 }
@@ -143,10 +151,14 @@ inline double OpCase::bytes(DType dtype) const {
 template <class F>
 void visit_any(DType dtype, F&& f) {
   switch (dtype) {
-    case DType::i64: return f(int64_t{});
-    case DType::i32: return f(int32_t{});
-    case DType::u8: return f(uint8_t{});
-    default: return visit_float(dtype, "op case", f);
+    case DType::i64:
+      return f(int64_t{});
+    case DType::i32:
+      return f(int32_t{});
+    case DType::u8:
+      return f(uint8_t{});
+    default:
+      return visit_float(dtype, "op case", f);
   }
 }
 
@@ -160,8 +172,10 @@ inline Bound bind(const OpCase& op, const RunOptions& options) {
       const auto values = host.span<T>();
       for (size_t i = 0; i < values.size(); ++i) {
         double x = std::is_integral_v<T> ? -1 : std::numeric_limits<double>::quiet_NaN();
-        if (!o.values.empty()) x = o.values[i];
-        else if (o.role == Operand::sink && options.accumulate) x = start_of_sink(i);
+        if (!o.values.empty())
+          x = o.values[i];
+        else if (o.role == Operand::sink && options.accumulate)
+          x = start_of_sink(i);
         values[i] = static_cast<T>(x);
       }
     });
@@ -186,13 +200,15 @@ inline Arrays run(const OpCase& op, const RunOptions& options) {
   bound.k.synchronize();
   Arrays results;
   for (const Operand& o : op.operands)
-    if (o.role != Operand::input && o.name != options.empty) results[o.name] = as_doubles(bound.tensors.at(o.name));
+    if (o.role != Operand::input && o.name != options.empty)
+      results[o.name] = as_doubles(bound.tensors.at(o.name));
   return results;
 }
 
 inline Arrays definition(const OpCase& op) {
   Arrays arrays;
-  for (const Operand& o : op.operands) arrays[o.name] = o.values.empty() ? Array(o.shape.size(), 0.0) : o.values;
+  for (const Operand& o : op.operands)
+    arrays[o.name] = o.values.empty() ? Array(o.shape.size(), 0.0) : o.values;
   op.define(arrays);
   for (const Operand& o : op.operands)
     if (o.role == Operand::input) arrays.erase(o.name);

@@ -13,7 +13,8 @@ namespace switchback {
 inline std::vector<OpCase> op_cases() {
   std::vector<OpCase> cases;
   // Row counts 1, 15, 129 with widths that no vector length divides.
-  for (const auto& [rows, cols] : std::vector<std::pair<int64_t, int64_t>>{{1, 7}, {15, 33}, {129, 77}, {129, 1}, {64, 64}}) {
+  for (const auto& [rows, cols] :
+       std::vector<std::pair<int64_t, int64_t>>{{1, 7}, {15, 33}, {129, 77}, {129, 1}, {64, 64}}) {
     for (Gelu kind : {Gelu::exact, Gelu::quick}) {
       cases.push_back(gelu_forward_case(rows, cols, kind));
       cases.push_back(gelu_backward_case(rows, cols, kind));
@@ -27,15 +28,18 @@ inline std::vector<OpCase> op_cases() {
     cases.push_back(accumulate_case(rows * cols));
     cases.push_back(clamp_case(rows * cols));
   }
-  for (const Shape& s : {Shape{1, 1, 1}, Shape{15, 7, 33}, Shape{129, 50, 77}, Shape{5, 300, 4}, Shape{77, 129, 300}})
+  for (const Shape& s :
+       {Shape{1, 1, 1}, Shape{15, 7, 33}, Shape{129, 50, 77}, Shape{5, 300, 4}, Shape{77, 129, 300}})
     for (bool ta : {false, true})
       for (bool tb : {false, true}) cases.push_back(matmul_case(s[0], s[1], s[2], ta, tb));
-  for (const Shape& s : {Shape{1, 7, 5}, Shape{15, 33, 20}, Shape{129, 80, 77}, Shape{300, 96, 130}, Shape{2500, 24, 40}}) {
+  for (const Shape& s :
+       {Shape{1, 7, 5}, Shape{15, 33, 20}, Shape{129, 80, 77}, Shape{300, 96, 130}, Shape{2500, 24, 40}}) {
     for (bool with_bias : {false, true}) cases.push_back(linear_forward_case(s[0], s[1], s[2], with_bias));
     cases.push_back(linear_backward_input_case(s[0], s[1], s[2]));
     cases.push_back(linear_backward_weight_case(s[0], s[1], s[2]));
   }
-  for (const auto& [tokens, head_size] : std::vector<std::pair<int64_t, int64_t>>{{1, 4}, {5, 20}, {50, 64}, {77, 80}, {17, 32}})
+  for (const auto& [tokens, head_size] :
+       std::vector<std::pair<int64_t, int64_t>>{{1, 4}, {5, 20}, {50, 64}, {77, 80}, {17, 32}})
     for (bool causal : {false, true}) {
       cases.push_back(attention_forward_case({2, tokens, 3, head_size, causal}));
       cases.push_back(attention_backward_case({2, tokens, 3, head_size, causal}));
@@ -55,7 +59,8 @@ inline std::vector<OpCase> op_cases() {
     cases.push_back(pool_forward_case(15, 5, 33, placed));
     cases.push_back(pool_backward_case(15, 5, 33, placed));
   }
-  for (const LossSizes& s : {LossSizes{7, 3, 2, 8}, LossSizes{3, 3, 0, 8}, LossSizes{15, 15, 0, 33}, LossSizes{130, 33, 65, 20}, LossSizes{300, 300, 0, 16}}) {
+  for (const LossSizes& s : {LossSizes{7, 3, 2, 8}, LossSizes{3, 3, 0, 8}, LossSizes{15, 15, 0, 33},
+                             LossSizes{130, 33, 65, 20}, LossSizes{300, 300, 0, 16}}) {
     cases.push_back(contrastive_forward_case(s));
     cases.push_back(contrastive_backward_case(s));
     cases.push_back(siglip_forward_case(s));
@@ -70,7 +75,8 @@ inline std::vector<OpCase> op_cases() {
   cases.push_back(gradient_statistics_case({sizes, {}}));
   cases.push_back(adam_moments_case({sizes, {}}, false));
   cases.push_back(adam_moments_case({sizes, clipped_norm}, true));
-  for (const AdamOptions& options : {AdamOptions{}, stable, stable_decay}) cases.push_back(adam_update_case({sizes, options}));
+  for (const AdamOptions& options : {AdamOptions{}, stable, stable_decay})
+    cases.push_back(adam_update_case({sizes, options}));
   return cases;
 }
 
@@ -83,8 +89,9 @@ inline std::vector<OpCase> speed_cases() {
     cases.push_back(linear_backward_weight_case(s[0], s[1], s[2]));
   }
   cases.push_back(linear_forward_case(4352, 768, 192, true));
-  for (const AttentionSizes& s : {AttentionSizes{256, 17, 6, 32, false}, AttentionSizes{256, 32, 4, 32, true},
-                                  AttentionSizes{128, 50, 6, 64, false}, AttentionSizes{8, 257, 6, 64, false}}) {
+  for (const AttentionSizes& s :
+       {AttentionSizes{256, 17, 6, 32, false}, AttentionSizes{256, 32, 4, 32, true},
+        AttentionSizes{128, 50, 6, 64, false}, AttentionSizes{8, 257, 6, 64, false}}) {
     cases.push_back(attention_forward_case(s));
     cases.push_back(attention_backward_case(s, false));
   }

@@ -8,7 +8,8 @@ using namespace switchback;
 
 namespace {
 
-std::vector<int32_t> chosen(int64_t samples, int64_t kept, int64_t patches, uint64_t seed, int64_t step, int64_t first) {
+std::vector<int32_t> chosen(int64_t samples, int64_t kept, int64_t patches, uint64_t seed, int64_t step,
+                            int64_t first) {
   Tensor keep({samples, kept}, DType::i32);
   kernels(cpu_device).choose_patches(keep, patches, seed, Tensor::of<int64_t>({}, {step}), first);
   const auto values = keep.span<int32_t>();
@@ -29,8 +30,10 @@ TEST_CASE("choose_patches keeps the patches with the largest keys, in order") {
   CHECK(std::is_sorted(keep.begin(), keep.end()));
   uint32_t least_kept = UINT32_MAX, largest_dropped = 0;
   for (int32_t n = 0; n < patches; ++n) {
-    if (kept_set.contains(n)) least_kept = std::min(least_kept, keys[n]);
-    else largest_dropped = std::max(largest_dropped, keys[n]);
+    if (kept_set.contains(n))
+      least_kept = std::min(least_kept, keys[n]);
+    else
+      largest_dropped = std::max(largest_dropped, keys[n]);
   }
   CHECK(least_kept > largest_dropped);
 }
@@ -64,7 +67,8 @@ TEST_CASE("cast between all floating-point types") {
       for (size_t i = 0; i < values.size(); ++i) {
         double expected = values[i];
         if (a == DType::f32 || b == DType::f32) expected = static_cast<float>(expected);
-        if (a == DType::bf16 || b == DType::bf16) expected = static_cast<double>(bfloat16(static_cast<float>(expected)));
+        if (a == DType::bf16 || b == DType::bf16)
+          expected = static_cast<double>(bfloat16(static_cast<float>(expected)));
         CHECK(as_doubles(second)[i] == expected);
       }
     }

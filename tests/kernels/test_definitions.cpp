@@ -22,7 +22,8 @@ void compare(DType dtype, double OpCase::*tolerance) {
     }
   }
   if (!std::getenv("SWITCHBACK_SHOW_ERRORS")) return;
-  for (const auto& [name, error] : largest) std::printf("%-24s %-5s largest error %.2e\n", name.c_str(), name_of(dtype), error);
+  for (const auto& [name, error] : largest)
+    std::printf("%-24s %-5s largest error %.2e\n", name.c_str(), name_of(dtype), error);
 }
 
 }  // namespace

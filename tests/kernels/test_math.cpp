@@ -1,5 +1,5 @@
-// The f32 exp and normal distribution against the standard library in f64, over all of their range; our matrix
-// product against plain loops.
+// The f32 exp and normal distribution against the standard library in f64, over all of their range; our
+// matrix product against plain loops.
 #include "kernels/cpu/gemm.h"
 #include "kernels/cpu/math.h"
 #include "tests/kernels/testing.h"
@@ -29,7 +29,8 @@ TEST_CASE("normal distribution") {
     const Normal<double> exact = normal(static_cast<double>(x));
     cdf = std::max(cdf, std::fabs(static_cast<double>(ours.cdf) - exact.cdf));
     density = std::max(density, std::fabs(static_cast<double>(ours.density) - exact.density));
-    if (x > -10) relative = std::max(relative, std::fabs(static_cast<double>(ours.cdf) - exact.cdf) / exact.cdf);
+    if (x > -10)
+      relative = std::max(relative, std::fabs(static_cast<double>(ours.cdf) - exact.cdf) / exact.cdf);
   }
   INFO("largest error of cdf ", cdf, " (relative ", relative, "), of density ", density);
   CHECK(cdf < 3e-7);
@@ -41,7 +42,8 @@ TEST_CASE("normal distribution") {
 }
 
 TEST_CASE("our own matrix product, odd sizes, strides, all layouts") {
-  for (const Shape& s : {Shape{1, 1, 1}, Shape{17, 17, 32}, Shape{13, 33, 5}, Shape{50, 64, 50}, Shape{29, 65, 700}, Shape{3, 2, 0}})
+  for (const Shape& s : {Shape{1, 1, 1}, Shape{17, 17, 32}, Shape{13, 33, 5}, Shape{50, 64, 50},
+                         Shape{29, 65, 700}, Shape{3, 2, 0}})
     for (bool ta : {false, true})
       for (bool tb : {false, true})
         for (bool accumulate : {false, true}) {
@@ -54,13 +56,16 @@ TEST_CASE("our own matrix product, odd sizes, strides, all layouts") {
             for (int64_t j = 0; j < n; ++j) {
               double sum = accumulate ? 2.0 : 0.0;
               for (int64_t p = 0; p < k; ++p)
-                sum += (ta ? a[p * a_stride + i] : a[i * a_stride + p]) * (tb ? b[j * b_stride + p] : b[p * b_stride + j]);
+                sum += (ta ? a[p * a_stride + i] : a[i * a_stride + p]) *
+                       (tb ? b[j * b_stride + p] : b[p * b_stride + j]);
               expected[i * c_stride + j] = sum;
             }
           const std::vector<float> a32(a.begin(), a.end()), b32(b.begin(), b.end());
           std::vector<float> c32(c.begin(), c.end());
-          multiply_blocked<double>({c.data(), c_stride}, accumulate, {a.data(), a_stride, ta}, {b.data(), b_stride, tb}, m, n, k);
-          multiply_blocked<float>({c32.data(), c_stride}, accumulate, {a32.data(), a_stride, ta}, {b32.data(), b_stride, tb}, m, n, k);
+          multiply_blocked<double>({c.data(), c_stride}, accumulate, {a.data(), a_stride, ta},
+                                   {b.data(), b_stride, tb}, m, n, k);
+          multiply_blocked<float>({c32.data(), c_stride}, accumulate, {a32.data(), a_stride, ta},
+                                  {b32.data(), b_stride, tb}, m, n, k);
           INFO(s[0], " ", s[1], " ", s[2], " ", ta, tb, accumulate);
           CHECK(error_of(c, expected) < 1e-13);
           CHECK(error_of(Array(c32.begin(), c32.end()), expected) < 1e-6);

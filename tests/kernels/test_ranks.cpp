@@ -1,5 +1,5 @@
-// A loss that is split over ranks adds up to the whole, in value and in every gradient (f64, 1e-12). Nothing is
-// scaled by the number of ranks: each rank's share is divided by the global N already.
+// A loss that is split over ranks adds up to the whole, in value and in every gradient (f64, 1e-12). Nothing
+// is scaled by the number of ranks: each rank's share is divided by the global N already.
 #include "tests/kernels/testing.h"
 
 using namespace switchback;
@@ -12,15 +12,18 @@ void add(Array& sum, const Array& more) {
 }
 
 // Rows of all ranks one after the other; scalars (rank 0) added.
-Arrays joined(const std::function<OpCase(const LossSizes&)>& make, int64_t all, int64_t width, int64_t ranks) {
+Arrays joined(const std::function<OpCase(const LossSizes&)>& make, int64_t all, int64_t width,
+              int64_t ranks) {
   Arrays whole;
   for (int64_t rank = 0; rank < ranks; ++rank) {
     const int64_t from = all * rank / ranks, to = all * (rank + 1) / ranks;
     const OpCase op = make({all, to - from, from, width});
     for (const auto& [name, values] : run(op, {DType::f64})) {
       const auto operand = std::ranges::find(op.operands, name, &Operand::name);
-      if (operand->shape.rank() == 0) add(whole[name], values);
-      else whole[name].insert(whole[name].end(), values.begin(), values.end());
+      if (operand->shape.rank() == 0)
+        add(whole[name], values);
+      else
+        whole[name].insert(whole[name].end(), values.begin(), values.end());
     }
   }
   return whole;
@@ -57,7 +60,8 @@ TEST_CASE("losses far out stay finite") {
   // Logits of ±100 times cosine 1: exp would overflow f32 without the two-pass sums.
   const int64_t n = 40, width = 8;
   Operand images = random_unit_rows("all_images", n, width);
-  Tensor rows({n, width}, DType::f32), scale = Tensor::of<float>({}, {std::log(100.0f)}), loss({}, DType::f32);
+  Tensor rows({n, width}, DType::f32), scale = Tensor::of<float>({}, {std::log(100.0f)}),
+                                       loss({}, DType::f32);
   Tensor image_lse({n}, DType::f32), text_lse({n}, DType::f32);
   for (int64_t i = 0; i < n * width; ++i) rows.span<float>()[i] = static_cast<float>(images.values[i]);
   Kernels& k = kernels(cpu_device);

@@ -29,7 +29,9 @@ TEST_CASE("sinks that accumulate hold their start plus the result") {
         const double error = error_of(results.at(o.name), sum);
         INFO(op.name, " ", std::string(name_of(dtype)), " ", o.name, ": error ", error);
         // The start (up to 0.75) may be larger than the result: both are rounded once.
-        CHECK(error <= (dtype == DType::f64 ? op.tolerance_f64 : dtype == DType::f32 ? op.tolerance_f32 : 6e-3));
+        CHECK(error <= (dtype == DType::f64   ? op.tolerance_f64
+                        : dtype == DType::f32 ? op.tolerance_f32
+                                              : 6e-3));
       }
     });
 }
