@@ -4,9 +4,9 @@
     python3 bench/framework_baseline.py [--model mini-28] [--batch-size 256] [--steps 20] [--threads 2]
     python3 bench/framework_baseline.py --against build/bench/bench_step
 
-The same model, batch, random pixels and tokens, f32, AdamW; the module is that of scripts/make_clip_golden.py, which the
-golden tests hold the engine against. With --against both programs run in turns, three times each, and the last line is
-the ratio of the medians: above 1 the engine is faster.
+The same model, batch, random pixels and tokens, f32, AdamW; the module is that of scripts/make_clip_golden.py,
+which the golden tests hold the engine against. With --against both programs run in turns, three times each, and
+the last line is the ratio of the medians: above 1 the engine is faster.
 """
 
 import argparse
@@ -39,7 +39,8 @@ def measure(o):
     model = Clip(config)
     optimizer = torch.optim.AdamW(parameter_groups(model, 0.2), lr=1e-4, betas=(0.9, 0.98), eps=1e-6)
     random = np.random.default_rng(1)
-    images = torch.from_numpy(random.integers(0, 256, (o.batch_size, config.image, config.image, 3), dtype=np.uint8))
+    shape = (o.batch_size, config.image, config.image, 3)
+    images = torch.from_numpy(random.integers(0, 256, shape, dtype=np.uint8))
     tokens = torch.from_numpy(random.integers(0, config.vocabulary, (o.batch_size, config.context)))
 
     def step():
@@ -59,9 +60,9 @@ def measure(o):
         loss = step()
         times.append(time.perf_counter() - start)
     median = statistics.median(times)
-    print(f"PyTorch {torch.__version__} {o.model}, batch {o.batch_size}, fp32, adamw, {torch.get_num_threads()} threads: "
-          f"median step {median * 1e3:.3f} ms (fastest {min(times) * 1e3:.3f}), {o.batch_size / median:.1f} samples/s, "
-          f"loss {loss:.4f}", flush=True)
+    print(f"PyTorch {torch.__version__} {o.model}, batch {o.batch_size}, fp32, adamw, "
+          f"{torch.get_num_threads()} threads: median step {median * 1e3:.3f} ms (fastest {min(times) * 1e3:.3f}), "
+          f"{o.batch_size / median:.1f} samples/s, loss {loss:.4f}", flush=True)
     return median
 
 
@@ -70,7 +71,8 @@ def compare(o):
     environment = dict(os.environ, SWITCHBACK_CPU_THREADS=str(o.threads))
     ours, theirs = [], []
     for _ in range(3):
-        for times, program in ((ours, [o.against]), (theirs, [sys.executable, __file__, "--threads", str(o.threads)])):
+        baseline = [sys.executable, __file__, "--threads", str(o.threads)]
+        for times, program in ((ours, [o.against]), (theirs, baseline)):
             line = subprocess.run(program + command, env=environment, check=True, stdout=subprocess.PIPE,
                                   universal_newlines=True).stdout.strip()
             print(line, flush=True)

@@ -1,24 +1,24 @@
 #!/usr/bin/env python3
-"""Writes tests/golden/clip.safetensors: what PyTorch computes for a small CLIP, for tests/models/test_golden.cpp.
+"""Writes tests/golden/clip.safetensors: what PyTorch computes for a small CLIP (tests/models/test_golden.cpp).
 
     python3 scripts/make_clip_golden.py [tests/golden/clip.safetensors]
 
-Needs numpy and PyTorch (1.13 or later, CPU); no open_clip. The model below is written from CLIP's definition with
-PyTorch's own layers (nn.MultiheadAttention, nn.Conv2d, nn.LayerNorm), so it shares nothing with the engine that it
-judges; its state-dict keys are open_clip's. bench/framework_baseline.py times the same module.
+Needs numpy and PyTorch (1.13 or later, CPU); no open_clip. The model below is written from CLIP's definition
+with PyTorch's own layers (nn.MultiheadAttention, nn.Conv2d, nn.LayerNorm), so it shares nothing with the engine
+that it judges; its state-dict keys are open_clip's. bench/framework_baseline.py times the same module.
 
 Every parameter has a random value, LayerNorm gains, biases and layer-scale too: at their usual first values
-(0 and 1) many mistakes cannot be seen. Everything is computed in f64 from f32 weights and stored in f32, so what a
-test measures is the engine's error alone.
+(0 and 1) many mistakes cannot be seen. Everything is computed in f64 from f32 weights and stored in f32, so
+what a test measures is the engine's error alone.
 
 Tensors in the file
     images (B, S, S, 3) u8, tokens (B, T) i32, keep (B, K) i32
     weights/<key>                     all parameters; a variant uses those that it has
     <variant>/image_features, <variant>/text_features (B, E), <variant>/loss (), <variant>/gradient/<key>
         variants: exact, quick_gelu, layer_scale, siglip, patch_dropout (looks at the patches `keep` only)
-    exact/adamw1/<key>, exact/adamw3/<key>, exact/stable3/<key>   weights after 1 and 3 optimizer steps. Step t
-        (0, 1, 2) sees the tokens rolled by t samples (row b is row (b + t) mod B), and its loss is multiplied by
-        LOSS_FACTORS[t], so that the second moments fall behind and StableAdamW has something to clip
+    exact/adamw1/<key>, exact/adamw3/<key>, exact/stable3/<key>   weights after 1 and 3 optimizer steps
+        Step t (0, 1, 2) sees the tokens rolled by t samples (row b is row (b + t) mod B), and its loss is
+        multiplied by LOSS_FACTORS[t]: the second moments fall behind and StableAdamW has something to clip.
 """
 
 import json
@@ -136,7 +136,8 @@ class Clip(nn.Module):
         width = config.text.width
         self.positional_embedding = nn.Parameter(torch.randn(config.context, width) * 0.01)
         self.text_projection = nn.Parameter(torch.randn(width, config.embed) * width**-0.5)
-        self.logit_scale = nn.Parameter(torch.tensor(np.log(10.0 if config.siglip else 1 / 0.07), dtype=torch.float32))
+        scale = np.log(10.0 if config.siglip else 1 / 0.07)
+        self.logit_scale = nn.Parameter(torch.tensor(scale, dtype=torch.float32))
         self.logit_bias = nn.Parameter(torch.tensor(-10.0)) if config.siglip else None
         self.visual = Vision(config)
         self.transformer = Transformer(config.text, config)
@@ -168,7 +169,7 @@ class Clip(nn.Module):
 
 
 def parameter_groups(model, weight_decay):
-    """open_clip's groups up to version 3: neither vectors nor anything that sounds like a norm, bias or scale."""
+    """open_clip's groups up to version 3: no decay for vectors, nor for what sounds like a norm, bias or scale."""
     def decays(name, p):
         return p.ndim >= 2 and not any(part in name for part in ("bn", "ln", "bias", "logit_scale"))
     named = list(model.named_parameters())
@@ -204,10 +205,11 @@ class StableAdamW(torch.optim.Optimizer):
                 self.rms.append(rms.item())
 
 
-# ---- the golden file -------------------------------------------------------------------------------------------
+# ---- the golden file ---------------------------------------------------------------------------------------
 
 SMALL = Config(embed=12, image=16, patch=4, context=10, vocabulary=64,
-               vision=Tower(width=24, layers=2, heads=2, mlp=48), text=Tower(width=16, layers=2, heads=2, mlp=64))
+               vision=Tower(width=24, layers=2, heads=2, mlp=48),
+               text=Tower(width=16, layers=2, heads=2, mlp=64))
 BATCH = 6
 OPTIMIZER = {"lr": 0.01, "betas": (0.9, 0.98), "eps": 1e-6, "weight_decay": 0.2}
 LOSS_FACTORS = (1, 3, 9)
@@ -225,8 +227,8 @@ def philox(counter, key):
 
 
 def kept_patches(patches):
-    """(B, K): the patches with the largest random keys: component n % 4 of Philox(n/4, sample, 0, step), whose key is the
-    seed with the purpose "patch dropout" (0x11) in its top byte."""
+    """(B, K): the patches with the largest random keys: component n % 4 of Philox(n/4, sample, 0, step), whose
+    key is the seed with the purpose "patch dropout" (0x11) in its top byte."""
     count = max(1, int(patches * (1 - DROPOUT["probability"])))
     seed = DROPOUT["seed"] ^ 0x11 << 56
     rows = []
@@ -264,10 +266,10 @@ def random_weights(model, random):
 def inputs(random):
     images = random.integers(0, 256, (BATCH, SMALL.image, SMALL.image, 3), dtype=np.uint8)
     tokens = random.integers(0, 60, (BATCH, SMALL.context), dtype=np.int32)
-    for b, place in enumerate((9, 4, 2, 7, 5)):  # the end-of-text token; the last sample has none: its largest id counts
+    for b, place in enumerate((9, 4, 2, 7, 5)):  # the end-of-text token
         tokens[b, place] = 63
     tokens[1, 8] = 63  # a second one: the first counts
-    tokens[5, [3, 6]] = 61
+    tokens[5, [3, 6]] = 61  # no end of text: the first largest id counts
     return images, tokens
 
 
@@ -345,17 +347,19 @@ def main():
         run_backward(single, images, tokens, chosen)
         errors = [((a.grad.double() - b.grad).norm() / b.grad.norm()).item()
                   for a, b in zip(single.parameters(), model.parameters())]
-        print(f"{variant}: loss {loss.item():.6f}; gradients of PyTorch in f32: largest relative error {max(errors):.1e}")
+        print(f"{variant}: loss {loss.item():.6f}; PyTorch's own f32 gradients: relative error {max(errors):.1e}")
 
     for steps in (1, 3):
-        model, _ = train(weights, images, tokens, lambda groups: torch.optim.AdamW(groups, **OPTIMIZER), steps)
+        adamw = lambda groups: torch.optim.AdamW(groups, **OPTIMIZER)  # noqa: E731
+        model, _ = train(weights, images, tokens, adamw, steps)
         for name, p in model.named_parameters():
             store(f"exact/adamw{steps}/{name}", p)
     model, optimizer = train(weights, images, tokens, lambda groups: StableAdamW(groups, **OPTIMIZER), 3)
     for name, p in model.named_parameters():
         store(f"exact/stable3/{name}", p)
     clipped = sum(rms > 1 for rms in optimizer.rms)
-    print(f"StableAdamW clips {clipped} of {len(optimizer.rms)} tensors in step 3, largest RMS {max(optimizer.rms):.2f}")
+    print(f"StableAdamW clips {clipped} of {len(optimizer.rms)} tensors in step 3, "
+          f"largest RMS {max(optimizer.rms):.2f}")
     assert clipped > 0, "without a clipped tensor this tests nothing"
 
     write_safetensors(path, out, {"format": "pt", "torch": torch.__version__,

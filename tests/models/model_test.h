@@ -1,4 +1,5 @@
-// model_test.h: small models and random batches for the tests of models/. Include it last: CHECK is doctest's here.
+// model_test.h: small models and random batches for the tests of models/.
+// Include it last: from here on CHECK is doctest's.
 #pragma once
 
 #include <cmath>
@@ -22,7 +23,8 @@ struct Model {
   ParameterArena arena;
   Clip clip;
 
-  Model(const ClipConfig& config, DType dtype, uint64_t seed = 1) : arena(dtype, cpu_device, seed), clip(arena, config) {
+  Model(const ClipConfig& config, DType dtype, uint64_t seed = 1)
+      : arena(dtype, cpu_device, seed), clip(arena, config) {
     arena.allocate();
   }
   Tensor master(const std::string& name) const { return arena.master_of(segment(name)); }
@@ -53,15 +55,17 @@ inline Batch random_batch(const ClipConfig& c, int64_t size, uint64_t seed = 5) 
           Tensor({size, c.text.context_length}, DType::i32)};
   for (uint8_t& v : b.images.span<uint8_t>()) v = static_cast<uint8_t>(random.below(256));
   std::span<int32_t> tokens = b.tokens.span<int32_t>();
-  for (int32_t& v : tokens) v = static_cast<int32_t>(random.below(static_cast<uint64_t>(c.text.vocab_size - 1)));
+  for (int32_t& v : tokens)
+    v = static_cast<int32_t>(random.below(static_cast<uint64_t>(c.text.vocab_size - 1)));
   for (int64_t i = 0; i < size; ++i) {
-    const int64_t end = 1 + static_cast<int64_t>(random.below(static_cast<uint64_t>(c.text.context_length - 1)));
+    const int64_t end =
+        1 + static_cast<int64_t>(random.below(static_cast<uint64_t>(c.text.context_length - 1)));
     tokens[i * c.text.context_length + end] = static_cast<int32_t>(c.text.vocab_size - 1);
   }
   return b;
 }
 
-// Gains, biases and layer-scales away from 0 and 1, where their mistakes could not be seen; all else as it is.
+// Gains, biases and layer-scales away from 0 and 1, where mistakes could not be seen.
 inline void roughen(ParameterArena& arena, uint64_t seed = 9) {
   PhiloxStream random(seed, RandomPurpose::test, 1);
   for (const auto& s : arena.segments()) {
@@ -82,7 +86,8 @@ inline ClipConfig tiny_config() { return find_model("tiny"); }
 inline std::vector<double> doubles(const Tensor& t) {
   std::vector<double> values;
   visit_float(t.dtype(), "doubles", [&](auto tag) {
-    for (auto v : t.span<decltype(tag)>()) values.push_back(static_cast<double>(static_cast<Statistics<decltype(tag)>>(v)));
+    for (auto v : t.span<decltype(tag)>())
+      values.push_back(static_cast<double>(static_cast<Statistics<decltype(tag)>>(v)));
   });
   return values;
 }

@@ -1,4 +1,4 @@
-// Retrieval and zero-shot classification against their plain definitions: whole similarity matrices, sorted rows.
+// Retrieval and zero-shot classification against their plain definitions: whole matrices, sorted rows.
 #include <algorithm>
 #include <limits>
 #include <numeric>
@@ -19,7 +19,8 @@ Tensor whole_numbers(int64_t rows, int64_t cols, uint64_t seed) {
 
 double dot(const Tensor& a, int64_t i, const Tensor& b, int64_t j) {
   double sum = 0;
-  for (int64_t e = 0; e < a.cols(); ++e) sum += double(a.span<float>()[i * a.cols() + e]) * b.span<float>()[j * b.cols() + e];
+  for (int64_t e = 0; e < a.cols(); ++e)
+    sum += double(a.span<float>()[i * a.cols() + e]) * b.span<float>()[j * b.cols() + e];
   return sum;
 }
 
@@ -38,11 +39,14 @@ RetrievalMetrics naive_metrics(const Tensor& queries, const Tensor& candidates) 
   std::vector<int64_t> ranks;
   for (int64_t i = 0; i < queries.rows(); ++i) ranks.push_back(naive_rank(queries, i, candidates, i));
   const double n = static_cast<double>(ranks.size());
-  for (int64_t r : ranks) m.mean_rank += static_cast<double>(r) / n, m.r1 += (r < 1) / n, m.r5 += (r < 5) / n, m.r10 += (r < 10) / n;
+  for (int64_t r : ranks)
+    m.mean_rank += static_cast<double>(r) / n, m.r1 += (r < 1) / n, m.r5 += (r < 5) / n,
+        m.r10 += (r < 10) / n;
   m.mean_rank += 1;
   std::sort(ranks.begin(), ranks.end());
   const size_t half = ranks.size() / 2;
-  m.median_rank = std::floor(ranks.size() % 2 ? double(ranks[half]) : double(ranks[half - 1] + ranks[half]) / 2) + 1;
+  m.median_rank =
+      std::floor(ranks.size() % 2 ? double(ranks[half]) : double(ranks[half - 1] + ranks[half]) / 2) + 1;
   return m;
 }
 
@@ -59,7 +63,8 @@ TEST_CASE("retrieval metrics agree with sorting the whole matrix, ties too") {
     CAPTURE(n);
     const Tensor queries = whole_numbers(n, 6, 1);
     Tensor candidates = whole_numbers(n, 6, 2);
-    for (int64_t i = 0; i < candidates.size(); i += 2) candidates.span<float>()[i] = queries.span<float>()[i];  // related
+    for (int64_t i = 0; i < candidates.size(); i += 2)
+      candidates.span<float>()[i] = queries.span<float>()[i];  // related
     check_equal(retrieval_metrics(queries, candidates), naive_metrics(queries, candidates));
   }
   const Tensor same = Tensor::of<float>({4, 1}, {1, 1, 1, 1});  // all tied: ranks 0, 1, 2, 3
@@ -93,13 +98,16 @@ TEST_CASE("retrieval of batches of any size is retrieval of all features at once
   const Batch all = random_batch(m.clip.config(), 11);
   const Retrieval r = evaluate_retrieval(m.clip, {}, cpu_device, in_pieces(all, {4, 4, 3}));
   Tape::Pause pause;
-  const Tensor images = m.clip.encode_image(all.images, {}).value(), texts = m.clip.encode_text(all.tokens, {}).value();
+  const Tensor images = m.clip.encode_image(all.images, {}).value(),
+               texts = m.clip.encode_text(all.tokens, {}).value();
   CHECK_EQ(r.samples, 11);
   check_equal(r.image_to_text, naive_metrics(images, texts));
   check_equal(r.text_to_image, naive_metrics(texts, images));
   double loss = 0;
   for (const auto& [from, size] : {std::pair{0, 4}, {4, 4}, {8, 3}})
-    loss += size / 11.0 * number(m.clip.loss(Variable(images.slice(from, size)), Variable(texts.slice(from, size))).value());
+    loss +=
+        size / 11.0 *
+        number(m.clip.loss(Variable(images.slice(from, size)), Variable(texts.slice(from, size))).value());
   CHECK_EQ(r.loss, doctest::Approx(loss).epsilon(1e-5));
   CHECK_EQ(tape().size(), 0);
   CHECK_NE(error_of([&] { evaluate_retrieval(m.clip, {}, cpu_device, in_pieces(all, {})); }), "");
@@ -123,7 +131,8 @@ void tokenize_bytes(const std::string& text, std::span<int32_t> ids) {
 
 TEST_CASE("a class is the mean of its texts; images go to the nearest class") {
   const Model m(tiny_config(), DType::f32);
-  const std::vector<std::string> classes{"cat", "dog", "owl", "emu", "bee", "ant", "cow"}, templates{"a {c}", "the {}!", "{c}"};
+  const std::vector<std::string> classes{"cat", "dog", "owl", "emu", "bee", "ant", "cow"},
+      templates{"a {c}", "the {}!", "{c}"};
   const Tensor classifier = zero_shot_classifier(m.clip, {}, cpu_device, tokenize_bytes, classes, templates);
   CHECK_EQ(classifier.shape(), Shape{7, 16});
 
@@ -146,8 +155,10 @@ TEST_CASE("a class is the mean of its texts; images go to the nearest class") {
 
   const Batch images = random_batch(m.clip.config(), 40);
   std::vector<int64_t> labels;
-  for (int64_t i = 0; i < 40; ++i) labels.push_back(i % 9 == 8 ? -1 : i % 5);  // some unlabelled; classes 5, 6 never occur
-  const ZeroShot z = evaluate_zero_shot(m.clip, {}, cpu_device, classifier, in_pieces(images, {16, 16, 8}, &labels));
+  for (int64_t i = 0; i < 40; ++i)
+    labels.push_back(i % 9 == 8 ? -1 : i % 5);  // some unlabelled; classes 5, 6 never occur
+  const ZeroShot z =
+      evaluate_zero_shot(m.clip, {}, cpu_device, classifier, in_pieces(images, {16, 16, 8}, &labels));
   const Tensor features = m.clip.encode_image(images.images, {}).value();
   double samples = 0, top1 = 0, top5 = 0, right[7] = {}, seen[7] = {}, recall = 0;
   for (int64_t i = 0; i < 40; ++i) {
@@ -171,10 +182,13 @@ TEST_CASE("zero-shot evaluation refuses what it cannot use") {
   const Tensor classifier = zero_shot_classifier(m.clip, {}, cpu_device, tokenize_bytes, {"a", "b"}, {"{c}"});
   const Batch images = random_batch(m.clip.config(), 2);
   std::vector<int64_t> labels{0, 2}, none{-1, -1};
-  const std::string message =
-      error_of([&] { evaluate_zero_shot(m.clip, {}, cpu_device, classifier, in_pieces(images, {2}, &labels)); });
+  const std::string message = error_of(
+      [&] { evaluate_zero_shot(m.clip, {}, cpu_device, classifier, in_pieces(images, {2}, &labels)); });
   CHECK(message.find("label 2") != std::string::npos);
-  CHECK_NE(error_of([&] { evaluate_zero_shot(m.clip, {}, cpu_device, classifier, in_pieces(images, {2}, &none)); }), "");
+  CHECK_NE(error_of([&] {
+             evaluate_zero_shot(m.clip, {}, cpu_device, classifier, in_pieces(images, {2}, &none));
+           }),
+           "");
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
-// The engine against PyTorch: features, loss, every gradient, and weights after optimizer steps, for one small CLIP with
-// random values in all of its parameters. scripts/make_clip_golden.py says what is in the file. It was computed in f64, so
-// the engine in f32 shows its own rounding (bar 1e-4, measured below 1e-5) and in f64 only that of the file (f32).
+// The engine against PyTorch: features, loss, every gradient, and weights after optimizer steps, for one
+// small CLIP with random values in all of its parameters. scripts/make_clip_golden.py says what is in the
+// file. It was computed in f64, so the engine in f32 shows its own rounding (bar 1e-4, measured below 1e-5)
+// and in f64 only that of the file (f32).
 #include <algorithm>
 #include <map>
 
@@ -64,7 +65,8 @@ Tensor rolled(const Tensor& tokens, int64_t t) {
   Tensor result(tokens.shape(), DType::i32);
   const int64_t rows = tokens.rows(), cols = tokens.cols();
   for (int64_t b = 0; b < rows; ++b)
-    std::copy_n(tokens.span<int32_t>().begin() + (b + t) % rows * cols, cols, result.span<int32_t>().begin() + b * cols);
+    std::copy_n(tokens.span<int32_t>().begin() + (b + t) % rows * cols, cols,
+                result.span<int32_t>().begin() + b * cols);
   return result;
 }
 
@@ -78,7 +80,9 @@ class Worst {
     CHECK_LE(error, bar);
     if (error > worst_) worst_ = error, name_ = name;
   }
-  void report(const std::string& what) const { MESSAGE(what << ": largest relative error " << worst_ << " (" << name_ << ")"); }
+  void report(const std::string& what) const {
+    MESSAGE(what << ": largest relative error " << worst_ << " (" << name_ << ")");
+  }
 
  private:
   double worst_ = 0;
@@ -103,12 +107,13 @@ void check_forward_and_gradients(Variant variant, DType dtype, double bar) {
   worst.compare(prefix + "loss", loss.value(), stored(prefix + "loss"), bar);
   size_t gradients = 0;
   for (const auto& s : g.arena.segments()) {
-    worst.compare(prefix + "gradient/" + s.name, g.arena.gradient_of(s), stored(prefix + "gradient/" + s.name), bar);
+    worst.compare(prefix + "gradient/" + s.name, g.arena.gradient_of(s),
+                  stored(prefix + "gradient/" + s.name), bar);
     ++gradients;
   }
-  const auto of_variant = std::count_if(golden().names().begin(), golden().names().end(), [&](const std::string& name) {
-    return name.starts_with(prefix + "gradient/");
-  });
+  const auto of_variant =
+      std::count_if(golden().names().begin(), golden().names().end(),
+                    [&](const std::string& name) { return name.starts_with(prefix + "gradient/"); });
   CHECK_EQ(gradients, static_cast<size_t>(of_variant));
   worst.report(concat(dtype, " ", prefix));
 }
@@ -139,8 +144,9 @@ AdamWOptions golden_optimizer(bool stable) {
   return stable ? stable_adamw(o) : o;
 }
 
-// Softmax ignores what all keys have in common, so the gradient of their bias is 0 but for rounding, which Adam divides
-// by itself: in f32 that third (q, k, v) of in_proj_bias takes steps of random size. In f64 it is compared like the rest.
+// Softmax ignores what all keys have in common, so the gradient of their bias is 0 but for rounding, which
+// Adam divides by itself: in f32 that third (q, k, v) of in_proj_bias takes steps of random size. In f64 it
+// is compared like the rest.
 Tensor without_key_bias(const Tensor& bias) {
   const int64_t width = bias.size() / 3;
   std::vector<float> kept(bias.span<float>().begin(), bias.span<float>().end());
@@ -155,7 +161,10 @@ void check_training(bool stable, int64_t steps, DType dtype, double bar) {
   AdamW optimizer(g.arena, golden_optimizer(stable));
   const double loss_factors[] = {1, 3, 9};
   for (int64_t t = 0; t < steps; ++t) {
-    g.run([&] { return g.clip.loss(g.clip.encode_image(g.images, g.options), g.clip.encode_text(rolled(g.tokens, t), g.options)); });
+    g.run([&] {
+      return g.clip.loss(g.clip.encode_image(g.images, g.options),
+                         g.clip.encode_text(rolled(g.tokens, t), g.options));
+    });
     visit_float(dtype, "factor", [&](auto tag) {
       using T = decltype(tag);
       if constexpr (!std::is_same_v<T, bfloat16>)

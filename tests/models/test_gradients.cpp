@@ -1,5 +1,6 @@
-// The whole model in f64: the gradient that the tape gives against central differences of the loss, element by element for
-// a sample of every parameter; and the ways of computing it in pieces (recomputation, parts of the batch) against the plain way.
+// The whole model in f64: the gradient that the tape gives against central differences of the loss, element
+// by element for a sample of every parameter; and the ways of computing it in pieces (recomputation, parts of
+// the batch) against the plain way.
 #include <optional>
 
 #include "autograd/checkpoint.h"
@@ -41,7 +42,8 @@ struct Setup : Model {
     const int64_t size = samples / parts;
     std::vector<Variable> images, texts;
     for (int64_t part = 0; part < parts; ++part) {
-      const Tensor pixels = batch.images.slice(part * size, size), tokens = batch.tokens.slice(part * size, size);
+      const Tensor pixels = batch.images.slice(part * size, size),
+                   tokens = batch.tokens.slice(part * size, size);
       images.push_back(checkpoint({}, [this, part, size, pixels](const Variable&) {
         Clip::Options o = options;
         PatchDropout own = dropout;
@@ -49,7 +51,8 @@ struct Setup : Model {
         if (o.dropout) o.dropout = &own;
         return clip.encode_image(pixels, o);
       }));
-      texts.push_back(checkpoint({}, [this, tokens](const Variable&) { return clip.encode_text(tokens, options); }));
+      texts.push_back(
+          checkpoint({}, [this, tokens](const Variable&) { return clip.encode_text(tokens, options); }));
     }
     return clip.loss(concat_rows(images), concat_rows(texts));
   }
@@ -74,8 +77,8 @@ double largest_difference(const std::vector<double>& a, const std::vector<double
   return difference / size;
 }
 
-// Up to `count` elements of every parameter; of the token table rows in use, as the gradient of the others is 0.
-// The error of a parameter's sample is relative to the root mean square of its gradient.
+// Up to `count` elements of every parameter; of the token table rows in use, as the gradient of the others is
+// 0. The error of a parameter's sample is relative to the root mean square of its gradient.
 double check_against_differences(Setup& m, int64_t count) {
   m.run([&] { return m.loss(); });
   const auto value = [&] {
@@ -119,7 +122,8 @@ TEST_CASE("the gradient of the loss to every parameter agrees with central diffe
       Setup m(rich ? rich_config() : tiny_config());
       m.options.recompute = recompute;
       const double worst = check_against_differences(m, 4);
-      MESSAGE(concat(rich ? "rich" : "tiny", recompute ? ", recomputed" : "", ": largest relative error ", worst));
+      MESSAGE(concat(rich ? "rich" : "tiny", recompute ? ", recomputed" : "", ": largest relative error ",
+                     worst));
     }
   }
 }
@@ -172,8 +176,10 @@ TEST_CASE("a frozen tower has no gradient and changes nobody else's") {
     for (const auto& s : locked.arena.segments()) {
       CAPTURE(s.name);
       const std::vector<double> gradient = doubles(locked.arena.gradient_of(s));
-      if (s.name.starts_with("visual.")) CHECK_EQ(gradient, std::vector<double>(gradient.size(), 0.0));
-      else CHECK_EQ(gradient, doubles(whole.gradient(s.name)));
+      if (s.name.starts_with("visual."))
+        CHECK_EQ(gradient, std::vector<double>(gradient.size(), 0.0));
+      else
+        CHECK_EQ(gradient, doubles(whole.gradient(s.name)));
     }
   }
 }

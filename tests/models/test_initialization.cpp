@@ -1,5 +1,5 @@
-// First values: distribution of every class of parameters, as open_clip draws them. Means and deviations are compared
-// within five standard errors, so a formula that is off by a few per cent fails.
+// First values: distribution of every class of parameters, as open_clip draws them. Means and deviations are
+// compared within five standard errors, so a formula that is off by a few per cent fails.
 #include "models/flops.h"
 #include "tests/models/model_test.h"
 
@@ -40,7 +40,8 @@ void check_normal(const Model& m, const std::string& name, double deviation) {
 
 void check_uniform(const Model& m, const std::string& name, double bound) {
   const Moments s = statistics(m.master(name));
-  INFO(name, ": mean ", s.mean, ", deviation ", s.deviation, ", largest ", s.largest, ", expected bound ", bound);
+  INFO(name, ": mean ", s.mean, ", deviation ", s.deviation, ", largest ", s.largest, ", expected bound ",
+       bound);
   CHECK_LE(s.largest, bound * (1 + 1e-6));
   CHECK_GE(s.largest, bound * (1 - 10 / s.size));
   CHECK_LE(std::fabs(s.mean), 5 * bound / std::sqrt(3 * s.size));
@@ -105,7 +106,8 @@ TEST_CASE("SigLIP's temperature and bias come from the config") {
 }
 
 TEST_CASE("first values depend on the seed and on the parameter, and on nothing else") {
-  const Model a(tiny_config(), DType::f32, 3), b(tiny_config(), DType::f32, 3), other(tiny_config(), DType::f32, 4);
+  const Model a(tiny_config(), DType::f32, 3), b(tiny_config(), DType::f32, 3),
+      other(tiny_config(), DType::f32, 4);
   ClipConfig deeper = tiny_config();
   deeper.vision.layers = 3;
   const Model longer(deeper, DType::f32, 3);

@@ -1,5 +1,5 @@
-// Sizes of the presets: parameter totals and FLOPs of open_clip's model profile, names and shapes of the state dict, the
-// model JSON. The numbers are those of open_clip's documentation, to the last digit.
+// Sizes of the presets: parameter totals and FLOPs of open_clip's model profile, names and shapes of the
+// state dict, the model JSON. The numbers are those of open_clip's documentation, to the last digit.
 #include <filesystem>
 #include <fstream>
 
@@ -13,8 +13,8 @@ namespace {
 struct Profile {
   const char* name;
   int64_t parameters;
-  double image, text;       // GFLOP forward
-  double forward, training; // GFLOP
+  double image, text;        // GFLOP forward
+  double forward, training;  // GFLOP
 };
 constexpr Profile profiles[] = {
     {"ViT-S-32", 63085825, 2.29, 3.38, 5.66, 17.0},
@@ -79,10 +79,12 @@ std::vector<std::pair<std::string, Shape>> state_dict(const ClipConfig& c) {
     }
   };
   const int64_t vw = c.vision.width, tw = c.text.width, p = c.vision.patch_size;
-  all.insert(all.end(), {{"positional_embedding", {c.text.context_length, tw}}, {"text_projection", {tw, c.embed_dim}}});
+  all.insert(all.end(),
+             {{"positional_embedding", {c.text.context_length, tw}}, {"text_projection", {tw, c.embed_dim}}});
   all.push_back({"logit_scale", {}});
   if (c.init_logit_bias) all.push_back({"logit_bias", {}});
-  all.insert(all.end(), {{"visual.class_embedding", {vw}}, {"visual.positional_embedding", {c.vision.patches() + 1, vw}}});
+  all.insert(all.end(), {{"visual.class_embedding", {vw}},
+                         {"visual.positional_embedding", {c.vision.patches() + 1, vw}}});
   all.insert(all.end(), {{"visual.proj", {vw, c.embed_dim}}, {"visual.conv1.weight", {vw, 3, p, p}}});
   all.insert(all.end(), {{"visual.ln_pre.weight", {vw}}, {"visual.ln_pre.bias", {vw}}});
   tower("visual.", c.vision.layers, vw, c.vision.mlp_width(), c.vision.layer_scale.has_value());
@@ -168,8 +170,10 @@ TEST_CASE("a JSON of open_clip is read, with its defaults, alone or inside an op
   const std::string sizes = R"({"embed_dim": 512,
     "vision_cfg": {"image_size": 224, "layers": 12, "width": 768, "patch_size": 32, "pool_type": "tok", "ls_init_value": null},
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 12, "norm_kwargs": {}}})";
-  for (const std::string& text : {sizes, R"({"model_cfg": )" + sizes + R"(, "preprocess_cfg": {"mean": [0.5, 0.5, 0.5]}})"}) {
-    const std::filesystem::path path = std::filesystem::temp_directory_path() / "switchback-test-my-model.json";
+  for (const std::string& text :
+       {sizes, R"({"model_cfg": )" + sizes + R"(, "preprocess_cfg": {"mean": [0.5, 0.5, 0.5]}})"}) {
+    const std::filesystem::path path =
+        std::filesystem::temp_directory_path() / "switchback-test-my-model.json";
     std::ofstream(path) << text;
     const ClipConfig c = find_model(path.string());
     std::filesystem::remove(path);
@@ -182,7 +186,8 @@ TEST_CASE("a JSON of open_clip is read, with its defaults, alone or inside an op
 
 // The error of a small config after `change`, a JSON merge patch.
 std::string error_after(const std::string& from, const std::string& to) {
-  std::string json = R"({"embed_dim": 8, "vision_cfg": {"image_size": 16, "patch_size": 8, "width": 16, "layers": 1, "head_width": 8},
+  std::string json =
+      R"({"embed_dim": 8, "vision_cfg": {"image_size": 16, "patch_size": 8, "width": 16, "layers": 1, "head_width": 8},
                          "text_cfg": {"context_length": 4, "vocab_size": 9, "width": 8, "heads": 2, "layers": 1}})";
   const size_t at = json.find(from);
   REQUIRE(at != std::string::npos);
@@ -210,10 +215,14 @@ TEST_CASE("bad model configs are refused by name, key and value") {
   mentions(error_after("\"patch_size\": 8", "\"patch_size\": 7"), {"patch_size", "7", "16"});
   mentions(error_after("\"patch_size\": 8", "\"patch_size\": 32"), {"patch_size", "32", "16"});
   mentions(error_after("\"patch_size\": 8", "\"patch_size\": 8, \"patch_dropout\": 1.0"), {"dropout", "1"});
-  mentions(error_after("\"patch_size\": 8", "\"patch_size\": 8, \"timm_model_name\": \"vit\""), {"timm_model_name"});
-  mentions(error_after("\"patch_size\": 8", "\"patch_size\": 8, \"pool_type\": \"avg\""), {"pool_type", "avg"});
-  mentions(error_after("\"patch_size\": 8", "\"patch_size\": 8, \"pos_embed_type\": \"sin_cos_2d\""), {"pos_embed_type"});
-  mentions(error_after("\"heads\": 2", "\"heads\": 2, \"norm_kwargs\": {\"eps\": 1e-6}"), {"norm_kwargs", "1e-06"});
+  mentions(error_after("\"patch_size\": 8", "\"patch_size\": 8, \"timm_model_name\": \"vit\""),
+           {"timm_model_name"});
+  mentions(error_after("\"patch_size\": 8", "\"patch_size\": 8, \"pool_type\": \"avg\""),
+           {"pool_type", "avg"});
+  mentions(error_after("\"patch_size\": 8", "\"patch_size\": 8, \"pos_embed_type\": \"sin_cos_2d\""),
+           {"pos_embed_type"});
+  mentions(error_after("\"heads\": 2", "\"heads\": 2, \"norm_kwargs\": {\"eps\": 1e-6}"),
+           {"norm_kwargs", "1e-06"});
   mentions(error_after("\"heads\": 2", "\"heads\": 2, \"pool_type\": \"last\""), {"pool_type", "last"});
   mentions(error_after("\"heads\": 2", "\"heads\": 2, \"hf_model_name\": \"roberta\""), {"hf_model_name"});
   CHECK_EQ(error_after("\"patch_size\": 8", "\"patch_size\": 8, \"pos_embed_type\": \"learnable\""), "");

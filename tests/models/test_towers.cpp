@@ -1,5 +1,5 @@
-// What the towers must and must not depend on, patch dropout, bf16, and refused inputs. The arithmetic itself is held against
-// PyTorch in test_golden.cpp.
+// What the towers must and must not depend on, patch dropout, bf16, and refused inputs. The arithmetic itself
+// is held against PyTorch in test_golden.cpp.
 #include <set>
 
 #include "tests/models/model_test.h"
@@ -52,7 +52,8 @@ TEST_CASE("a text is what stands up to its end-of-text token, in any company") {
   Tensor shorter({1, 6}, DType::i32);  // a shorter row than the context is the same text
   std::copy_n(tokens.span<int32_t>().begin(), 6, shorter.span<int32_t>().begin());
   const std::vector<double> short_features = text_features(m, shorter);
-  for (size_t i = 0; i < features.size(); ++i) CHECK_EQ(short_features[i], doctest::Approx(features[i]).epsilon(1e-5));
+  for (size_t i = 0; i < features.size(); ++i)
+    CHECK_EQ(short_features[i], doctest::Approx(features[i]).epsilon(1e-5));
 }
 
 TEST_CASE("an image's class token sees every patch") {
@@ -71,7 +72,8 @@ TEST_CASE("an image's class token sees every patch") {
 TEST_CASE("features have length 1") {
   const Model m(tiny_config(), DType::f32);
   const Batch batch = random_batch(tiny_config(), 5);
-  for (const std::vector<double>& features : {image_features(m, batch.images), text_features(m, batch.tokens)})
+  for (const std::vector<double>& features :
+       {image_features(m, batch.images), text_features(m, batch.tokens)})
     for (size_t row = 0; row < 5; ++row) {
       double squares = 0;
       for (size_t e = 0; e < 16; ++e) squares += features[row * 16 + e] * features[row * 16 + e];
@@ -114,7 +116,8 @@ TEST_CASE("at the largest temperature the loss of equal features is a number") {
   CHECK_EQ(loss, doctest::Approx(std::log(4.0)).epsilon(1e-4));
 }
 
-// ---- patch dropout -----------------------------------------------------------------------------------------------
+// ---- patch dropout
+// -----------------------------------------------------------------------------------------------
 
 ClipConfig dropout_config(double probability) {
   ClipConfig c = tiny_config();
@@ -141,7 +144,8 @@ TEST_CASE("patch dropout keeps int(N (1 - p)) patches, one at least") {
     const Model m(dropout_config(p), DType::f32);
     const Batch batch = random_batch(m.clip.config(), 3);
     const PatchDropout dropout{1, Tensor::of<int64_t>({}, {0}), 0};
-    std::vector<int64_t> tokens;  // after the embedding, with and without dropout: patches and the class token
+    std::vector<int64_t>
+        tokens;  // after the embedding, with and without dropout: patches and the class token
     Tape::observe([&](std::string_view, std::string_view op, const Tensor& value) {
       if (op == "vision_embed") tokens.push_back(value.shape()[1]);
     });
@@ -198,10 +202,12 @@ TEST_CASE("left-out patches get no gradient, the class token and kept ones do") 
   for (double d : doubles(m.gradient("visual.class_embedding"))) CHECK_NE(d, 0);
 }
 
-// ---- bf16 --------------------------------------------------------------------------------------------------------
+// ---- bf16
+// --------------------------------------------------------------------------------------------------------
 
 TEST_CASE("a model of bf16 values is close to the f32 one") {
-  // Rounding to 8 bits at every op: 2^-9 each, through two blocks. Measured: features 0.9 %, gradients below 4 %.
+  // Rounding to 8 bits at every op: 2^-9 each, through two blocks. Measured: features 0.9 %, gradients below
+  // 4 %.
   Model wide(find_model("mini-28"), DType::f32), narrow(find_model("mini-28"), DType::bf16);
   const Batch batch = random_batch(wide.clip.config(), 8);
   Variable image[2], text[2];
@@ -230,10 +236,12 @@ TEST_CASE("a model of bf16 values is close to the f32 one") {
     CHECK_LE(error, 0.1);
     if (error > worst) worst = error, name = s.name;
   }
-  MESSAGE("bf16: features " << image_error << ", " << text_error << ", worst gradient " << worst << " (" << name << ")");
+  MESSAGE("bf16: features " << image_error << ", " << text_error << ", worst gradient " << worst << " ("
+                            << name << ")");
 }
 
-// ---- refused inputs ------------------------------------------------------------------------------------------------
+// ---- refused inputs
+// ------------------------------------------------------------------------------------------------
 
 TEST_CASE("batches that do not fit the model are refused with both shapes") {
   const Model m(tiny_config(), DType::f32);
@@ -243,8 +251,14 @@ TEST_CASE("batches that do not fit the model are refused with both shapes") {
     for (const char* part : parts) CHECK(message.find(part) != std::string::npos);
   };
   refuses(error_of([&] { image_features(m, Tensor({2, 28, 28, 3}, DType::u8)); }), {"28", "16"});
-  refuses(error_of([&] { image_features(m, Tensor({2, 16, 16, 1}, DType::u8)); }), {"(2, 16, 16, 1)", "16, 16, 3"});
-  refuses(error_of([&] { text_features(m, Tensor::of<int32_t>({1, 13}, std::vector<int32_t>(13))); }), {"13", "12"});
+  refuses(error_of([&] {
+            image_features(m, Tensor({2, 16, 16, 1}, DType::u8));
+          }),
+          {"(2, 16, 16, 1)", "16, 16, 3"});
+  refuses(error_of([&] {
+            text_features(m, Tensor::of<int32_t>({1, 13}, std::vector<int32_t>(13)));
+          }),
+          {"13", "12"});
   refuses(error_of([&] { text_features(m, Tensor::of<int32_t>({1, 2}, {4, 259})); }), {"259"});
   refuses(error_of([&] { text_features(m, Tensor::of<int32_t>({1, 2}, {-1, 4})); }), {"-1"});
   ClipConfig bad = tiny_config();
