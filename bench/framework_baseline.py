@@ -26,7 +26,6 @@ from make_clip_golden import Clip, Config, Tower, parameter_groups  # noqa: E402
 MODELS = {
     "tiny": Config(16, 16, 8, Tower(32, 2, 2, 64), Tower(24, 2, 2, 96), 12, 259),
     "mini-28": Config(64, 28, 7, Tower(128, 4, 4, 512), Tower(64, 2, 2, 256), 32, 259),
-    "mini-64": Config(128, 64, 8, Tower(192, 6, 4, 768), Tower(192, 4, 4, 768)),
     "ViT-B-32": Config(512, 224, 32, Tower(768, 12, 12, 3072), Tower(512, 12, 8, 2048)),
 }
 
