@@ -1,5 +1,5 @@
 // decode_jpeg.cpp: JPEG through libjpeg-turbo, set up as Pillow does it: accurate integer DCT, fancy
-// upsampling. It gets what jpeg_baseline.h does not take.
+// upsampling.
 //
 // libjpeg reports errors by a callback that must not return. It is left by longjmp, which skips destructors,
 // so every stretch between setjmp and the library holds plain values only; what owns memory lives in the
@@ -14,7 +14,6 @@
 // clang-format on
 
 #include "data/decoders.h"
-#include "data/jpeg_baseline.h"
 #include "runtime/check.h"
 
 namespace switchback {
@@ -134,10 +133,6 @@ void from_inverted_cmyk(std::span<uint8_t> to, std::span<const uint8_t> inks) {
 }  // namespace
 
 void decode_jpeg(Image& to, std::span<const uint8_t> bytes, const DecodeOptions& options) {
-  if (!decode_baseline_jpeg(to, bytes, options)) decode_jpeg_by_library(to, bytes, options);
-}
-
-void decode_jpeg_by_library(Image& to, std::span<const uint8_t> bytes, const DecodeOptions& options) {
   JpegReader reader(bytes);
   if (!reader.read_header()) fail(reader.message());
   jpeg_decompress_struct& decoder = reader.decoder();

@@ -10,8 +10,6 @@ namespace switchback {
 void allocate(Image& to, int64_t height, int64_t width, const DecodeOptions& options);
 
 void decode_jpeg(Image& to, std::span<const uint8_t> bytes, const DecodeOptions& options);
-// By libjpeg alone: the definition that the faster decoder (jpeg_baseline.h) is tested against.
-void decode_jpeg_by_library(Image& to, std::span<const uint8_t> bytes, const DecodeOptions& options);
 void decode_png(Image& to, std::span<const uint8_t> bytes, const DecodeOptions& options);
 #ifdef SWITCHBACK_WEBP
 void decode_webp(Image& to, std::span<const uint8_t> bytes, const DecodeOptions& options);
