@@ -1,16 +1,38 @@
 // gemm_int8_sm90.cu: which tile for which shape, and the entry point. Measured: docs/benchmarks/h100_int8_gemm.md.
 #include "kernels/cuda/gemm_int8_sm90.cuh"
 
+#include <algorithm>
+#include <cmath>
+
 namespace switchback {
 namespace {
 
 using namespace sm90;
 
-using Long = Tile<128, 256, 4, 2, Schedule::staggered, Pair::rows>;
-using Short = Tile<128, 128, 5, 4, Schedule::ping_pong, Pair::rows>;
+using PingPong128 = Tile<128, 128, 5, 4, Schedule::ping_pong, Pair::rows>;
+using PingPong160 = Tile<128, 160, 5, 5, Schedule::ping_pong, Pair::rows>;
+using PingPong192 = Tile<128, 192, 4, 3, Schedule::ping_pong, Pair::rows>;
+using Staggered256 = Tile<128, 256, 4, 2, Schedule::staggered, Pair::rows>;
+
+// What a tile reaches where nothing is wasted, relative to the best, for short and long K (measured at N a multiple of
+// the tile; between the two, and beyond, interpolated).
+struct Efficiency {
+  double at_1024, at_4096;
+};
+
+// The part of the work that is not padding: blocks walk ceil(units / clusters) units each, full or not.
+template <class T>
+double expected(const GemmInt8& a, Efficiency efficiency, int clusters) {
+  const double M = a.x.rows(), N = a.w.rows(), K = a.x.cols();
+  const double units = std::ceil(M / (2 * T::kTileM)) * std::ceil(N / T::kTileN);
+  const double walked = std::ceil(units / clusters) * clusters * 2 * T::kTileM * T::kTileN;
+  const double length = std::clamp((K - 1024) / (4096 - 1024), 0.0, 1.0);
+  return M * N / walked * (efficiency.at_1024 + length * (efficiency.at_4096 - efficiency.at_1024));
+}
 
 template <class T>
-void launch_tile(const GemmInt8& a, const LaunchOptions& options, cudaStream_t stream) {
+void launch_tile(const GemmInt8& a, cudaStream_t stream) {
+  const LaunchOptions options;
   const bool column_scale = a.weight_scale.size() > 1;
   const auto go = [&]<Extra kExtra>() {
     if (column_scale) launch<T, kExtra, true>(a, options, stream);
@@ -18,8 +40,12 @@ void launch_tile(const GemmInt8& a, const LaunchOptions& options, cudaStream_t s
   };
   switch (a.extra_kind) {
     case Extra::none: return go.template operator()<Extra::none>();
-    case Extra::residual: return go.template operator()<Extra::residual>();
-    case Extra::gelu_derivative: return go.template operator()<Extra::gelu_derivative>();
+    case Extra::residual:
+      if constexpr (T::kTileN != 192) return go.template operator()<Extra::residual>();
+      break;
+    case Extra::gelu_derivative:
+      if constexpr (T::kTileN != 192) return go.template operator()<Extra::gelu_derivative>();
+      break;
   }
 }
 
@@ -27,9 +53,18 @@ void launch_tile(const GemmInt8& a, const LaunchOptions& options, cudaStream_t s
 
 void gemm_int8_sm90(const GemmInt8& a, cudaStream_t stream) {
   check_gemm_int8(a);
-  const LaunchOptions options;
-  if (a.x.cols() > 2048 && a.w.rows() >= 256) launch_tile<Long>(a, options, stream);
-  else launch_tile<Short>(a, options, stream);
+  if (a.y.size() == 0) return;
+  const int clusters = multiprocessor_count() / 2;
+  const double of_128 = expected<PingPong128>(a, {0.95, 0.92}, clusters);
+  const double of_160 = expected<PingPong160>(a, {1.00, 1.00}, clusters);
+  // Its 192 accumulators leave too few registers for the other epilogues.
+  const double of_192 = a.extra_kind == Extra::none ? expected<PingPong192>(a, {1.00, 0.98}, clusters) : 0;
+  const double of_256 = expected<Staggered256>(a, {0.83, 0.995}, clusters);
+  const double best = std::max({of_128, of_160, of_192, of_256});
+  if (of_160 == best) launch_tile<PingPong160>(a, stream);
+  else if (of_192 == best) launch_tile<PingPong192>(a, stream);
+  else if (of_128 == best) launch_tile<PingPong128>(a, stream);
+  else launch_tile<Staggered256>(a, stream);
 }
 
 }  // namespace switchback

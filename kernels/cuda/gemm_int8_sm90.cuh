@@ -25,6 +25,8 @@
 // 1024 clocks, so 48 (32) bytes per clock; L2 delivers about 45 to each multiprocessor when all ask at once.
 #pragma once
 
+#include <algorithm>
+
 #include "kernels/cuda/cuda_check.cuh"
 #include "kernels/cuda/gemm_int8.cuh"
 #include "kernels/cuda/ptx/cluster.cuh"
@@ -39,8 +41,6 @@
 
 namespace switchback::sm90 {
 
-using ptx::Keep;
-
 enum class Schedule { staggered, ping_pong };
 enum class Pair {
   none,
@@ -54,14 +54,11 @@ enum class Output {
 
 // kTileM x kTileN: the tile of a block (staggered) or of each consumer (ping_pong).
 // kBuffers: pieces of y (or of the residual, on its way in) that a consumer warp may have under way.
-// kKeepX, kKeepW, kKeepY: how long L2 should hold their lines; Y also stands for the residual.
-template <int kTileM_, int kTileN_, int kStages_, int kBuffers_, Schedule kSchedule_, Pair kPair_,
-          Keep kKeepX_ = Keep::briefly, Keep kKeepW_ = Keep::long_time, Keep kKeepY_ = Keep::briefly>
+template <int kTileM_, int kTileN_, int kStages_, int kBuffers_, Schedule kSchedule_, Pair kPair_>
 struct Tile {
   static constexpr int kTileM = kTileM_, kTileN = kTileN_, kStages = kStages_, kBuffers = kBuffers_;
   static constexpr Schedule kSchedule = kSchedule_;
   static constexpr Pair kPair = kPair_;
-  static constexpr Keep kKeepX = kKeepX_, kKeepW = kKeepW_, kKeepY = kKeepY_;
 
   static constexpr int kBlockK = 128;  // bytes of K per stage: the width of the swizzle
   static constexpr int kThreads = 384;
@@ -92,7 +89,7 @@ struct SharedMemory {
 struct Parameters {
   int M, N, K;
   int row_units, column_units;  // tiles, or pairs of tiles along the direction of the pair
-  int group;                    // column units walked together: their part of w should fit in L2
+  int group;                    // column units walked together
   int stagger;                  // stages
   const float* row_scale;
   const float* weight_scale;
@@ -101,8 +98,8 @@ struct Parameters {
   int* accumulators;
 };
 
-// The list of tiles: `group` columns wide bands of the matrix, in a band row by row, so that blocks running at the same
-// time share rows of x and all of the band's w in L2.
+// The list of tiles: bands of `group` column units, walked row by row, so that blocks running at the same time share rows
+// of x and the band's w. A band is as wide as L2 allows, for x is read from memory once per band.
 struct TilePosition {
   int m, n;  // first row and column
 };
@@ -151,15 +148,15 @@ __device__ __forceinline__ void produce(SharedMemory<T>& shared, const CUtensorM
       int8_t* w = shared.w[at.stage];
       if constexpr (T::kPair == Pair::columns) {
         const int half = rank * T::kTileM / 2;
-        ptx::tma_load_multicast<T::kKeepX>(x + half * T::kBlockK, &x_map, k, tile.m + half, full, kBoth);
+        ptx::tma_load_multicast(x + half * T::kBlockK, &x_map, k, tile.m + half, full, kBoth);
       } else {
-        ptx::tma_load<T::kKeepX>(x, &x_map, k, tile.m, full);
+        ptx::tma_load(x, &x_map, k, tile.m, full);
       }
       if constexpr (T::kPair == Pair::rows) {
         const int half = rank * T::kTileN / 2;
-        ptx::tma_load_multicast<T::kKeepW>(w + half * T::kBlockK, &w_map, k, tile.n + half, full, kBoth);
+        ptx::tma_load_multicast(w + half * T::kBlockK, &w_map, k, tile.n + half, full, kBoth);
       } else {
-        ptx::tma_load<T::kKeepW>(w, &w_map, k, tile.n, full);
+        ptx::tma_load(w, &w_map, k, tile.n, full);
       }
       at.advance();
     }
@@ -304,7 +301,7 @@ struct Epilogue {
   __device__ __forceinline__ void load_extra(const CUtensorMap& extra_map, int i) {
     uint64_t* loaded = &extra_loaded[i % T::kBuffers];
     ptx::mbarrier_arrive_and_expect(loaded, 16 * T::kChunk * 2);
-    ptx::tma_load<T::kKeepY>(pieces[i % T::kBuffers], &extra_map, piece_column(i), piece_row(i), loaded);
+    ptx::tma_load(pieces[i % T::kBuffers], &extra_map, piece_column(i), piece_row(i), loaded);
   }
 
   // Byte offset in a piece of the 16-byte unit `unit` of row `row_in_piece`, as the copy engine swizzles it.
@@ -329,11 +326,14 @@ struct Epilogue {
       } else {
         ptx::mbarrier_wait(&extra_loaded[i % T::kBuffers], (uses + i / T::kBuffers) & 1, "epilogue", i);
       }
+      uint32_t address[T::kChunk / 16], extra[T::kChunk / 16][4] = {};  // per pair of column groups
 #pragma unroll
       for (int pair = 0; pair < T::kChunk / 16; ++pair) {
-        const uint32_t address = ptx::shared_address(piece) + swizzled(lane_row, 2 * pair + lane_unit);
-        uint32_t extra[4] = {};
-        if constexpr (kExtra != Extra::none) ptx::load_matrices(extra, address);
+        address[pair] = ptx::shared_address(piece) + swizzled(lane_row, 2 * pair + lane_unit);
+        if constexpr (kExtra != Extra::none) ptx::load_matrices(extra[pair], address[pair]);
+      }
+#pragma unroll
+      for (int pair = 0; pair < T::kChunk / 16; ++pair) {
         uint32_t result[4];
 #pragma unroll
         for (int q = 0; q < 4; ++q) {  // column group q / 2, rows of half q % 2
@@ -346,17 +346,17 @@ struct Epilogue {
           }
           float2 g = {1.0f, 1.0f};
           if constexpr (kExtra == Extra::residual) g = gamma.of_group(j, lane);
-          const float2 e = unpack_bf16(extra[q]);
+          const float2 e = unpack_bf16(extra[pair][q]);
           result[q] = pack_bf16(
               gemm_int8_element<kExtra>(acc[block][4 * j + 2 * half], scale.x, b.x, e.x, g.x),
               gemm_int8_element<kExtra>(acc[block][4 * j + 2 * half + 1], scale.y, b.y, e.y, g.y));
         }
-        ptx::store_matrices(address, result);
+        ptx::store_matrices(address[pair], result);
       }
       ptx::fence_async_proxy();
       __syncwarp();
       if (lane == 0) {
-        ptx::tma_store<T::kKeepY>(&y_map, piece_column(i), piece_row(i), piece);
+        ptx::tma_store(&y_map, piece_column(i), piece_row(i), piece);
         ptx::tma_store_commit();
         if constexpr (kExtra != Extra::none) {  // refill the buffer of the piece before this one
           if (i > 0 && i - 1 + T::kBuffers < T::kPieces) {
@@ -487,9 +487,19 @@ __global__ void __launch_bounds__(T::kThreads, 1)
 
 // ---- launch ---------------------------------------------------------------------------------------------------------------
 
+inline int multiprocessor_count() {
+  static const int count = [] {
+    int device, n;
+    CUDA_CHECK(cudaGetDevice(&device));
+    CUDA_CHECK(cudaDeviceGetAttribute(&n, cudaDevAttrMultiProcessorCount, device));
+    return n;
+  }();
+  return count;
+}
+
 struct LaunchOptions {
-  int group = 16;
-  int stagger = 2;
+  int64_t band_bytes = 16 << 20;  // of w that the blocks keep returning to: a third of L2
+  int stagger = 3;
   bool overlap_previous = true;  // start while the stream's previous kernel ends (dependent_launch.cuh)
 };
 
@@ -500,20 +510,19 @@ void launch(const GemmInt8& a, const LaunchOptions& options, cudaStream_t stream
   constexpr size_t kSharedBytes = sizeof(SharedMemory<T>);
   static_assert(kSharedBytes <= 232448, "a block has 227 KiB of shared memory");
   auto* kernel = gemm_int8_kernel<T, kExtra, kColumnScale, kOutput>;
-  static const int multiprocessors = [&] {
+  static const bool once = [&] {
     CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes));
-    int device, count;
-    CUDA_CHECK(cudaGetDevice(&device));
-    CUDA_CHECK(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
-    return count;
+    return true;
   }();
+  (void)once;
 
   const auto ceil_div = [](int n, int d) { return (n + d - 1) / d; };
   Parameters p;
   p.M = M, p.N = N, p.K = K;
   p.row_units = ceil_div(M, T::kTileM * (T::kPair == Pair::rows ? 2 : 1));
   p.column_units = ceil_div(N, T::kTileN * (T::kPair == Pair::columns ? 2 : 1));
-  p.group = options.group;
+  const int64_t unit_bytes = int64_t{K} * T::kTileN * (T::kPair == Pair::columns ? 2 : 1);
+  p.group = static_cast<int>(std::clamp<int64_t>(options.band_bytes / unit_bytes, 1, p.column_units));
   p.stagger = options.stagger < T::kStages ? options.stagger : T::kStages - 1;
   p.row_scale = a.row_scale.as<float>();
   p.weight_scale = a.weight_scale.as<float>();
@@ -533,7 +542,7 @@ void launch(const GemmInt8& a, const LaunchOptions& options, cudaStream_t stream
 
   cudaLaunchConfig_t config = {};
   const int units = p.row_units * p.column_units;
-  const int clusters = multiprocessors / T::kClusterSize;
+  const int clusters = multiprocessor_count() / T::kClusterSize;
   config.gridDim = (units < clusters ? units : clusters) * T::kClusterSize;
   config.blockDim = T::kThreads;
   config.dynamicSmemBytes = kSharedBytes;

@@ -11,7 +11,7 @@
 //
 // Options of time and tune, as name=value: rounds=7, milliseconds=150 (per contender and round), settle=150
 // (milliseconds of the same work before, unmeasured), pause=0 (milliseconds of rest before), filter=TEXT (contenders
-// whose name has it), shape=0..4.
+// whose name has it), shape=0.. (one shape), more=1 (all shapes).
 //
 // Under full load an H100 lowers its clock to stay within 700 W, so what is measured depends on the neighbours in time:
 //   sustained   the defaults: each contender runs until its own clock has settled. This compares energy as much as speed.
@@ -134,10 +134,10 @@ GemmInt8 as_gemm(const Problem& p) {
 }
 
 template <class T>
-Contender tile(const std::string& name, int group = 16, int stagger = 2, bool overlap = true) {
+Contender tile(const std::string& name, int64_t band_bytes = 16 << 20, int stagger = 3, bool overlap = true) {
   return {name, [=](const Problem& p, cudaStream_t stream) {
             using namespace sm90;
-            const LaunchOptions options = {group, stagger, overlap};
+            const LaunchOptions options = {band_bytes, stagger, overlap};
             if (p.accumulators) {
               launch<T, Extra::none, false, Output::accumulators>(as_gemm(p), options, stream, p.accumulators);
             } else {
@@ -146,13 +146,38 @@ Contender tile(const std::string& name, int group = 16, int stagger = 2, bool ov
           }};
 }
 
+// The same product with a residual (the matrix y of another buffer set stands for it) or GELU's derivative.
+const __nv_bfloat16* other_matrix = nullptr;
+template <class T, Extra kExtra>
+Contender tile_with(const std::string& name) {
+  return {name, [](const Problem& p, cudaStream_t stream) {
+            if (p.accumulators || !other_matrix) return;
+            GemmInt8 a = as_gemm(p);
+            a.extra_kind = kExtra;
+            a.extra = {other_matrix, {p.M, p.N}, DType::bf16, {}};
+            sm90::launch<T, kExtra, false>(a, {}, stream);
+          }};
+}
+template <Extra kExtra>
+Contender entry_with(const std::string& name) {
+  return {name, [](const Problem& p, cudaStream_t stream) {
+            if (p.accumulators || !other_matrix) return;
+            GemmInt8 a = as_gemm(p);
+            a.extra_kind = kExtra;
+            a.extra = {other_matrix, {p.M, p.N}, DType::bf16, {}};
+            gemm_int8_sm90(a, stream);
+          }};
+}
+
 std::vector<Contender> rungs() {
   return {
       {"1 naive", naive},
-#ifdef ALL_RUNGS
-      {"2 mma.sync", tensor_cores},  {"3 wgmma, TMA", warpgroups}, {"4 ring", ring},
-      {"5 clusters", clusters},      {"6 bulk stores", bulk_stores},     {"7 ping-pong", ping_pong},
-#endif
+      {"2 tensor cores", tensor_cores},
+      {"3 warpgroups", warpgroups},
+      {"4 ring", ring},
+      {"5 clusters", clusters},
+      {"6 bulk stores", bulk_stores},
+      {"7 ping-pong", ping_pong},
   };
 }
 
@@ -260,6 +285,7 @@ void check_shape(const std::vector<Contender>& contenders, int M, int N, int K, 
   Problem p = {M, N, K, x.data(), w.data(), row_scale.data(), column_scale.data(), bias.data(), y.data(), nullptr};
   const std::vector<uint16_t> expected = host_y<Extra::none>(h, false, true, false);
   for (const Contender& contender : contenders) {
+    if (contender.name.find("with") != std::string::npos) continue;  // checked through the entries below
     y.fill_bytes(0xff), accumulators.fill_bytes(0x55);
     contender.run(p, nullptr);
     Problem exact = p;
@@ -276,10 +302,7 @@ void check_shape(const std::vector<Contender>& contenders, int M, int N, int K, 
   // The public entries, with every epilogue.
   using Entry = void (*)(const GemmInt8&, cudaStream_t);
   const std::pair<const char*, Entry> entries[] = {{"gemm_int8_sm90", gemm_int8_sm90},
-#ifdef ALL_RUNGS
-                                                   {"gemm_int8_mma", gemm_int8_mma}
-#endif
-  };
+                                                   {"gemm_int8_mma", gemm_int8_mma}};
   const Device gpu{};
   for (const auto& named : entries) {
     const char* const name = named.first;
@@ -330,10 +353,45 @@ struct Shape3 {
   int M, N, K;
 };
 constexpr Shape3 kShapes[] = {{32896, 3840, 1280}, {32896, 1280, 1280}, {32896, 5120, 1280}, {32896, 1280, 5120},
-                              {32896, 1280, 3840}};
+                              {32896, 1280, 3840},
+                              // the text tower and ViT-L, larger dimensions, a batch of texts, a square
+                              {32896, 1024, 1024}, {32896, 3072, 1024}, {32896, 4096, 1024}, {32896, 1024, 4096},
+                              {32896, 1024, 3072}, {32768, 8192, 2048}, {32768, 2048, 8192}, {9856, 4096, 1024},
+                              {9856, 1024, 4096}, {8192, 8192, 8192}};
+constexpr int kMainShapes = 5;
+
+// A kernel that starts early (dependent_launch.cuh) must not read what its predecessor has not written yet: the last rows
+// of y from one product are the residual of the first tiles of the next.
+void check_chain() {
+  const int M = 32896, N = 1280, K = 5120, last = 4224;
+  const Buffer<int8_t> x = random_buffer<int8_t>(int64_t{M} * K, 1), w = random_buffer<int8_t>(int64_t{N} * K, 2);
+  const Buffer<float> row_scale = random_buffer<float>(M, 3), tensor_scale = random_buffer<float>(1, 4);
+  const Buffer<__nv_bfloat16> bias = random_buffer<__nv_bfloat16>(N, 5);
+  Buffer<__nv_bfloat16> first(int64_t{M} * N), second(int64_t{last} * N), expected(int64_t{last} * N);
+  const int64_t skipped = M - last;
+  const Problem p1 = {M, N, K, x.data(), w.data(), row_scale.data(), tensor_scale.data(), bias.data(), first.data(), nullptr};
+  const Problem p2 = {last, N, K, x.data() + skipped * K, w.data(), row_scale.data() + skipped, tensor_scale.data(),
+                      bias.data(), second.data(), nullptr};
+  GemmInt8 b = as_gemm(p2);
+  b.extra_kind = Extra::residual;
+  b.extra = {first.data() + skipped * N, {last, N}, DType::bf16, {}};
+  int64_t wrong = 0;
+  for (int i = 0; i <= 50; ++i) {
+    CUDA_CHECK(cudaMemsetAsync(first.data(), 0xff, int64_t{M} * N * 2));
+    CUDA_CHECK(cudaMemsetAsync(second.data(), 0xff, int64_t{last} * N * 2));
+    gemm_int8_sm90(as_gemm(p1), nullptr);
+    if (i == 0) CUDA_CHECK(cudaDeviceSynchronize());
+    gemm_int8_sm90(b, nullptr);
+    if (i == 0) CUDA_CHECK(cudaMemcpy(expected.data(), second.data(), int64_t{last} * N * 2, cudaMemcpyDeviceToDevice));
+    else wrong += differences(reinterpret_cast<const uint16_t*>(second.data()),
+                              reinterpret_cast<const uint16_t*>(expected.data()), int64_t{last} * N);
+  }
+  report(wrong, "gemm_int8_sm90", "chain of two", M, N, K);
+}
 
 void check_big(const std::vector<Contender>& contenders, cublasLtHandle_t handle, void* workspace) {
   for (const Shape3& shape : kShapes) {
+    if (&shape - kShapes >= kMainShapes) continue;
     const int M = shape.M, N = shape.N, K = shape.K;
     const int64_t count = int64_t{M} * N;
     const Buffer<int8_t> x = random_buffer<int8_t>(int64_t{M} * K, 1, Data::uniform);
@@ -351,6 +409,7 @@ void check_big(const std::vector<Contender>& contenders, cublasLtHandle_t handle
       report(differences(accumulators.data(), expected.data(), count), "cuBLASLt int8", "s32", M, N, K);
     }
     for (const Contender& contender : contenders) {
+      if (contender.name.find("with") != std::string::npos) continue;
       accumulators.fill_bytes(0x55), y.fill_bytes(0xff);
       p.accumulators = accumulators.data(), p.y = y.data();
       contender.run(p, nullptr);
@@ -362,6 +421,7 @@ void check_big(const std::vector<Contender>& contenders, cublasLtHandle_t handle
              contender.name, "bf16", M, N, K);
     }
   }
+  check_chain();
   std::printf("big: %lld comparisons, %lld wrong\n", static_cast<long long>(checks), static_cast<long long>(failures));
 }
 
@@ -374,7 +434,7 @@ struct Timed {
 };
 
 struct Method {
-  int rounds = 7, shape = -1;
+  int rounds = 7, shape = -1, more = 0;
   double milliseconds = 150, settle = 150, pause = 0;
   std::string filter;
 };
@@ -416,7 +476,7 @@ void time_all(std::vector<Timed>& all, const Method& method, int sets) {
 void time_shapes(const std::vector<Contender>& contenders, cublasLtHandle_t handle, void* workspace, const Method& method,
                  bool uniform_too) {
   for (const Shape3& shape : kShapes) {
-    if (method.shape >= 0 && &shape != &kShapes[method.shape]) continue;
+    if (method.shape >= 0 ? &shape != &kShapes[method.shape] : &shape - kShapes >= (method.more ? 99 : kMainShapes)) continue;
     const int M = shape.M, N = shape.N, K = shape.K;
     constexpr int kSets = 3;  // activations must come from memory, as in a network; weights stay in L2, likewise
     std::vector<Buffer<int8_t>> x, x_uniform;
@@ -438,8 +498,10 @@ void time_shapes(const std::vector<Contender>& contenders, cublasLtHandle_t hand
     const Buffer<__nv_bfloat16> bias = random_buffer<__nv_bfloat16>(N, 5);
     const Buffer<int> sums(int64_t{M} * N);
 
+    const Buffer<__nv_bfloat16> residual = random_buffer<__nv_bfloat16>(int64_t{M} * N, 6);
     std::vector<Timed> all;
     const auto problem = [&](int i) {
+      other_matrix = residual.data();
       return Problem{M, N, K, x[i].data(), w.data(), row_scale.data(), column_scale.data(), bias.data(), y[i].data(),
                      nullptr};
     };
@@ -495,6 +557,7 @@ int run(int count, char** arguments) {
     const std::string name = option.substr(0, equals), value = option.substr(equals + 1);
     if (name == "rounds") method.rounds = std::atoi(value.c_str());
     else if (name == "shape") method.shape = std::atoi(value.c_str());
+    else if (name == "more") method.more = std::atoi(value.c_str());
     else if (name == "milliseconds") method.milliseconds = std::atof(value.c_str());
     else if (name == "settle") method.settle = std::atof(value.c_str());
     else if (name == "pause") method.pause = std::atof(value.c_str());

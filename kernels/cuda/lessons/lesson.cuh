@@ -27,7 +27,7 @@ struct Problem {
   int* accumulators;          // (M, N) or null; if given, the bare sums are written here instead of y
 };
 
-inline int ceil_div(int n, int d) { return (n + d - 1) / d; }
+__host__ __device__ inline int ceil_div(int n, int d) { return (n + d - 1) / d; }
 
 // The plainest way out, used by rungs 1 to 5: a thread writes two neighbouring columns n, n + 1 of row m itself.
 __device__ __forceinline__ void write_pair(const Problem& p, int m, int n, int a, int b) {
