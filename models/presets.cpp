@@ -43,7 +43,7 @@ constexpr Row rows[] = {
     {"ViT-bigG-14",         1280,  224, 14,           1664, 48, 104, 4.9231,         1280, 20, 32},
     // Small ones: minutes on a CPU. The byte tokenizer has 259 ids.
     {"mini-28",               64,   28,  7,            128,  4,  32, 4.0,              64,  2,  2, false, 32, 259},
-    {"mini-64",              128,   64,  8,            192,  6,  48, 4.0,             192,  4,  4, false, 77, 49408},
+    {"mini-64",              128,   64, 16,            192,  6,  48, 4.0,             128,  4,  4, false, 32, 49408},
     {"tiny",                  16,   16,  8,             32,  2,  16, 2.0,              24,  2,  2, false, 12, 259},
 };
 // clang-format on
