@@ -13,11 +13,12 @@ struct RowStatistics {
 
 // Fills rows 0 ... rows-1 (a multiple of 8); those from `valid` on get lse = inf, so that their p is 0.
 // Four lanes share a row. Reads out and dout from global memory, while the copies to shared memory are under way.
-template <int D, int threads>
+template <int D, int threads, int rows_at_once = 2>
 __device__ __forceinline__ void compute_statistics(RowStatistics to, const bf16* dout, const bf16* out,
                                                    const float* lse, int pitch, int rows, int valid) {
   const int part = threadIdx.x % 4;
-  for (int row = threadIdx.x / 4; row < rows; row += threads / 4) {
+#pragma unroll rows_at_once
+  for (int row = threadIdx.x % threads / 4; row < rows; row += threads / 4) {
     float sum = 0;
     if (row < valid) {
       const uint4* a = reinterpret_cast<const uint4*>(dout + row * pitch);

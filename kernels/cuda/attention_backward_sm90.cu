@@ -7,6 +7,7 @@
 #include "kernels/cuda/attention_backward_common.cuh"
 #include "kernels/cuda/attention_backward_sm90.cuh"
 #include "kernels/cuda/attention_sm90.cuh"
+#include "kernels/cuda/ptx/registers.cuh"
 
 namespace switchback::cuda {
 namespace {
@@ -31,8 +32,8 @@ struct QueryTile {
 
   // Keys key0 ... key0 + 8 n_tiles - 1. Leaves the product of dq running.
   template <int n_tiles>
-  __device__ __forceinline__ void walk(const ChunkedRows<D>& q, const ChunkedRows<D>& dout, const ChunkedRows<D>& k,
-                                       const ChunkedRows<D>& v, int key0, int tokens, float scale_log2) {
+  __device__ __forceinline__ void walk(const SwizzledRows<D>& q, const SwizzledRows<D>& dout, const SwizzledRows<D>& k,
+                                       const SwizzledRows<D>& v, int key0, int tokens, float scale_log2) {
     float s[n_tiles][4], dp[n_tiles][4];
 #pragma unroll
     for (int n = 0; n < n_tiles; ++n) {
@@ -97,8 +98,8 @@ struct KeyTile {
 
   // Queries query0 ... query0 + 8 n_tiles - 1. Leaves the products of dv and dk running.
   template <int n_tiles>
-  __device__ __forceinline__ void walk(const ChunkedRows<D>& k, const ChunkedRows<D>& v, const ChunkedRows<D>& q,
-                                       const ChunkedRows<D>& dout, const RowStatistics& statistics, int query0,
+  __device__ __forceinline__ void walk(const SwizzledRows<D>& k, const SwizzledRows<D>& v, const SwizzledRows<D>& q,
+                                       const SwizzledRows<D>& dout, const RowStatistics& statistics, int query0,
                                        float scale_log2) {
     const int t = threadIdx.x % 4;
     float s[n_tiles][4], dp[n_tiles][4];
@@ -155,137 +156,103 @@ struct KeyTile {
   }
 };
 
-constexpr int groups = 2, threads = 128 * groups;  // two warpgroups: one computes exponentials, the other products
-constexpr int most_tiles = 5;                      // 320 tokens
-
-// delta and lse of a head's rows. Four lanes share a row, all rows of a lane are asked for at once (`load`), before
-// the wait for the copies of dout that `finish` multiplies them with.
-template <int D>
-struct StatisticsLoader {
-  static constexpr int pieces = (D / 8 + 3) / 4;  // chunks of 8 columns for a lane
-  uint4 out[most_tiles][pieces];
-  float lse[most_tiles];
-
-  __device__ __forceinline__ void load(const Head<D>& head) {
-    const int part = threadIdx.x % 4;
-#pragma unroll
-    for (int tile = 0; tile < most_tiles; ++tile) {
-      const int row = 64 * tile + threadIdx.x / 4;
-      const bool inside = row < head.T;
-      lse[tile] = inside ? head.lse[row] * log2_of_e : INFINITY;  // p = 0 for rows that do not exist
-#pragma unroll
-      for (int i = 0; i < pieces; ++i) {
-        const bool wanted = inside && 4 * i + part < D / 8;
-        out[tile][i] = make_uint4(0, 0, 0, 0);
-        if (wanted) out[tile][i] = reinterpret_cast<const uint4*>(head.out + row * head.C)[4 * i + part];
-      }
-    }
-  }
-
-  __device__ __forceinline__ void finish(RowStatistics to, const unsigned char* dout, int chunk_pitch, int rows,
-                                         int tiles) {
-    const int part = threadIdx.x % 4;
-#pragma unroll
-    for (int tile = 0; tile < most_tiles; ++tile) {
-      if (tile < tiles) {
-        const int row = 64 * tile + threadIdx.x / 4;
-        float sum = 0;
-#pragma unroll
-        for (int i = 0; i < pieces; ++i) {
-          if (row < rows && 4 * i + part < D / 8) {
-            const uint4 x = out[tile][i];
-            const uint4 y = *reinterpret_cast<const uint4*>(dout + (4 * i + part) * chunk_pitch + row * 16);
-            sum += low_bf16(x.x) * low_bf16(y.x) + high_bf16(x.x) * high_bf16(y.x);
-            sum += low_bf16(x.y) * low_bf16(y.y) + high_bf16(x.y) * high_bf16(y.y);
-            sum += low_bf16(x.z) * low_bf16(y.z) + high_bf16(x.z) * high_bf16(y.z);
-            sum += low_bf16(x.w) * low_bf16(y.w) + high_bf16(x.w) * high_bf16(y.w);
-          }
-        }
-        sum = quad_sum(sum);
-        if (part == 0) {
-          to.delta[row] = sum;
-          to.lse_log2[row] = lse[tile];
-        }
-      }
-    }
-  }
-};
+constexpr int groups = 2;                    // consumers: while one computes exponentials, the other's products run
+constexpr int threads = 128 * (groups + 1);  // and a warpgroup that fetches
+constexpr int most_tiles = 5;                // 320 tokens
 
 // One block for each multiprocessor; it takes heads blockIdx.x, blockIdx.x + gridDim.x, ...
+//
 // Shared memory: a ring of `slots` >= 4 matrices, filled in the order q, dout, k, v of one head after the other, and
-// the statistics. What fits beside the current head's four is copied while that head is computed; the rest of the
-// next head follows when the current one is done. 197 tokens of 64: all four; 257 of 64: two; 257 of 80: one.
+// the statistics of two heads. The producer fills for the next head what fits beside the four matrices of the
+// current one (197 tokens of 64: all four; 257 of 64: two; 257 of 80: one) and computes its statistics while the
+// consumers are busy; the rest follows when they are done with the current head.
 template <int D, bool causal>
 __global__ void __launch_bounds__(threads, 1)
     attention_backward_sm90_kernel(bf16* dqkv, const bf16* dout, const bf16* qkv, const bf16* out, const float* lse,
+                                   const __grid_constant__ HeadMaps qkv_maps, const __grid_constant__ HeadMaps dout_maps,
                                    AttentionShape shape, int slots, bool accumulate) {
-  extern __shared__ __align__(128) unsigned char memory[];
+  extern __shared__ __align__(1024) unsigned char memory[];
+  __shared__ uint64_t landed[2];  // of heads of even and odd turn: all four matrices are there
+  using Hand = HandOver<threads>;
   const int T = shape.tokens, rows = shape.chunk_rows, tiles = (T + 63) / 64, heads = shape.batch * shape.heads;
   const int group = __shfl_sync(~0u, threadIdx.x / 128, 0);  // the same for the whole warp, and known to be
-  const int warp_row = threadIdx.x % 128 / 32 * 16;
+  const int bytes = SwizzledRows<D>::bytes(rows), stride = gridDim.x;
   const uint32_t base = shared_address(memory);
-  const int bytes = ChunkedRows<D>::bytes(rows);
   float* floats = reinterpret_cast<float*>(memory + slots * bytes);
-  const RowStatistics statistics{floats, floats + 64 * tiles};
-
-  // Starts copying matrices from ... to-1 of a head (0: q, 1: dout, 2: k, 3: v) whose q stands in `first_slot`.
-  auto copy = [&](int number, int first_slot, int from, int to) {
-    if (number >= heads) return;
-    const Head<D> head(dqkv, dout, qkv, out, lse, shape, number, accumulate);
-    for (int i = from; i < to; ++i) {
-      const ChunkedRows<D> matrix(base + (first_slot + i) % slots * bytes, rows);
-      const bf16* source = i == 0 ? head.q : i == 1 ? head.dout : i == 2 ? head.k : head.v;
-      matrix.template copy_async<threads>(source, i == 1 ? head.C : head.pitch, rows, T);
-    }
-    commit_copies();
+  auto statistics_of = [&](int turn) {
+    float* lse_log2 = floats + turn % 2 * 128 * tiles;
+    return RowStatistics{lse_log2, lse_log2 + 64 * tiles};
   };
+  auto matrix = [&](int turn, int i) { return SwizzledRows<D>(base + (4 * turn + i) % slots * bytes, rows); };
+  if (threadIdx.x == 0) {
+    ptx::mbarrier_init(&landed[0], 1);
+    ptx::mbarrier_init(&landed[1], 1);
+    ptx::mbarrier_init_fence();
+  }
+  __syncthreads();
 
-  const int ahead = slots - 4;  // matrices of the next head that fit
-  int first_slot = 0;
-  copy(blockIdx.x, 0, 0, 4);
-  for (int number = blockIdx.x; number < heads; number += gridDim.x) {
-    const Head<D> head(dqkv, dout, qkv, out, lse, shape, number, accumulate);
-    auto slot = [&](int i) { return (first_slot + i) % slots * bytes; };
-    const ChunkedRows<D> q(base + slot(0), rows), g(base + slot(1), rows), k(base + slot(2), rows),
-        v(base + slot(3), rows);
-    {
-      StatisticsLoader<D> loader;
-      loader.load(head);
-      wait_for_copies<0>();
-      publish_shared_memory();
-      __syncthreads();
-      loader.finish(statistics, memory + slot(1), g.chunk_pitch, rows, tiles);
-      __syncthreads();
+  if (group == groups) {  // ---- the producer ----
+    ptx::give_back_registers<D <= 64 ? 72 : 40>();
+    const bool copies = threadIdx.x == 128 * groups;
+    int turn = 0;
+    for (int number = blockIdx.x; number < heads; number += stride, ++turn) {
+      const Head<D> head(dqkv, dout, qkv, out, lse, shape, number, accumulate);
+      const int sample = number / shape.heads, column = number % shape.heads * D, C = shape.channels();
+      auto copy = [&](int from, int to) {
+        for (int i = from; i < to; ++i) {
+          const int at = i == 0 || i == 1 ? column : i == 2 ? C + column : 2 * C + column;
+          copy_matrix<D>(matrix(turn, i), i == 1 ? dout_maps : qkv_maps, at, sample, rows, &landed[turn % 2]);
+        }
+      };
+      const int ahead = turn == 0 ? 4 : slots - 4;
+      if (copies) {
+        ptx::mbarrier_arrive_and_expect(&landed[turn % 2], 4 * rows * D * 2);
+        copy(0, ahead);
+      }
+      __syncwarp();
+      compute_statistics<D, 128>(statistics_of(turn), head.dout, head.out, head.lse, head.C, 64 * tiles, T);
+      if (turn > 0) Hand::wait_emptied(turn - 1);
+      if (copies) copy(ahead, 4);
+      __syncwarp();
+      Hand::arrive_filled(turn);
     }
-    copy(number + gridDim.x, first_slot + 4, 0, ahead);
+  } else {  // ---- the consumers ----
+    ptx::take_registers<D <= 64 ? 216 : 232>();
+    const int warp_row = threadIdx.x % 128 / 32 * 16;
+    int turn = 0;
+    for (int number = blockIdx.x; number < heads; number += stride, ++turn) {
+      const Head<D> head(dqkv, dout, qkv, out, lse, shape, number, accumulate);
+      const SwizzledRows<D> q = matrix(turn, 0), g = matrix(turn, 1), k = matrix(turn, 2), v = matrix(turn, 3);
+      const RowStatistics statistics = statistics_of(turn);
+      Hand::wait_filled(turn);
+      ptx::mbarrier_wait(&landed[turn % 2], turn / 2 % 2, "attention consumer", turn % 2);
 
-    for (int tile = group; tile < tiles; tile += groups) {
-      KeyTile<D, causal> own;
-      own.tile_row0 = 64 * tile, own.row0 = 64 * tile + warp_row;
-      own.start();
-      for_each_step_of_64(causal ? 64 * tile : 0, T, [&](auto n_tiles, int query) {
-        own.template walk<decltype(n_tiles)::value>(k, v, q, g, statistics, query, head.scale_log2);
-      });
-      wait_for_products<0>();
-      hold(own.dk);
-      hold(own.dv);
-      store_own_rows<D>(head.dk, head.pitch, own.row0, T, own.dk, head.scale, head.scale, accumulate);
-      store_own_rows<D>(head.dv, head.pitch, own.row0, T, own.dv, 1, 1, accumulate);
+      for (int tile = group; tile < tiles; tile += groups) {
+        KeyTile<D, causal> own;
+        own.tile_row0 = 64 * tile, own.row0 = 64 * tile + warp_row;
+        own.start();
+        for_each_step_of_64(causal ? 64 * tile : 0, T, [&](auto n_tiles, int query) {
+          own.template walk<decltype(n_tiles)::value>(k, v, q, g, statistics, query, head.scale_log2);
+        });
+        wait_for_products<0>();
+        hold(own.dk);
+        hold(own.dv);
+        store_own_rows<D>(head.dk, head.pitch, own.row0, T, own.dk, head.scale, head.scale, accumulate);
+        store_own_rows<D>(head.dv, head.pitch, own.row0, T, own.dv, 1, 1, accumulate);
+      }
+      for (int tile = (group + tiles) % groups; tile < tiles; tile += groups) {  // odd tiles: the other group begins
+        QueryTile<D, causal> own;
+        own.tile_row0 = 64 * tile, own.row0 = 64 * tile + warp_row;
+        own.start(statistics);
+        for_each_step_of_64(0, causal ? min(T, 64 * tile + 64) : T, [&](auto n_tiles, int key) {
+          own.template walk<decltype(n_tiles)::value>(q, g, k, v, key, T, head.scale_log2);
+        });
+        wait_for_products<0>();
+        hold(own.dq);
+        store_own_rows<D>(head.dq, head.pitch, own.row0, T, own.dq, head.scale, head.scale, accumulate);
+      }
+      if (number + stride < heads) Hand::arrive_emptied(turn);
     }
-    for (int tile = (group + tiles) % groups; tile < tiles; tile += groups) {  // the other group begins if tiles is odd
-      QueryTile<D, causal> own;
-      own.tile_row0 = 64 * tile, own.row0 = 64 * tile + warp_row;
-      own.start(statistics);
-      for_each_step_of_64(0, causal ? min(T, 64 * tile + 64) : T, [&](auto n_tiles, int key) {
-        own.template walk<decltype(n_tiles)::value>(q, g, k, v, key, T, head.scale_log2);
-      });
-      wait_for_products<0>();
-      hold(own.dq);
-      store_own_rows<D>(head.dq, head.pitch, own.row0, T, own.dq, head.scale, head.scale, accumulate);
-    }
-    __syncthreads();  // everybody is done with this head's shared memory
-    copy(number + gridDim.x, first_slot + 4, ahead, 4);
-    first_slot = (first_slot + 4) % slots;
   }
 }
 
@@ -294,12 +261,17 @@ void launch_backward_sm90(bf16* dqkv, const bf16* dout, const bf16* qkv, const b
                           AttentionShape shape, bool accumulate, cudaStream_t stream) {
   auto* kernel = attention_backward_sm90_kernel<D, causal>;
   choose_chunks<D>(shape, 4);
-  CHECK(shape.chunks == 1 && shape.tokens <= 64 * most_tiles, "attention: ", shape.tokens, " tokens on this path");
-  const int matrix = ChunkedRows<D>::bytes(shape.chunk_rows), beside = 8 * ((shape.tokens + 63) / 64 * 64);
-  const int slots = std::min(8, (shared_memory_limit - beside) / matrix);
+  const int matrix = SwizzledRows<D>::bytes(shape.chunk_rows);
+  // Statistics; and a last tile of 64 rows reads past the end of the last matrix, 48 rows at most.
+  const int beside = 16 * ((shape.tokens + 63) / 64 * 64) + (D == 64 ? 48 * 128 : 0);
+  const int slots = std::min(8, (shared_memory_limit - 1024 - beside) / matrix);
+  CHECK(shape.chunks == 1 && slots >= 4, "attention: ", shape.tokens, " tokens on this path");
   allow_shared_memory(kernel, slots * matrix + beside);
+  const HeadMaps qkv_maps = make_head_maps(qkv, shape.batch, shape.tokens, shape.qkv_pitch(), shape.chunk_rows);
+  const HeadMaps dout_maps = make_head_maps(dout, shape.batch, shape.tokens, shape.channels(), shape.chunk_rows);
   const int blocks = std::min(shape.batch * shape.heads, multiprocessors());
-  kernel<<<blocks, threads, slots * matrix + beside, stream>>>(dqkv, dout, qkv, out, lse, shape, slots, accumulate);
+  kernel<<<blocks, threads, slots * matrix + beside, stream>>>(dqkv, dout, qkv, out, lse, qkv_maps, dout_maps, shape,
+                                                               slots, accumulate);
   check_launch(cudaGetLastError(), "attention_backward");
 }
 

@@ -17,6 +17,7 @@
 #include <type_traits>
 
 #include "kernels/cuda/attention_common.cuh"
+#include "kernels/cuda/attention_forward_sm90.cuh"
 
 namespace switchback::cuda {
 namespace {
@@ -226,6 +227,11 @@ void attention_forward(View out, View lse, CView qkv, int64_t heads, bool causal
   CHECK(lse.shape == Shape({shape.batch, shape.heads, shape.tokens}), "attention: lse is ", lse.shape);
   CHECK(out.dtype == DType::bf16 && lse.dtype == DType::f32, "attention: out is ", out.dtype, ", lse ", lse.dtype);
   if (shape.batch == 0 || shape.tokens == 0) return;
+  if (attention_forward_sm90_serves(shape)) {
+    attention_forward_sm90(static_cast<bf16*>(out.data), static_cast<float*>(lse.data),
+                           static_cast<const bf16*>(qkv.data), shape, causal, stream);
+    return;
+  }
   serve_head_size(shape.head_size, [&](auto size) {
     constexpr int D = decltype(size)::value;
     auto launch = causal ? launch_forward<D, true, 1, 4, 3> : launch_forward<D, false, 1, 4, 3>;

@@ -1,32 +1,29 @@
-// wgmma_bf16.cuh: the warpgroup matrix product of Hopper (sm_90a), in the form that attention uses:
-// C (64, N) f32 += A (64, 16) bf16 · B (16, N) bf16, A from registers or shared memory, B from shared memory.
-//
-// Four warps (a warpgroup) work together; warp w owns rows 16 w ... 16 w + 15, and its registers hold exactly the
-// fragments of mma.cuh: a[4] of one A, c[n][4] of the n-th (16, 8) tile of C. B never passes through registers.
+// wgmma_bf16.cuh: the warpgroup matrix product of Hopper (sm_90a), in the forms that attention uses: bf16 operands,
+// f32 sums, 64 rows of result for the four warps of a warpgroup. Warp w owns rows 16 w ... 16 w + 15, and its registers
+// hold exactly the fragments of mma.cuh: a[4] of one A, c[n][4] of the n-th (16, 8) tile of C.
 //
 // The product runs by itself once issued:
 //   warpgroup_fence()        before the first product that reads or writes registers written by ordinary code
-//   wgmma<...>(...)          any number; those on the same accumulators run in order
+//   multiply_rows, add_rows  any number; those on the same accumulators run in order
 //   commit_products()        closes a group
 //   wait_for_products<n>()   until at most the n youngest groups still run; then hold(c) for every c read
 //
-// B's layout, without swizzle: 8 rows x 16 bytes are 128 bytes in one piece ("core matrix"); a matrix X (rows, D) in
-// shared memory is stored by chunks of 8 columns, [chunk][row][8], so the core matrices of one chunk follow one
-// another and the next chunk starts `chunk_pitch` bytes later. ldmatrix and cp.async meet no bank conflicts if
-// chunk_pitch is an odd multiple of 16.
+// Operands in shared memory are rows of 128 (or 32) bytes, 8 of them next to one another forming the swizzle's atom,
+// as the bulk tensor copy writes them: chunk c of 16 bytes of row r stands in place c ^ (r % 8) (or c ^ (r / 4 % 2)).
 #pragma once
 
 #include <cstdint>
 
 namespace switchback::cuda {
 
-// Where B stands. not transposed: B = X[row0 ...][16 columns]ᵀ, N runs over rows; transposed: B = X[16 rows][all
-// columns]. Both start at the address of X[row0][first column]; what differs is which of the two strides the
-// instruction calls leading.
-template <bool transposed>
-__device__ __forceinline__ uint64_t describe(uint32_t address, uint32_t chunk_pitch) {
-  const uint64_t leading = transposed ? 128 : chunk_pitch, stride = transposed ? chunk_pitch : 128;
-  return ((address >> 4) & 0x3fff) | ((leading >> 4) << 16) | ((stride >> 4) << 32);
+// 64 columns (128 bytes) or 16 columns (32 bytes) of rows from `address` on, a multiple of 8 rows from the matrix's
+// start; for a step of 16 columns within the 64 add 32 bytes. The only stride that is read is the one between groups
+// of 8 rows, whether rows count as N or, transposed, as K.
+__device__ __forceinline__ uint64_t describe_64_columns(uint32_t address) {
+  return ((address >> 4) & 0x3fff) | (1ull << 16) | (uint64_t{1024 >> 4} << 32) | (1ull << 62);
+}
+__device__ __forceinline__ uint64_t describe_16_columns(uint32_t address) {
+  return ((address >> 4) & 0x3fff) | (1ull << 16) | (uint64_t{256 >> 4} << 32) | (3ull << 62);
 }
 
 __device__ __forceinline__ void warpgroup_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
@@ -51,68 +48,57 @@ __device__ __forceinline__ void hold(uint32_t (&a)[tiles][4]) {
     asm volatile("" : "+r"(a[n][0]), "+r"(a[n][1]), "+r"(a[n][2]), "+r"(a[n][3])::"memory");
   }
 }
-// Ordinary writes to shared memory (cp.async too) become visible to wgmma: each writing thread, before the barrier.
-__device__ __forceinline__ void publish_shared_memory() {
-  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+
+#define ACCUMULATOR(n) "+f"(c[first + n][0]), "+f"(c[first + n][1]), "+f"(c[first + n][2]), "+f"(c[first + n][3])
+
+// c (64, 64) = (keep: +=) A (64, 16) · B (16, 64), both rows of matrices in shared memory.
+__device__ __forceinline__ void multiply_rows(float (&c)[8][4], uint64_t a, uint64_t b, int keep) {
+  constexpr int first = 0;
+  asm volatile(
+      "{.reg .pred p; setp.ne.b32 p, %34, 0; wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
+      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15,"
+      " %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+      "%32, %33, p, 1, 1, 0, 0;}"
+      : ACCUMULATOR(0), ACCUMULATOR(1), ACCUMULATOR(2), ACCUMULATOR(3), ACCUMULATOR(4),
+        ACCUMULATOR(5), ACCUMULATOR(6), ACCUMULATOR(7)
+      : "l"(a), "l"(b), "r"(keep));
 }
 
-// keep = 0: C = A B instead of C += A B. One overload for each N = 8 x tiles of c.
-#define ACCUMULATOR(n) "+f"(c[n][0]), "+f"(c[n][1]), "+f"(c[n][2]), "+f"(c[n][3])
-
-template <bool transposed>
-__device__ __forceinline__ void wgmma(float (&c)[2][4], const uint32_t (&a)[4], uint64_t b, int keep) {
+// c (64, 16) = (keep: +=) A (64, 16) · B (16, 16), both rows of matrices in shared memory.
+__device__ __forceinline__ void multiply_rows(float (&c)[2][4], uint64_t a, uint64_t b, int keep) {
+  constexpr int first = 0;
   asm volatile(
-        "{.reg .pred p; setp.ne.b32 p, %13, 0; wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 "
-        "{%0, %1, %2, %3, %4, %5, %6, %7}, "
-        "{%8, %9, %10, %11}, %12, p, 1, 1, %14;}"
-        : ACCUMULATOR(0), ACCUMULATOR(1)
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(keep), "n"(transposed ? 1 : 0));
+      "{.reg .pred p; setp.ne.b32 p, %10, 0; wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 "
+      "{%0, %1, %2, %3, %4, %5, %6, %7}, "
+      "%8, %9, p, 1, 1, 0, 0;}"
+      : ACCUMULATOR(0), ACCUMULATOR(1)
+      : "l"(a), "l"(b), "r"(keep));
 }
 
-template <bool transposed>
-__device__ __forceinline__ void wgmma(float (&c)[8][4], const uint32_t (&a)[4], uint64_t b, int keep) {
+// sum (64, 64) += p (64, 16) from registers · B (16, 64), B transposed: rows of X. Its tiles are c[first] ...
+template <int first, int tiles>
+__device__ __forceinline__ void add_rows_64(float (&c)[tiles][4], const uint32_t (&a)[4], uint64_t b) {
   asm volatile(
-        "{.reg .pred p; setp.ne.b32 p, %37, 0; wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
-        "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15,"
-        " %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
-        "{%32, %33, %34, %35}, %36, p, 1, 1, %38;}"
-        : ACCUMULATOR(0), ACCUMULATOR(1), ACCUMULATOR(2), ACCUMULATOR(3), ACCUMULATOR(4),
-          ACCUMULATOR(5), ACCUMULATOR(6), ACCUMULATOR(7)
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(keep), "n"(transposed ? 1 : 0));
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
+      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15,"
+      " %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+      "{%32, %33, %34, %35}, %36, 1, 1, 1, 1;"
+      : ACCUMULATOR(0), ACCUMULATOR(1), ACCUMULATOR(2), ACCUMULATOR(3), ACCUMULATOR(4),
+        ACCUMULATOR(5), ACCUMULATOR(6), ACCUMULATOR(7)
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
 }
 
-template <bool transposed>
-__device__ __forceinline__ void wgmma(float (&c)[10][4], const uint32_t (&a)[4], uint64_t b, int keep) {
+// sum (64, 16) += p (64, 16) from registers · B (16, 16), B transposed: rows of X. Its tiles are c[first] ...
+template <int first, int tiles>
+__device__ __forceinline__ void add_rows_16(float (&c)[tiles][4], const uint32_t (&a)[4], uint64_t b) {
   asm volatile(
-        "{.reg .pred p; setp.ne.b32 p, %45, 0; wgmma.mma_async.sync.aligned.m64n80k16.f32.bf16.bf16 "
-        "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15,"
-        " %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31,"
-        " %32, %33, %34, %35, %36, %37, %38, %39}, "
-        "{%40, %41, %42, %43}, %44, p, 1, 1, %46;}"
-        : ACCUMULATOR(0), ACCUMULATOR(1), ACCUMULATOR(2), ACCUMULATOR(3), ACCUMULATOR(4),
-          ACCUMULATOR(5), ACCUMULATOR(6), ACCUMULATOR(7), ACCUMULATOR(8), ACCUMULATOR(9)
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(keep), "n"(transposed ? 1 : 0));
-}
-// The same with A (64, 16) from shared memory too; A and B as rows of matrices, neither transposed.
-__device__ __forceinline__ void wgmma(float (&c)[2][4], uint64_t a, uint64_t b, int keep) {
-  asm volatile(
-        "{.reg .pred p; setp.ne.b32 p, %10, 0; wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 "
-        "{%0, %1, %2, %3, %4, %5, %6, %7}, "
-        "%8, %9, p, 1, 1, 0, 0;}"
-        : ACCUMULATOR(0), ACCUMULATOR(1)
-        : "l"(a), "l"(b), "r"(keep));
+      "wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 "
+      "{%0, %1, %2, %3, %4, %5, %6, %7}, "
+      "{%8, %9, %10, %11}, %12, 1, 1, 1, 1;"
+      : ACCUMULATOR(0), ACCUMULATOR(1)
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
 }
 
-__device__ __forceinline__ void wgmma(float (&c)[8][4], uint64_t a, uint64_t b, int keep) {
-  asm volatile(
-        "{.reg .pred p; setp.ne.b32 p, %34, 0; wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
-        "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15,"
-        " %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
-        "%32, %33, p, 1, 1, 0, 0;}"
-        : ACCUMULATOR(0), ACCUMULATOR(1), ACCUMULATOR(2), ACCUMULATOR(3), ACCUMULATOR(4),
-          ACCUMULATOR(5), ACCUMULATOR(6), ACCUMULATOR(7)
-        : "l"(a), "l"(b), "r"(keep));
-}
 #undef ACCUMULATOR
 
 }  // namespace switchback::cuda
