@@ -63,4 +63,7 @@ class Kernels {
 
 Kernels& kernels(Device device);
 
+// Whether this program was built with CUDA and finds a GPU that it can use.
+bool cuda_available();
+
 }  // namespace switchback

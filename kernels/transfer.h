@@ -9,8 +9,9 @@ namespace switchback {
 // A host tensor on `device`: the tensor itself when it is there already.
 inline Tensor to_device(const Tensor& host, Device device) {
   if (host.device() == device) return host;
+  Kernels& k = kernels(device);  // first: a GPU's memory comes with its kernels
   Tensor t(host.shape(), host.dtype(), device);
-  kernels(device).upload(t, host);
+  k.upload(t, host);
   return t;
 }
 
