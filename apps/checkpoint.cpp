@@ -1,5 +1,7 @@
 #include "apps/checkpoint.h"
 
+#include <fcntl.h>
+
 #include <algorithm>
 #include <cstdio>
 #include <filesystem>
@@ -116,14 +118,19 @@ int64_t number_in(const SafetensorsFile& file, const char* key) {
 
 }  // namespace
 
+std::string checkpoint_name(int64_t step) {
+  char name[32];
+  std::snprintf(name, sizeof name, "step_%08lld", static_cast<long long>(step));
+  return name;
+}
+
 std::string save_checkpoint(const std::string& checkpoints, const ClipConfig& config,
                             const PixelNormalization& normalization, const ParameterArena& arena,
                             const AdamW& optimizer, const TrainingProgress& progress, int64_t keep_last) {
   remove_unfinished(checkpoints);
-  char name[32];
-  std::snprintf(name, sizeof name, "step_%08lld", static_cast<long long>(progress.step));
+  const std::string name = checkpoint_name(progress.step);
   const fs::path complete = fs::path(checkpoints) / name;
-  const fs::path unfinished = fs::path(checkpoints) / (std::string("unfinished-") + name);
+  const fs::path unfinished = fs::path(checkpoints) / ("unfinished-" + name);
   std::error_code error;
   fs::create_directories(unfinished, error);
   if (error) fail("cannot make ", unfinished.string(), ": ", error.message());
@@ -135,14 +142,18 @@ std::string save_checkpoint(const std::string& checkpoints, const ClipConfig& co
     fs::remove_all(unfinished, error);
     throw;
   }
-  if (fs::exists(complete)) {  // a resumed run that came by this step again
-    fs::rename(complete, fs::path(checkpoints) / (std::string("removed-") + name), error);
+  // A run that went back comes by this step again: old and new change places in one move, so that a kill at any
+  // moment leaves one of them. File systems that cannot do that (NFS) have the old one step aside first.
+  const bool again = fs::exists(complete);
+  if (!again || renameat2(AT_FDCWD, unfinished.c_str(), AT_FDCWD, complete.c_str(), RENAME_EXCHANGE) != 0) {
+    if (again) fs::rename(complete, fs::path(checkpoints) / ("removed-" + name), error);
+    fs::rename(unfinished, complete, error);
+    if (error) fail("cannot rename ", unfinished.string(), " to ", complete.string(), ": ", error.message());
   }
-  fs::rename(unfinished, complete, error);
-  if (error) fail("cannot rename ", unfinished.string(), " to ", complete.string(), ": ", error.message());
   sync_folder(checkpoints);
 
-  const std::vector<fs::path> all = all_checkpoints(checkpoints);
+  std::vector<fs::path> all = all_checkpoints(checkpoints);
+  std::erase_if(all, [&](const fs::path& path) { return path > complete; });  // a run that went back: not older
   for (size_t i = 0; keep_last > 0 && i + static_cast<size_t>(keep_last) < all.size(); ++i) {
     // Renamed first: a folder that is half removed must not look like a checkpoint.
     const fs::path removed = fs::path(checkpoints) / ("removed-" + all[i].filename().string());
@@ -152,8 +163,9 @@ std::string save_checkpoint(const std::string& checkpoints, const ClipConfig& co
   return complete.string();
 }
 
-std::string latest_checkpoint(const std::string& checkpoints) {
-  const std::vector<fs::path> all = all_checkpoints(checkpoints);
+std::string latest_checkpoint(const std::string& checkpoints, const std::string& before) {
+  std::vector<fs::path> all = all_checkpoints(checkpoints);
+  if (!before.empty()) std::erase_if(all, [&](const fs::path& path) { return path >= fs::path(before); });
   return all.empty() ? "" : all.back().string();
 }
 
@@ -194,7 +206,11 @@ void load_weights(const std::string& path, ParameterArena& arena) {
 }
 
 ClipConfig checkpoint_config(const std::string& folder) {
-  ClipConfig c = read_model_config((fs::path(folder) / config_file).string());
+  const std::string path = (fs::path(folder) / config_file).string();
+  if (!fs::exists(path))
+    fail(folder, " is not a checkpoint: it has no ", config_file, " (a checkpoint is a folder like ",
+         "logs/RUN/checkpoints/step_00000300)");
+  ClipConfig c = read_model_config(path);
   c.name = fs::path(folder).filename().string();
   return c;
 }

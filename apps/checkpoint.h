@@ -29,14 +29,17 @@ struct TrainingProgress {
   std::string options_json;  // of the run that wrote it, for a reader's information
 };
 
+std::string checkpoint_name(int64_t step);  // "step_00000300"
+
 // Writes CHECKPOINTS/step_00000300 and returns its path. keep_last > 0: older ones beyond that number are removed
-// afterwards. Errors (disk full, no permission) leave every older checkpoint as it was.
+// afterwards. Errors (disk full, no permission) leave every other checkpoint as it was.
 std::string save_checkpoint(const std::string& checkpoints, const ClipConfig& config,
                             const PixelNormalization& normalization, const ParameterArena& arena,
                             const AdamW& optimizer, const TrainingProgress& progress, int64_t keep_last);
 
-// The newest complete checkpoint below `checkpoints`; empty when there is none.
-std::string latest_checkpoint(const std::string& checkpoints);
+// The complete checkpoint of the highest step below `checkpoints`, or of the highest one before the checkpoint
+// `before`; empty when there is none.
+std::string latest_checkpoint(const std::string& checkpoints, const std::string& before = "");
 
 // Fills arena and optimizer. Errors name the first tensor that is missing, not expected, or of another shape.
 TrainingProgress load_checkpoint(const std::string& folder, ParameterArena& arena, AdamW& optimizer);

@@ -14,6 +14,7 @@
 
 #include "apps/checkpoint.h"
 #include "apps/evaluation_data.h"
+#include "apps/first_non_finite.h"
 #include "apps/run_folder.h"
 #include "apps/training_log.h"
 #include "apps/training_options.h"
@@ -76,7 +77,8 @@ AdamWOptions optimizer_options(const TrainingOptions& o) {
   return a;
 }
 
-// How long training goes on, in steps. An epoch is rounded up to whole batches, as open_clip's is.
+// How long training goes on, in steps. An epoch is rounded up to whole batches, as open_clip's is (there to a multiple
+// of --workers besides: its processes get equal shares; our threads need none).
 struct Plan {
   int64_t global_batch = 0;  // samples per step: batch size x parts
   int64_t steps_per_epoch = 0;
@@ -131,28 +133,29 @@ Variable forward(const Clip& clip, const Tensor& images, const Tensor& tokens, i
   return clip.loss(concat_rows(image_features), concat_rows(text_features));
 }
 
-bool all_finite(const Tensor& tensor) {
-  const Tensor host = to_host(tensor);
-  return visit_float(host.dtype(), "all_finite", [&](auto tag) {
-    for (auto v : host.span<decltype(tag)>())
-      if (!std::isfinite(static_cast<float>(v))) return false;
-    return true;
-  });
-}
-
-// The first tensor that is not finite: a parameter, or the result of an op of the forward pass, which is run again.
-std::string first_non_finite(const ParameterArena& arena, const std::function<void()>& forward_pass) {
-  for (const auto& segment : arena.segments())
-    if (!all_finite(arena.master_of(segment))) return "parameter " + segment.name;
-  std::string first;
-  Tape::Pause pause;
-  Tape::observe([&](std::string_view region, std::string_view op, const Tensor& value) {
-    if (first.empty() && is_float(value.dtype()) && !all_finite(value))
-      first = concat("the result of ", op, " in ", region.empty() ? "the loss" : region);
-  });
-  forward_pass();
-  Tape::observe({});
-  return first.empty() ? "none when computed again" : first;
+// Weights, moments and progress as `checkpoint` has them, and what is odd about going on from there.
+TrainingProgress go_on_from(const std::string& checkpoint, const std::string& checkpoints, const Plan& plan,
+                            const TrainingOptions& options, ParameterArena& arena, AdamW& optimizer, TrainingLog& log) {
+  TrainingProgress progress;
+  try {
+    progress = load_checkpoint(checkpoint, arena, optimizer);
+  } catch (const Error& error) {
+    const std::string older = options.resume == "latest" ? latest_checkpoint(checkpoints, checkpoint) : "";
+    if (older.empty()) throw;
+    fail(error.what(), "; if it is damaged, remove ", checkpoint, ": --resume latest goes on from ", older, " then");
+  }
+  log.info(concat("resuming from ", checkpoint, " at step ", progress.step));
+  if (progress.seed != options.seed)
+    log.warning(concat("the checkpoint was made with --seed ", progress.seed, ": going on with that one"));
+  if (progress.samples_seen != progress.step * plan.global_batch)
+    log.warning(concat("the checkpoint's ", progress.step, " steps saw ", progress.samples_seen, " samples, not ",
+                       plan.global_batch, " each: data go on where they stopped; epochs, --max-steps and the learning "
+                       "rate go by steps"));
+  const std::filesystem::path newest = latest_checkpoint(checkpoints);
+  if (newest.filename() > checkpoint_name(progress.step))
+    log.warning(concat(newest.string(), " is of a later step: --resume latest would take that one; remove it if this "
+                       "run replaces it"));
+  return progress;
 }
 
 void print_summary(TrainingLog& log, const TrainingOptions& o, const ClipConfig& config, const Plan& plan,
@@ -234,12 +237,8 @@ int run(int argc, char** argv) {
     if (checkpoint.empty()) {
       log.info("no checkpoint to resume from: starting afresh");  // job scripts always pass --resume latest
     } else {
-      const std::string json = progress.options_json;
-      progress = load_checkpoint(checkpoint, arena, optimizer);
-      progress.options_json = json;
-      if (progress.seed != options.seed)
-        log.warning(concat("the checkpoint was made with --seed ", progress.seed, ": going on with that one"));
-      log.info(concat("resuming from ", checkpoint, " at step ", progress.step));
+      progress = go_on_from(checkpoint, folder.checkpoints(), plan, options, arena, optimizer, log);
+      progress.options_json = options_json(options);
     }
   }
   LoaderOptions loader_options;
@@ -295,15 +294,24 @@ int run(int argc, char** argv) {
     if (zero_shot) z = evaluation_data.zero_shot(clip, evaluating, device);
     if (r || z) log.evaluation(progress.epoch, progress.step, r, z, now() - start);
   };
+  int64_t saved_at = progress.step;
+  // What fails between two steps (damaged data, an evaluation) must not cost the steps since the last checkpoint.
+  auto or_save = [&](const auto& work) {
+    try {
+      work();
+    } catch (...) {
+      if (saved_at != progress.step) save();
+      throw;
+    }
+  };
   for (int signal : {SIGTERM, SIGUSR1, SIGINT}) std::signal(signal, on_stop_signal);
 
   log.start(progress.step, progress.options_json, model_config_json(config));
   Batch batch;
-  int64_t saved_at = progress.step;
   while (progress.step < plan.total_steps && !stop_signal) {
     const int64_t step = progress.step;
     const double start = now();
-    loader.next(batch);
+    or_save([&] { loader.next(batch); });
     const double data_seconds = now() - start;
 
     // One step: forward, backward, update.
@@ -320,6 +328,7 @@ int run(int argc, char** argv) {
            "and go on with --resume latest");
     tape().backward(loss);
     arena.finish_backward();
+    const double logit_scale = std::exp(number(clip.logit_scale().value()));  // of this loss, as open_clip logs it
     optimizer.step(schedule.rate(step));
     clip.clamp_logit_scale();
 
@@ -335,9 +344,10 @@ int run(int argc, char** argv) {
     record.steps_per_epoch = plan.steps_per_epoch;
     record.total_steps = plan.total_steps;
     record.global_batch = plan.global_batch;
+    record.samples_seen = progress.samples_seen;
     record.loss = loss_value;
     record.learning_rate = schedule.rate(step);
-    record.logit_scale = std::exp(number(clip.logit_scale().value()));
+    record.logit_scale = logit_scale;
     record.gradient_norm = report.gradient_norm;
     record.visual_gradient_norm = report.visual_gradient_norm;
     record.text_gradient_norm = report.text_gradient_norm;
@@ -355,10 +365,10 @@ int run(int argc, char** argv) {
     auto due = [&](int64_t frequency) { return frequency > 0 && epoch_ends && (progress.epoch % frequency == 0 || last); };
     const bool by_step = options.eval_every_n_steps && progress.step % *options.eval_every_n_steps == 0;
     if (epoch_ends) log.end_epoch(record.epoch);
-    evaluate(by_step || due(options.val_frequency), by_step || due(options.zeroshot_frequency));
     const bool save_now = last || (epoch_ends && options.save_most_recent) || due(options.save_frequency) ||
                           (options.save_every_n_steps && progress.step % *options.save_every_n_steps == 0);
     if (save_now) save(), saved_at = progress.step;
+    or_save([&] { evaluate(by_step || due(options.val_frequency), by_step || due(options.zeroshot_frequency)); });
   }
 
   if (stop_signal) {

@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "runtime/chart.h"
 #include "runtime/event_file.h"
@@ -104,14 +105,16 @@ void TrainingLog::step(const StepRecord& r) {
          (notice.explained_by
               ? format(", after the RMS spike at step %lld", static_cast<long long>(*notice.explained_by))
               : ""));
-  for (const std::string& name : r.skipped)
-    warning(concat("step ", r.step, ": the gradient of ", name, " has an Inf or a NaN; its update is skipped"));
+  if (!r.skipped.empty())  // one line, though all tensors may be concerned
+    warning(concat("step ", r.step, ": the gradient of ", r.skipped.front(),
+                   r.skipped.size() > 1 ? concat(" and ", r.skipped.size() - 1, " more") : "",
+                   " has an Inf or a NaN; the update is skipped there"));
 
   if (records_) {
     nlohmann::ordered_json record = {{"kind", "step"},
                                      {"step", r.step},
                                      {"epoch", r.epoch},
-                                     {"samples", (r.step + 1) * r.global_batch},
+                                     {"samples", r.samples_seen},
                                      {"loss", r.loss},
                                      {"lr", r.learning_rate},
                                      {"logit_scale", r.logit_scale},
@@ -210,7 +213,11 @@ void TrainingLog::write_picture() {
   Panel rms{"RMS of g²/u", {{"largest of all tensors", steps_, largest_rms_},
                             {"patch embedding", steps_, patch_rms_}}};
   rms.marks = rms_marks;
-  write_file(options_.folder + "/training.svg", svg_chart("training", {loss, rate, rms}));
+  try {
+    write_file(options_.folder + "/training.svg", svg_chart("training", {loss, rate, rms}));
+  } catch (const Error& error) {  // a full disk must not end the run for a picture
+    if (!std::exchange(picture_failed_, true)) warning(concat(error.what(), "; going on without the picture"));
+  }
 }
 
 }  // namespace switchback

@@ -31,6 +31,7 @@ struct StepRecord {
   int64_t step_in_epoch = 0;  // from 0
   int64_t steps_per_epoch = 0, total_steps = 0;
   int64_t global_batch = 0;   // samples per step
+  int64_t samples_seen = 0;   // over the whole run, this step's included
   double loss = 0, learning_rate = 0, logit_scale = 0;  // logit_scale: exp'd
   double data_seconds = 0, step_seconds = 0;            // step_seconds includes the wait for data
   double gradient_norm = 0, visual_gradient_norm = 0, text_gradient_norm = 0;
@@ -79,6 +80,7 @@ class TrainingLog {
   Mean epoch_loss_, data_seconds_, step_seconds_;  // the latter two since the last line
   double data_total_ = 0, step_total_ = 0, last_picture_ = 0;
   int64_t steps_timed_ = 0;
+  bool picture_failed_ = false;  // said once
   SpikeDetector spikes_;
   std::vector<double> steps_, losses_, rates_, patch_rms_, largest_rms_;  // of this session, for the picture
 };

@@ -2,9 +2,11 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <cmath>
 #include <nlohmann/json.hpp>
 #include <regex>
 #include <sstream>
+#include <utility>
 
 #include "apps/flags.h"
 #include "runtime/check.h"
@@ -229,6 +231,14 @@ void check(TrainingOptions& o, std::vector<std::string>& notices) {
     fail("--train-data is missing (shards or a CSV file); or use --dataset-type synthetic");
   if (o.dataset_type == "synthetic" && !o.train_num_samples)
     fail("--dataset-type synthetic needs --train-num-samples");
+  for (double deviation : o.image_std)
+    if (!(deviation > 0)) fail("--image-std must be positive, got ", deviation, ": pixels are divided by it");
+  for (const auto& [flag, value] : {std::pair{"--lr", o.lr}, {"--wd", o.wd}, {"--eps", o.eps}})
+    if (!std::isfinite(value)) fail(flag, " must be a finite number, got ", value);
+  if (o.resume == "latest" && o.name.empty() && o.logs != "none")
+    fail("--resume latest needs the --name of the run: a name made from date and options is new every time");
+  if (!o.report_to.empty() && o.report_to != "all" && o.report_to.find("tensorboard") == std::string::npos)
+    notices.push_back("--report-to " + o.report_to + " has no effect: only tensorboard is supported");
   if (o.csv_separator == "\\t") o.csv_separator = "\t";
   if (o.delete_previous_checkpoint) o.keep_last_k = 1;
   if (o.workers == 0) o.workers = 1;
@@ -277,7 +287,8 @@ std::string options_json(const TrainingOptions& options) {
   Json json;
   Flags flags(nullptr, &json);
   describe(flags, copy);
-  return json.dump();
+  // A path may hold bytes that are no UTF-8; a record must not fail for it.
+  return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
 }  // namespace switchback

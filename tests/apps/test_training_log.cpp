@@ -1,0 +1,36 @@
+// The log line that third parties parse. What is expected was printed by Python's format(), with open_clip's pattern.
+#include "apps/training_log.h"
+
+#include "tests/data/temporary_folder.h"
+
+using namespace switchback;
+
+namespace {
+
+StepRecord record(int64_t epoch, int64_t step_in_epoch, int64_t steps_per_epoch, int64_t batch, double loss,
+                  double seconds, double rate, double logit_scale) {
+  StepRecord r;
+  r.epoch = epoch;
+  r.step_in_epoch = step_in_epoch;
+  r.steps_per_epoch = steps_per_epoch;
+  r.global_batch = batch;
+  r.loss = loss;
+  r.step_seconds = seconds;
+  r.learning_rate = rate;
+  r.logit_scale = logit_scale;
+  return r;
+}
+
+}  // namespace
+
+TEST_CASE("the log line is open_clip's, byte for byte") {
+  CHECK_EQ(open_clip_line(record(0, 2, 196, 16384, 9.70309, 6.46641, 1e-7, 14.2857), 9.7031, 0.0341, 6.466),
+           "Train Epoch: 0 [  49152/3211264 (2%)] Data (t): 0.034 Batch (t): 6.466, 2533.71/s, 2533.71/s/gpu LR: 0.000000 "
+           "Logit Scale: 14.286 Contrastive_loss: 9.7031 (9.7031) Loss: 9.7031 (9.7031)");
+  CHECK_EQ(open_clip_line(record(31, 7, 8, 125, 0.5, 1.25, 5e-4, 100), 12, 0, 1.25),
+           "Train Epoch: 31 [1000/1000 (100%)] Data (t): 0.000 Batch (t): 1.250, 100.000/s, 100.000/s/gpu LR: 0.000500 "
+           "Logit Scale: 100.000 Contrastive_loss: 0.50000 (12.000) Loss: 0.50000 (12.000)");
+  CHECK_EQ(open_clip_line(record(3, 0, 1, 999, 1.25e-5, 1e-4, 2e-3, 99.9996), 123456, 12.3456, 1000),
+           "Train Epoch: 3 [999/999 (100%)] Data (t): 12.346 Batch (t): 1000.000, 9.99000e+06/s, 9.99000e+06/s/gpu LR: "
+           "0.002000 Logit Scale: 100.000 Contrastive_loss: 1.2500e-05 (1.2346e+05) Loss: 1.2500e-05 (1.2346e+05)");
+}
