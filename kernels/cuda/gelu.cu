@@ -1,0 +1,78 @@
+// gelu.cu: the activation of the MLP.
+//   exact: y = x Φ(x),         y' = Φ(x) + x φ(x)
+//   quick: y = x σ(1.702 x),   y' = σ + 1.702 x σ (1 - σ)
+// The backward pass computes Φ anew from x: reading a saved one would cost more than the arithmetic.
+#include "kernels/cuda/math.cuh"
+#include "kernels/cuda/vec.cuh"
+
+namespace switchback::cuda {
+namespace {
+
+template <class T>
+struct Forward {
+  const T* x;
+  bool exact;
+  __device__ void operator()(float (&y)[elements_of_thread], int64_t i, int64_t valid) const {
+    load(y, x + i, valid);
+    if (exact) {
+#pragma unroll
+      for (float& v : y) v *= normal(v).cdf;
+    } else {
+#pragma unroll
+      for (float& v : y) v *= sigmoid(1.702f * v);
+    }
+  }
+};
+
+template <class T>
+struct Backward {
+  const T *dy, *x;
+  bool exact;
+  __device__ void operator()(float (&dx)[elements_of_thread], int64_t i, int64_t valid) const {
+    float at[elements_of_thread];
+    load(at, x + i, valid);
+    load(dx, dy + i, valid);
+    if (exact) {
+#pragma unroll
+      for (int e = 0; e < elements_of_thread; ++e) {
+        const Normal n = normal(at[e]);
+        dx[e] *= n.cdf + at[e] * n.density;
+      }
+    } else {
+#pragma unroll
+      for (int e = 0; e < elements_of_thread; ++e) {
+        const float s = sigmoid(1.702f * at[e]);
+        dx[e] *= s + 1.702f * at[e] * s * (1.0f - s);
+      }
+    }
+  }
+};
+
+}  // namespace
+
+void CudaKernels::gelu_forward(View y, CView x, Gelu kind) {
+  const char* op = "gelu_forward";
+  check_place(op, "x", x, x.dtype);
+  check_vector(op, "y", y, x.size(), x.dtype);
+  visit(x.dtype, op, [&](auto tag) {
+    using T = decltype(tag);
+    for_elements(op, out_of<T>(y), x.size(), Forward<T>{data<T>(x), kind == Gelu::exact}, stream_);
+  });
+}
+
+void CudaKernels::gelu_backward(Sink dx, CView dy, CView x, Gelu kind) {
+  if (!dx) return;
+  const char* op = "gelu_backward";
+  check_place(op, "x", x, x.dtype);
+  check_vector(op, "dy", dy, x.size(), x.dtype);
+  check_sink_vector(op, "dx", dx, x.size(), x.dtype);
+  visit(x.dtype, op, [&](auto tag) {
+    using T = decltype(tag);
+    visit_sink<T>(dx, op, [&](auto to) {
+      const Backward<T> f{data<T>(dy), data<T>(x), kind == Gelu::exact};
+      for_elements(op, out_of<decltype(to)>(dx), x.size(), f, stream_);
+    });
+  });
+}
+
+}  // namespace switchback::cuda

@@ -1,0 +1,61 @@
+// gemm_plan.h: matrix products through cuBLASLt, with everything that can be prepared prepared once.
+//
+//   c (m, n) = op(a) op(b) [+ c] [+ bias],   row-major
+//
+// cuBLASLt thinks in columns. A row-major matrix is its own transpose in columns, so cᵀ = op(b)ᵀ op(a)ᵀ: the operands
+// change places, nothing is copied. Its bias then runs along our columns (n), which is what a linear layer wants, and its
+// "gradient of B's bias" sums our a over the inner dimension: with a = dyᵀ that is dbias, free of charge within
+// dw = dyᵀ x.
+//
+// A plan (descriptors, layouts, algorithm) is made on the first product of its shape, types, epilogue and alignment.
+// The algorithm is the fastest of the heuristic's first candidates, timed once on the real operands and a spare c;
+// SWITCHBACK_GEMM_TUNING=0 takes the first one untimed, so that two processes are sure to choose alike. Candidates whose
+// partial sums race are never asked for: split-k only with partials in the workspace, added in order.
+//
+// Sums are f32; f32 operands are multiplied in full f32, not in TF32.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <compare>
+#include <map>
+#include <memory>
+
+#include "runtime/view.h"
+
+namespace switchback::cuda {
+
+struct GemmProblem {
+  enum Epilogue : uint8_t { plain, add_bias, bias_gradient };
+
+  int64_t m = 0, n = 0, k = 0;
+  bool a_transposed = false, b_transposed = false;  // a lies in memory as (k, m), b as (n, k)
+  DType inputs = DType::f32;                        // f32, bf16
+  DType output = DType::f32;
+  Epilogue epilogue = plain;                        // bias: of the inputs' type; bias gradient: of the output's
+  bool accumulate = false;
+  uint8_t alignment_a = 16, alignment_b = 16, alignment_c = 16;  // bytes, set by multiply()
+
+  auto operator<=>(const GemmProblem&) const = default;
+};
+
+class GemmPlans {
+ public:
+  static constexpr size_t workspace_bytes = size_t{64} << 20;
+
+  GemmPlans(Device device, cudaStream_t stream);
+  ~GemmPlans();
+  GemmPlans(const GemmPlans&) = delete;
+
+  // False, and nothing done, when cuBLASLt has no algorithm for the problem.
+  bool multiply(GemmProblem problem, void* c, const void* a, const void* b, const void* bias = nullptr);
+
+ private:
+  struct Plan;
+  struct Library;
+  const Plan* make(const GemmProblem& problem, const void* a, const void* b, const void* c);
+  std::unique_ptr<Library> library_;
+  std::map<GemmProblem, std::unique_ptr<Plan>> plans_;
+};
+
+}  // namespace switchback::cuda

@@ -1,0 +1,136 @@
+// matmul.cu: matmul and the three products of a linear layer.
+//
+//   y = x wᵀ + bias,   dx = dy w,   dw = dyᵀ x,   dbias = Σ_rows dy
+//
+// By cuBLASLt (gemm_plan.h); what it has no algorithm for (empty sums, odd leading dimensions) goes through a plain
+// tiled kernel. Sums are f32, the bias is added to the finished sum, and the result is rounded once.
+#include "kernels/cuda/gemm_plan.h"
+#include "kernels/cuda/reduce.cuh"
+
+namespace switchback::cuda {
+namespace {
+
+constexpr int tile = 16;
+
+// c (m, n) = op(a) op(b) + bias, element by element: tiles of 16 x 16 through shared memory.
+template <class T, class To>
+__global__ void __launch_bounds__(tile * tile)
+multiply_plainly(Out<To> c, const T* a, bool a_transposed, const T* b, bool b_transposed, const T* bias, int64_t m,
+                 int64_t n, int64_t k) {
+  __shared__ float left[tile][tile + 1], right[tile][tile + 1];
+  const int x = threadIdx.x, y = threadIdx.y;
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * tile + y, column = static_cast<int64_t>(blockIdx.y) * tile + x;
+  float sum = 0;
+  for (int64_t from = 0; from < k; from += tile) {
+    const int64_t ka = from + x, kb = from + y;
+    left[y][x] = row < m && ka < k ? to_float(a[a_transposed ? ka * m + row : row * k + ka]) : 0.0f;
+    right[y][x] = column < n && kb < k ? to_float(b[b_transposed ? column * k + kb : kb * n + column]) : 0.0f;
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < tile; ++i) sum += left[y][i] * right[i][x];
+    __syncthreads();
+  }
+  if (row < m && column < n) c.put(row * n + column, bias ? sum + to_float(bias[column]) : sum);
+}
+
+// sink (m, n) = op(a) op(b) + bias
+void product(const char* op, const CudaKernels& k, const Sink& sink, const CView& a, bool a_transposed, const CView& b,
+             bool b_transposed, int64_t m, int64_t n, int64_t inner, const CView& bias = {}) {
+  if (m * n == 0) return;
+  GemmProblem problem;
+  problem.m = m;
+  problem.n = n;
+  problem.k = inner;
+  problem.a_transposed = a_transposed;
+  problem.b_transposed = b_transposed;
+  problem.inputs = a.dtype;
+  problem.output = sink.to.dtype;
+  problem.epilogue = bias ? GemmProblem::add_bias : GemmProblem::plain;
+  problem.accumulate = sink.accumulate;
+  if (inner > 0 && k.products().multiply(problem, sink.to.data, a.data, b.data, bias.data)) return;
+  visit(a.dtype, op, [&](auto tag) {
+    using T = decltype(tag);
+    visit_sink<T>(sink, op, [&](auto to) {
+      const dim3 grid(blocks_for(m, tile), blocks_for(n, tile));
+      CHECK(grid.y < 65536, op, ": ", n, " columns and no algorithm of cuBLASLt");
+      multiply_plainly<<<grid, dim3(tile, tile), 0, k.stream()>>>(out_of<decltype(to)>(sink), data<T>(a), a_transposed,
+                                                                  data<T>(b), b_transposed, data<T>(bias), m, n, inner);
+      check_launch(op);
+    });
+  });
+}
+
+template <class T>
+struct RowSum {
+  const T* x;
+  int width;
+  __device__ void operator()(float (&sum)[1][sum_columns], int64_t row, int column, int valid) const {
+    load(sum[0], x + row * width + column, valid);
+  }
+};
+
+}  // namespace
+
+void CudaKernels::matmul(Sink c, CView a, Transpose transpose_a, CView b, Transpose transpose_b) {
+  if (!c) return;
+  const bool ta = transpose_a == Transpose::yes, tb = transpose_b == Transpose::yes;
+  const int64_t m = ta ? a.cols() : a.rows(), k = ta ? a.rows() : a.cols();
+  const int64_t n = tb ? b.rows() : b.cols(), inner = tb ? b.cols() : b.rows();
+  CHECK(k == inner, "matmul: a is ", a.shape, ta ? " transposed" : "", ", b is ", b.shape, tb ? " transposed" : "",
+        ": inner sizes ", k, " and ", inner);
+  check_place("matmul", "a", a, a.dtype);
+  check_place("matmul", "b", b, a.dtype);
+  check_sink("matmul", "c", c, m, n, a.dtype);
+  product("matmul", *this, c, a, ta, b, tb, m, n, k);
+}
+
+void CudaKernels::linear_forward(View y, CView x, CView w, CView bias) {
+  const char* op = "linear_forward";
+  const int64_t m = x.rows(), k = x.cols(), n = w.rows();
+  check_place(op, "x", x, x.dtype);
+  check_matrix(op, "w", w, n, k, x.dtype);
+  check_matrix(op, "y", y, m, n, x.dtype);
+  if (bias) check_vector(op, "bias", bias, n, x.dtype);
+  product(op, *this, {y, false}, x, false, w, true, m, n, k, bias);
+}
+
+void CudaKernels::linear_backward_input(Sink dx, CView dy, CView w) {
+  if (!dx) return;
+  const char* op = "linear_backward_input";
+  const int64_t m = dy.rows(), n = dy.cols(), k = w.cols();
+  check_place(op, "dy", dy, dy.dtype);
+  check_matrix(op, "w", w, n, k, dy.dtype);
+  check_sink(op, "dx", dx, m, k, dy.dtype);
+  product(op, *this, dx, dy, false, w, false, m, k, n);
+}
+
+void CudaKernels::linear_backward_weight(Sink dw, Sink dbias, CView dy, CView x) {
+  const char* op = "linear_backward_weight";
+  const int64_t m = dy.rows(), n = dy.cols(), k = x.cols();
+  check_place(op, "dy", dy, dy.dtype);
+  check_matrix(op, "x", x, m, k, dy.dtype);
+  check_sink(op, "dw", dw, n, k, dy.dtype);
+  check_sink_vector(op, "dbias", dbias, n, dy.dtype);
+
+  // Within the product, where its epilogue serves: bf16 operands and a bias gradient of dw's type to overwrite.
+  if (dw && dbias && m * n * k > 0 && dy.dtype == DType::bf16 && dbias.to.dtype == dw.to.dtype && !dbias.accumulate) {
+    GemmProblem problem;
+    problem.m = n;
+    problem.n = k;
+    problem.k = m;
+    problem.a_transposed = true;
+    problem.inputs = dy.dtype;
+    problem.output = dw.to.dtype;
+    problem.epilogue = GemmProblem::bias_gradient;
+    problem.accumulate = dw.accumulate;
+    if (products_->multiply(problem, dw.to.data, dy.data, x.data, dbias.to.data)) return;
+  }
+  if (dw) product(op, *this, dw, dy, true, x, false, n, k, m);
+  if (!dbias) return;
+  visit(dy.dtype, op, [&](auto tag) {
+    using T = decltype(tag);
+    sum_rows<1>(op, *this, {dbias}, m, n, RowSum<T>{data<T>(dy), static_cast<int>(n)});
+  });
+}
+
+}  // namespace switchback::cuda

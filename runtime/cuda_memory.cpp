@@ -1,0 +1,64 @@
+#include "runtime/cuda_memory.h"
+
+#include <cuda_runtime_api.h>
+
+#include "runtime/check.h"
+
+namespace switchback {
+namespace {
+
+// Makes a device current while it lives.
+class OnDevice {
+ public:
+  explicit OnDevice(int index) {
+    cudaGetDevice(&before_);
+    cudaSetDevice(index);
+  }
+  ~OnDevice() { cudaSetDevice(before_); }
+  OnDevice(const OnDevice&) = delete;
+
+ private:
+  int before_ = 0;
+};
+
+class CudaMemory : public MemorySource {
+ public:
+  explicit CudaMemory(Device device) : device_(device) {}
+
+  void* take(size_t bytes) override {
+    const OnDevice current(device_.index);
+    void* memory = nullptr;
+    const cudaError_t error = cudaMalloc(&memory, bytes);
+    if (error == cudaSuccess) return memory;
+    cudaGetLastError();  // clears it: the allocator says what did not fit, and who asked
+    if (error == cudaErrorMemoryAllocation) return nullptr;
+    fail(device_, ": cudaMalloc of ", bytes, " bytes: ", cudaGetErrorString(error));
+  }
+  void give(void* memory, size_t) override {
+    const OnDevice current(device_.index);
+    cudaFree(memory);
+  }
+  std::string name() const override { return concat(device_); }
+  bool cpu_can_write() const override { return false; }
+
+ private:
+  Device device_;
+};
+
+}  // namespace
+
+std::unique_ptr<MemorySource> cuda_memory(Device device) { return std::make_unique<CudaMemory>(device); }
+
+PinnedBuffer::PinnedBuffer(size_t bytes) : bytes_(bytes) {
+  void* memory = nullptr;
+  const cudaError_t error = cudaMallocHost(&memory, bytes);
+  if (error != cudaSuccess) {
+    cudaGetLastError();
+    fail("no room for ", bytes, " bytes of page-locked host memory: ", cudaGetErrorString(error));
+  }
+  data_ = static_cast<char*>(memory);
+}
+
+PinnedBuffer::~PinnedBuffer() { cudaFreeHost(data_); }
+
+}  // namespace switchback

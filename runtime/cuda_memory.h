@@ -1,0 +1,29 @@
+// cuda_memory.h: memory of a GPU for the caching allocator, and host memory that a GPU can copy from by itself.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+
+#include "runtime/allocator.h"
+
+namespace switchback {
+
+// cudaMalloc and cudaFree on one device. Nothing is called before the first take(). A cudaFree waits for the device,
+// so memory that the allocator gives back is not in use any more.
+std::unique_ptr<MemorySource> cuda_memory(Device device);
+
+// Page-locked host memory: copies between it and a GPU run beside the CPU.
+class PinnedBuffer {
+ public:
+  explicit PinnedBuffer(size_t bytes);
+  ~PinnedBuffer();
+  PinnedBuffer(const PinnedBuffer&) = delete;
+  char* data() const { return data_; }
+  size_t bytes() const { return bytes_; }
+
+ private:
+  char* data_ = nullptr;
+  size_t bytes_;
+};
+
+}  // namespace switchback
