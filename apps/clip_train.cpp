@@ -321,6 +321,7 @@ int run(int argc, char** argv) {
     arena.begin_backward();
     const Variable loss = forward(clip, images, tokens, options.accum_freq, training);
     const double loss_value = number(loss.value());
+    const double logit_scale = std::exp(number(clip.logit_scale().value()));  // of this loss, as open_clip logs it
     if (!std::isfinite(loss_value))
       fail("the loss is ", std::isnan(loss_value) ? "NaN" : "infinite", " at step ", step, "; first tensor that is not finite: ",
            first_non_finite(arena, [&] { forward(clip, images, tokens, options.accum_freq, training); }),
@@ -328,7 +329,6 @@ int run(int argc, char** argv) {
            "and go on with --resume latest");
     tape().backward(loss);
     arena.finish_backward();
-    const double logit_scale = std::exp(number(clip.logit_scale().value()));  // of this loss, as open_clip logs it
     optimizer.step(schedule.rate(step));
     clip.clamp_logit_scale();
 

@@ -1,10 +1,12 @@
 #include "apps/training_log.h"
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <fstream>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -64,6 +66,7 @@ void TrainingLog::warning(const std::string& line) { logger_->warning(line); }
 
 void TrainingLog::start(int64_t first_step, const std::string& options_json, const std::string& model_json) {
   if (options_.folder.empty()) return;
+  if (first_step > 0) recall(first_step);
   records_ = std::make_unique<JsonLines>(options_.folder + "/train.jsonl");
   const auto configuration = nlohmann::ordered_json::parse(options_json);
   nlohmann::ordered_json record;
@@ -84,6 +87,36 @@ void TrainingLog::start(int64_t first_step, const std::string& options_json, con
     events_ = std::make_unique<EventFile>(options_.folder + "/tensorboard", first_step);
 }
 
+SpikeDetector::Notice TrainingLog::remember(int64_t step, double loss, double rate, double patch_rms,
+                                            double largest_rms) {
+  steps_.push_back(static_cast<double>(step));
+  losses_.push_back(loss);
+  rates_.push_back(rate);
+  patch_rms_.push_back(std::max(0.0, patch_rms));
+  largest_rms_.push_back(largest_rms);
+  return spikes_.add({step, loss, patch_rms});
+}
+
+// Steps that were done twice (a run that was killed between two checkpoints, or went back): the later record counts.
+void TrainingLog::recall(int64_t first_step) {
+  std::map<int64_t, std::array<double, 4>> steps;  // loss, rate, RMS of the patch embedding, largest RMS
+  std::ifstream in(options_.folder + "/train.jsonl");
+  for (std::string line; std::getline(in, line);) {
+    if (!line.starts_with("{\"kind\":\"step\"")) continue;
+    const auto record = nlohmann::json::parse(line, nullptr, false);
+    if (!record.is_object()) continue;  // the torn line of a killed run
+    auto value = [&record](const char* key) {
+      const auto it = record.find(key);
+      return it != record.end() && it->is_number() ? it->get<double>() : std::nan("");
+    };
+    const double step = value("step");
+    if (step >= 0 && step < static_cast<double>(first_step))
+      steps[static_cast<int64_t>(step)] = {value("loss"), value("lr"), value("patch_embedding_rms"),
+                                           value("largest_rms")};
+  }
+  for (const auto& [step, v] : steps) remember(step, v[0], v[1], v[2], v[3]);
+}
+
 void TrainingLog::step(const StepRecord& r) {
   epoch_loss_.add(r.loss);
   data_seconds_.add(r.data_seconds);
@@ -91,12 +124,8 @@ void TrainingLog::step(const StepRecord& r) {
   data_total_ += r.data_seconds;
   step_total_ += r.step_seconds;
   ++steps_timed_;
-  steps_.push_back(static_cast<double>(r.step));
-  losses_.push_back(r.loss);
-  rates_.push_back(r.learning_rate);
-  patch_rms_.push_back(std::max(0.0, r.patch_embedding_rms));
-  largest_rms_.push_back(r.largest_rms);
-  const SpikeDetector::Notice notice = spikes_.add({r.step, r.loss, r.patch_embedding_rms});
+  const SpikeDetector::Notice notice =
+      remember(r.step, r.loss, r.learning_rate, r.patch_embedding_rms, r.largest_rms);
   if (notice.rms_event)
     info(format("RMS spike: visual.conv1.weight has RMS %.2f at step %lld", r.patch_embedding_rms,
                 static_cast<long long>(*notice.rms_event)));

@@ -54,7 +54,8 @@ class TrainingLog {
 
   void info(const std::string& line);
   void warning(const std::string& line);
-  // Once, before the first step: the resolved configuration becomes the first record.
+  // Once, before the first step: the resolved configuration becomes the first record. A resumed run (first_step > 0)
+  // takes the curves of its picture from the records of the sessions before.
   void start(int64_t first_step, const std::string& options_json, const std::string& model_json);
 
   // Call once per step; prints at open_clip's moments: every n-th step of an epoch, and its last one.
@@ -66,6 +67,8 @@ class TrainingLog {
 
  private:
   void print_line(const StepRecord& record);
+  void recall(int64_t first_step);
+  SpikeDetector::Notice remember(int64_t step, double loss, double rate, double patch_rms, double largest_rms);
 
   struct Mean {
     double sum = 0;
@@ -82,7 +85,7 @@ class TrainingLog {
   int64_t steps_timed_ = 0;
   bool picture_failed_ = false;  // said once
   SpikeDetector spikes_;
-  std::vector<double> steps_, losses_, rates_, patch_rms_, largest_rms_;  // of this session, for the picture
+  std::vector<double> steps_, losses_, rates_, patch_rms_, largest_rms_;  // for the picture
 };
 
 // open_clip's part of the line (openclip train.py): everything up to "Loss: x (y)".

@@ -6,7 +6,7 @@
 //
 // Layers add their parameters in their constructors; allocate() then lays all of them out, in the order they were
 // added, and fills in their first values. Every parameter is a `segment` of the buffers that starts at a multiple
-// of 128 elements. One buffer instead of hundreds of tensors: the optimizer is two launches, gradients of a block
+// of 128 elements. One buffer instead of hundreds of tensors: the optimizer is three kernel calls, gradients of a block
 // are one contiguous range to all-reduce, and a checkpoint is a loop over segments.
 #pragma once
 

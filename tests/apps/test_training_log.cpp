@@ -1,6 +1,7 @@
 // The log line that third parties parse. What is expected was printed by Python's format(), with open_clip's pattern.
 #include "apps/training_log.h"
 
+#include "runtime/file.h"
 #include "tests/data/temporary_folder.h"
 
 using namespace switchback;
@@ -33,4 +34,29 @@ TEST_CASE("the log line is open_clip's, byte for byte") {
   CHECK_EQ(open_clip_line(record(3, 0, 1, 999, 1.25e-5, 1e-4, 2e-3, 99.9996), 123456, 12.3456, 1000),
            "Train Epoch: 3 [999/999 (100%)] Data (t): 12.346 Batch (t): 1000.000, 9.99000e+06/s, 9.99000e+06/s/gpu LR: "
            "0.002000 Logit Scale: 100.000 Contrastive_loss: 1.2500e-05 (1.2346e+05) Loss: 1.2500e-05 (1.2346e+05)");
+}
+
+TEST_CASE("a run of two sessions, the first one killed late, has the picture of one session") {
+  TemporaryFolder folder;
+  auto session = [&](const std::string& name, int64_t from, int64_t to, double spoiled = 0) {
+    TrainingLogOptions options;
+    options.folder = folder / name;
+    options.log_every_n_steps = 1000;
+    std::filesystem::create_directories(options.folder);
+    TrainingLog log(options);
+    log.start(from, "{}", "{}");
+    for (int64_t step = from; step < to; ++step) {
+      StepRecord r = record(0, step, 100, 8, 3 - 0.01 * static_cast<double>(step) + spoiled, 1, 1e-3, 14);
+      r.step = step;
+      r.largest_rms = 1.5;
+      r.patch_embedding_rms = step == 4 ? -1 : 1;
+      log.step(r);
+    }
+    log.write_picture();
+    return read_file(options.folder + "/training.svg");
+  };
+  const std::string whole = session("whole", 0, 20);
+  CHECK(session("parts", 0, 7) != whole);
+  session("parts", 5, 12, 0.5);  // killed after step 12; its last checkpoint was of step 5, and so is the next start
+  CHECK(session("parts", 5, 20) == whole);
 }
