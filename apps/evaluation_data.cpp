@@ -122,7 +122,8 @@ std::optional<ZeroShot> EvaluationData::zero_shot(const Clip& clip, const Clip::
     return true;
   });
   if (unlabelled > 0) {
-    const std::string line = concat("zero-shot: ", unlabelled, " images are left out: their ", options_.label_key,
+    const std::string line = concat("zero-shot: ", unlabelled, " images are left out: their ",
+                                    options_.label_key.empty() ? ".cls" : options_.label_key,
                                     " is missing or no class of ", options_.class_names);
     warn_ ? warn_(line) : warn_on_stderr(line);
   }
