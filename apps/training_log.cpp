@@ -239,7 +239,7 @@ void TrainingLog::write_picture() {
   Panel loss{"loss", {{"loss", steps_, losses_}}};
   loss.marks = loss_marks;
   Panel rate{"learning rate", {{"learning rate", steps_, rates_}}};
-  Panel rms{"RMS of g²/u", {{"largest of all tensors", steps_, largest_rms_},
+  Panel rms{"RMS of g/√u", {{"largest of all tensors", steps_, largest_rms_},
                             {"patch embedding", steps_, patch_rms_}}};
   rms.marks = rms_marks;
   try {
