@@ -180,8 +180,10 @@ int run(int argc, char** argv) {
   const TrainingOptions options = parse_training_options(argc, argv, notices);
   if (options.threads > 0) set_cpu_threads(static_cast<int>(options.threads));
   const ClipConfig config = configured_model(options);
-  const Device device = cpu_device;
-  const DType dtype = options.precision == "amp_bf16" ? DType::bf16 : DType::f32;
+  const bool on_gpu = options.device == "cuda" || (options.device == "auto" && cuda_available());
+  const Device device = on_gpu ? Device{Device::cuda, 0} : cpu_device;
+  const bool wide = options.precision == "fp32" || (options.precision == "auto" && !on_gpu);
+  const DType dtype = wide ? DType::f32 : DType::bf16;
 
   // ---- data ----
   const bool bytes = options.tokenizer.empty() && config.text.vocab_size == 259;

@@ -76,7 +76,8 @@ void describe(Flags& f, TrainingOptions& o) {
   f.group("Model");
   f.value("--model", o.model, "a ViT preset (ViT-B-32, ViT-L-14, ..., mini-64), or an open_clip model JSON");
   f.value("--pretrained", o.pretrained, "safetensors weights to start from");
-  f.value("--precision", o.precision, "fp32, amp_bf16 (bf16 values, fp32 masters) or auto (fp32 on a CPU)");
+  f.value("--precision", o.precision, "fp32, amp_bf16 (bf16 values, fp32 masters) or auto (fp32 on a CPU, amp_bf16 on a GPU)");
+  f.value("--device", o.device, "cpu, cuda or auto (a GPU where this program finds one)");
   f.value("--force-image-size", o.force_image_size, "other image size than the model's");
   f.value("--force-context-length", o.force_context_length, "other text length than the model's");
   f.flag("--force-quick-gelu", o.force_quick_gelu, "x sigmoid(1.702 x) instead of the exact GELU");
@@ -147,7 +148,6 @@ constexpr Ignored ignored[] = {
     {"--torchcompile", false, "there is nothing to compile"},
     {"--dist-url", true, "ranks meet at MASTER_ADDR and MASTER_PORT"},
     {"--dist-backend", true, "GPUs talk through NCCL"},
-    {"--device", true, "the device is found at start"},
     {"--no-set-device-rank", false, "the device is chosen by local rank"},
     {"--use-bn-sync", false, "ViT models have no batch norm"},
     {"--cache-dir", true, "nothing is downloaded"},
@@ -222,6 +222,7 @@ void check(TrainingOptions& o, std::vector<std::string>& notices) {
     o.precision = "amp_bf16";
   }
   one_of("--precision", o.precision, {"auto", "fp32", "amp_bf16"});
+  one_of("--device", o.device, {"auto", "cpu", "cuda"});
   if (o.lr_scheduler == "const-cooldown" && !o.epochs_cooldown)
     fail("--lr-scheduler const-cooldown needs --epochs-cooldown");
   for (const auto* values : {&o.image_mean, &o.image_std})

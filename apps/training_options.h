@@ -28,7 +28,8 @@ struct TrainingOptions {
   // model
   std::string model = "ViT-B-32";
   std::string pretrained;  // safetensors weights to start from
-  std::string precision = "auto";  // fp32, amp_bf16, ...; auto: fp32 on a CPU
+  std::string precision = "auto";  // fp32, amp_bf16, ...; auto: fp32 on a CPU, amp_bf16 on a GPU
+  std::string device = "auto";     // cpu, cuda; auto: a GPU where there is one
   std::optional<int64_t> force_image_size, force_context_length;
   bool force_quick_gelu = false;
   std::optional<double> force_patch_dropout, layer_scale;

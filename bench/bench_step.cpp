@@ -2,11 +2,12 @@
 // loading.
 //
 //   build/bench/bench_step --model mini-28 --batch-size 256 [--steps 20] [--opt adamw|stableadamw]
-//                          [--precision fp32|amp_bf16] [--profile]
+//                          [--precision fp32|amp_bf16] [--device cpu|cuda] [--profile]
 //
 // Prints the median step after three to warm up, samples/s and the model's FLOPs per second (nominal, 3
 // forward passes).
-// --profile adds where the time goes by op: wall time from the end of one op to the end of the next.
+// --profile adds where the time goes by op: wall time from the end of one op to the end of the next (on a GPU each op is
+// waited for, so that small ones look longer than they are).
 // bench/framework_baseline.py runs this program and PyTorch in turns and prints the ratio.
 #include <algorithm>
 #include <chrono>
@@ -30,7 +31,7 @@ double now() {
 }
 
 struct Options {
-  std::string model = "mini-28", optimizer = "adamw", precision = "fp32";
+  std::string model = "mini-28", optimizer = "adamw", precision = "fp32", device = "cpu";
   int64_t batch_size = 256, steps = 20;
   bool profile = false;
 };
@@ -55,14 +56,17 @@ Options parse(int argc, char** argv) {
       o.optimizer = value;
     else if (flag == "--precision")
       o.precision = value;
+    else if (flag == "--device")
+      o.device = value;
     else
-      fail("unknown flag ", flag, "; there are --model --batch-size --steps --opt --precision --profile");
+      fail("unknown flag ", flag, "; there are --model --batch-size --steps --opt --precision --device --profile");
   }
   if (o.batch_size < 1 || o.steps < 1) fail("--batch-size and --steps must be positive");
   if (o.optimizer != "adamw" && o.optimizer != "stableadamw")
     fail("--opt is adamw or stableadamw, got ", o.optimizer);
   if (o.precision != "fp32" && o.precision != "amp_bf16")
     fail("--precision is fp32 or amp_bf16, got ", o.precision);
+  if (o.device != "cpu" && o.device != "cuda") fail("--device is cpu or cuda, got ", o.device);
   return o;
 }
 
@@ -101,7 +105,8 @@ class Profile {
 
 int run(const Options& o) {
   const ClipConfig config = find_model(o.model);
-  ParameterArena arena(o.precision == "fp32" ? DType::f32 : DType::bf16, cpu_device, 1);
+  const Device device = o.device == "cuda" ? Device{Device::cuda, 0} : cpu_device;
+  ParameterArena arena(o.precision == "fp32" ? DType::f32 : DType::bf16, device, 1);
   const Clip clip(arena, config);
   arena.allocate();
   AdamW optimizer(arena, o.optimizer == "stableadamw" ? stable_adamw() : AdamWOptions());
@@ -112,6 +117,9 @@ int run(const Options& o) {
   for (uint8_t& v : images.span<uint8_t>()) v = static_cast<uint8_t>(random.next_u32());
   for (int32_t& v : tokens.span<int32_t>())
     v = static_cast<int32_t>(random.below(static_cast<uint64_t>(config.text.vocab_size)));
+
+  images = to_device(images, device);
+  tokens = to_device(tokens, device);
 
   Profile profile;
   const auto step = [&] {
@@ -138,17 +146,20 @@ int run(const Options& o) {
   const double median = (times[(times.size() - 1) / 2] + times[times.size() / 2]) / 2;
   const double rate = static_cast<double>(o.batch_size) / median;
   std::printf(
-      "switchback %s, batch %lld, %s, %s, %d threads: median step %.3f ms (fastest %.3f), %.1f samples/s, "
+      "switchback %s, batch %lld, %s, %s, %s: median step %.3f ms (fastest %.3f), %.1f samples/s, "
       "%.1f GFLOP/s, loss %.4f\n",
       config.name.c_str(), static_cast<long long>(o.batch_size), o.precision.c_str(), o.optimizer.c_str(),
-      cpu_threads(), median * 1e3, times[0] * 1e3, rate, rate * nominal_flops(config).training() * 1e-9,
+      (device == cpu_device ? concat(cpu_threads(), " threads") : concat(device)).c_str(), median * 1e3, times[0] * 1e3, rate, rate * nominal_flops(config).training() * 1e-9,
       loss);
 
   if (o.profile) {
     profile = {};
-    Tape::observe(
-        [&](std::string_view, std::string_view op, const Tensor&) { profile.lap(concat(op, " forward")); });
-    Tape::observe_backward([&](std::string_view op) { profile.lap(concat(op, " backward")); });
+    const auto lap = [&](std::string_view op, const char* way) {
+      kernels(device).synchronize();
+      profile.lap(concat(op, way));
+    };
+    Tape::observe([&](std::string_view, std::string_view op, const Tensor&) { lap(op, " forward"); });
+    Tape::observe_backward([&](std::string_view op) { lap(op, " backward"); });
     for (int64_t i = 0; i < o.steps; ++i) step();
     Tape::observe({});
     Tape::observe_backward({});
