@@ -1,7 +1,7 @@
 // bench_attention.cu: is the GPU's attention right, and how fast is it?
 //
 //   nvcc -std=c++20 -O3 -I. -gencode=arch=compute_90a,code=sm_90a -o build-attention/bench_attention
-//        bench/bench_attention.cu kernels/cuda/attention_*.cu
+//        bench/bench_attention.cu kernels/cuda/attention_{forward,backward}{,_sm90}.cu
 //   build-attention/bench_attention check   every head size, odd lengths, against a plain f64 attention on the GPU
 //   build-attention/bench_attention small   a few tiny problems only: for compute-sanitizer
 //   build-attention/bench_attention time    CLIP's six shapes: microseconds, GB/s, TFLOP/s
@@ -288,6 +288,8 @@ int run(const std::string& what) {
     expect({1, 1, 129, 80, false}, 1);
     expect({1, 1, 129, 88, true}, 1);
     expect({1, 1, 577, 64, false}, 1);
+    expect({3, 100, 100, 64, true}, 1);  // more heads than multiprocessors: blocks that stay take several
+    expect({3, 100, 130, 80, false}, 1);
   } else if (what == "check") {
     for (int head_size : {32, 64, 80, 88, 104, 128}) {
       for (int tokens : {1, 5, 16, 17, 50, 64, 65, 77, 129, 197, 257, 289, 577}) {
@@ -301,10 +303,16 @@ int run(const std::string& what) {
     for (bool causal : {false, true}) {
       for (int tokens : {77, 257, 577}) expect({2, 2, tokens, 64, causal}, 3);
     }
+    // Many more heads than multiprocessors, at CLIP's shapes and beside them.
     for (Problem p : clip_shapes) {
-      p.batch = 3;
+      p.batch = 41;
       expect(p, 1);
     }
+    expect({41, 16, 257, 64, true}, 1);
+    expect({41, 16, 289, 80, false}, 1);
+    expect({41, 16, 320, 64, false}, 1);
+    expect({41, 16, 129, 80, true}, 1);
+    expect({41, 12, 104, 64, false}, 1);
   } else if (what == "time") {
     for (const Problem& p : clip_shapes) time(p);
   } else {

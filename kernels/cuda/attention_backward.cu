@@ -12,7 +12,7 @@
 // of a head are neighbours in the grid, so what the second reads is in the L2 cache. Short sequences: all four
 // matrices fit several times over, one block does both kinds.
 //
-// Bytes at 128 x 16 heads x 257 x 80: 674 MB, 225 us at 3 TB/s; products 7 x 21.6 GFLOP (24.2 padded).
+// On Hopper the vision towers' sequences go another way: attention_backward_sm90.cu.
 #include "kernels/cuda/attention_backward.cuh"
 
 #include <type_traits>
@@ -161,16 +161,19 @@ __host__ __device__ int statistics_rows(const AttentionShape& shape) {
   return own > shape.chunk_rows ? own : shape.chunk_rows;
 }
 
-// Walks in steps of 32 rows, with a last step of 16 where that is enough.
-template <class Step>
+// Walks in steps of 8 most_tiles rows, with last steps of 16 where those are enough.
+template <int most_tiles, class Step>
 __device__ __forceinline__ void for_each_step(int from, int end, Step step) {
   int at = from;
-  for (; at + 16 < end; at += 32) step(std::integral_constant<int, 4>{}, at);
-  if (at < end) step(std::integral_constant<int, 2>{}, at);
+  if constexpr (most_tiles > 2) {
+    for (; at + 16 < end; at += 8 * most_tiles) step(std::integral_constant<int, most_tiles>{}, at);
+  }
+  for (; at < end; at += 16) step(std::integral_constant<int, 2>{}, at);
 }
 
-// Short sequences: a block does one head; shared memory holds q, k, v, dout and the statistics.
-template <int D, bool causal, int warps, int blocks_per_multiprocessor>
+// Short sequences: a block does one head; shared memory holds q, k, v, dout and the statistics. Steps
+// of 16 rows need fewer registers, so that more blocks are resident: what counts here is that many heads load at once.
+template <int D, bool causal, int warps, int blocks_per_multiprocessor, int step_tiles>
 __global__ void __launch_bounds__(32 * warps, blocks_per_multiprocessor)
     attention_backward_short_kernel(bf16* dqkv, const bf16* dout, const bf16* qkv, const bf16* out, const float* lse,
                                     AttentionShape shape, bool accumulate) {
@@ -198,10 +201,10 @@ __global__ void __launch_bounds__(32 * warps, blocks_per_multiprocessor)
     if (job < tiles) {
       KeyTile<D, causal> own;
       own.row0 = 16 * job;
-      load_own_rows<D>(own.k[0], k, own.row0);
-      load_own_rows<D>(own.v[0], v, own.row0);
       own.start();
-      for_each_step(causal ? own.row0 : 0, T, [&](auto n_tiles, int query) {
+      for_each_step<step_tiles>(causal ? own.row0 : 0, T, [&](auto n_tiles, int query) {
+        load_own_rows<D>(own.k[0], k, own.row0);  // anew each time: cheaper than the registers to keep them
+        load_own_rows<D>(own.v[0], v, own.row0);
         own.template walk<decltype(n_tiles)::value>(q, shared_dout, statistics, query, query, head.scale_log2);
       });
       store_own_rows<D>(head.dk, head.pitch, own.row0, T, own.dk[0], head.scale, head.scale, accumulate);
@@ -212,7 +215,7 @@ __global__ void __launch_bounds__(32 * warps, blocks_per_multiprocessor)
       load_own_rows<D>(own.q[0], q, own.row0);
       load_own_rows<D>(own.dout[0], shared_dout, own.row0);
       own.start(statistics, own.row0);
-      for_each_step(0, causal ? min(T, own.row0 + 16) : T, [&](auto n_tiles, int key) {
+      for_each_step<step_tiles>(0, causal ? min(T, own.row0 + 16) : T, [&](auto n_tiles, int key) {
         own.template walk<decltype(n_tiles)::value>(k, v, key, key, T, head.scale_log2);
       });
       store_own_rows<D>(head.dq, head.pitch, own.row0, T, own.dq[0], head.scale, head.scale, accumulate);
@@ -260,7 +263,7 @@ __device__ __forceinline__ void backward_keys(const Head<D>& head, const Attenti
         wait_for_copies<0>();
         __syncthreads();
       }
-      for_each_step(causal ? max(first, own.row0) : first, end, [&](auto n_tiles, int query) {
+      for_each_step<D <= 104 ? 4 : 2>(causal ? max(first, own.row0) : first, end, [&](auto n_tiles, int query) {
         own.template walk<decltype(n_tiles)::value>(q, dout, statistics, query - first, query, head.scale_log2);
       });
     }
@@ -314,7 +317,7 @@ __device__ __forceinline__ void backward_queries(const Head<D>& head, const Atte
         wait_for_copies<0>();
         __syncthreads();
       }
-      for_each_step(first, end, [&](auto n_tiles, int key) {
+      for_each_step<D <= 104 ? 4 : 2>(first, end, [&](auto n_tiles, int key) {
         own.template walk<decltype(n_tiles)::value>(k, v, key - first, key, T, head.scale_log2);
       });
     }
@@ -342,10 +345,10 @@ __global__ void __launch_bounds__(32 * warps, blocks_per_multiprocessor)
   }
 }
 
-template <int D, bool causal, int warps, int blocks_per_multiprocessor>
+template <int D, bool causal, int warps, int blocks_per_multiprocessor, int step_tiles = 2>
 void launch_backward_short(bf16* dqkv, const bf16* dout, const bf16* qkv, const bf16* out, const float* lse,
                            AttentionShape shape, bool accumulate, cudaStream_t stream) {
-  auto* kernel = attention_backward_short_kernel<D, causal, warps, blocks_per_multiprocessor>;
+  auto* kernel = attention_backward_short_kernel<D, causal, warps, blocks_per_multiprocessor, step_tiles>;
   shape.chunks = 1;
   shape.chunk_rows = (shape.tokens + 15) / 16 * 16;
   const int bytes = shape.chunk_rows * (4 * SharedLayout<D>::pitch + 8);
@@ -390,9 +393,12 @@ void attention_backward(Sink dqkv, CView dout, CView qkv, CView out, CView lse, 
   }
   serve_head_size(shape.head_size, [&](auto size) {
     constexpr int D = decltype(size)::value;
-    auto launch = shape.tokens <= 96
-                      ? (causal ? launch_backward_short<D, true, 4, 3> : launch_backward_short<D, false, 4, 3>)
-                      : (causal ? launch_backward<D, true, 1, 4, 2> : launch_backward<D, false, 1, 4, 2>);
+    // As many blocks on a multiprocessor as the registers allow without spilling.
+    constexpr int blocks = D <= 64 ? 4 : D <= 104 ? 3 : 2;
+    auto launch = causal ? launch_backward<D, true, 1, 4, 2> : launch_backward<D, false, 1, 4, 2>;
+    if (shape.tokens <= 96) {
+      launch = causal ? launch_backward_short<D, true, 4, blocks> : launch_backward_short<D, false, 4, blocks>;
+    }
     launch(static_cast<bf16*>(dqkv.to.data), static_cast<const bf16*>(dout.data),
            static_cast<const bf16*>(qkv.data), static_cast<const bf16*>(out.data),
            static_cast<const float*>(lse.data), shape, dqkv.accumulate, stream);

@@ -9,9 +9,9 @@
 // depend on which m is subtracted, only overflow does, so m is left alone until it would rise by more than 2^8:
 // after the first keys that is rare, and the scaling is skipped by the whole warp.
 //
-// Bytes at 128 x 16 heads x 257 x 80: 337 MB, 112 us at 3 TB/s; products 43 GFLOP, about 80 us for mma.sync. So
-// the kernel must read one head while it computes another: two blocks live on a multiprocessor, one's copies run
-// under the other's products.
+// The sequences that come here (50 and 77 tokens) are bound by memory traffic: several blocks live on a
+// multiprocessor, one's copies run under the other's products. On Hopper the vision towers' longer sequences go another
+// way: attention_forward_sm90.cu.
 #include "kernels/cuda/attention_forward.cuh"
 
 #include <type_traits>
@@ -234,7 +234,13 @@ void attention_forward(View out, View lse, CView qkv, int64_t heads, bool causal
   }
   serve_head_size(shape.head_size, [&](auto size) {
     constexpr int D = decltype(size)::value;
-    auto launch = causal ? launch_forward<D, true, 1, 4, 3> : launch_forward<D, false, 1, 4, 3>;
+    // 65 ... 80 tokens are five tiles of 16: five warps. Blocks as the registers allow without spilling.
+    constexpr int blocks = D <= 64 ? 3 : 2;
+    auto launch = causal ? launch_forward<D, true, 1, 4, blocks> : launch_forward<D, false, 1, 4, blocks>;
+    if (shape.tokens > 64 && shape.tokens <= 96) {
+      constexpr int of_five = D <= 64 ? 3 : D <= 88 ? 2 : 1;
+      launch = causal ? launch_forward<D, true, 1, 5, of_five> : launch_forward<D, false, 1, 5, of_five>;
+    }
     launch(static_cast<bf16*>(out.data), static_cast<float*>(lse.data), static_cast<const bf16*>(qkv.data), shape,
            stream);
   });

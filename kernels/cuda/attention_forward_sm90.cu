@@ -56,22 +56,27 @@ struct QueryTile {
       }
     }
     rescale(s, scale_log2);
-    uint32_t p[n_tiles / 2][4];
+    // In halves: the first half's product runs while the second half's exponentials are computed.
+    constexpr int half = n_tiles == 2 ? 2 : n_tiles / 2;
 #pragma unroll
-    for (int n = 0; n < n_tiles; ++n) {
+    for (int from = 0; from < n_tiles; from += half) {
+      uint32_t p[half / 2][4];
 #pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        s[n][e] = exp2_fast(fmaf(s[n][e], scale_log2, -m[e >> 1]));
-        l[e >> 1] += s[n][e];
+      for (int n = from; n < from + half; ++n) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          s[n][e] = exp2_fast(fmaf(s[n][e], scale_log2, -m[e >> 1]));
+          l[e >> 1] += s[n][e];
+        }
       }
-    }
 #pragma unroll
-    for (int j = 0; j < n_tiles / 2; ++j) round_to_fragment(p[j], s[2 * j], s[2 * j + 1]);
-    hold(p);
-    hold(o);
-    warpgroup_fence();
-    issue_sums<D, n_tiles / 2>(o, p, v, key0);
-    commit_products();
+      for (int j = 0; j < half / 2; ++j) round_to_fragment(p[j], s[from + 2 * j], s[from + 2 * j + 1]);
+      hold(p);
+      if (from == 0) hold(o);
+      warpgroup_fence();
+      issue_sums<D, half / 2>(o, p, v, key0 + 8 * from);
+      commit_products();
+    }
   }
 
   template <int n_tiles>
@@ -123,7 +128,7 @@ __global__ void __launch_bounds__(128 * (groups + 1), 1)
   __syncthreads();
 
   if (group == groups) {  // ---- the producer: one warp, one thread of which starts copies ----
-    ptx::give_back_registers<40>();
+    ptx::give_back_registers<groups == 4 ? 24 : 40>();
     if (threadIdx.x / 32 > 4 * groups) return;
     int turn = 0;
     for (int number = blockIdx.x; number < heads; number += stride, ++turn) {
@@ -146,7 +151,7 @@ __global__ void __launch_bounds__(128 * (groups + 1), 1)
     }
     if (two_heads && turn > 0) Hand::wait_emptied(turn - 1);
   } else {  // ---- the consumers ----
-    ptx::take_registers<groups == 2 ? 232 : 152>();
+    ptx::take_registers<groups == 2 ? 232 : groups == 3 ? 152 : 112>();
     const float scale_log2 = shape.scale * log2_of_e;
     const int lane = threadIdx.x % 32, warp_row = threadIdx.x % 128 / 32 * 16;
     int turn = 0;
@@ -201,9 +206,14 @@ bool attention_forward_sm90_serves(const AttentionShape& shape) {
 
 void attention_forward_sm90(bf16* out, float* lse, const bf16* qkv, const AttentionShape& shape, bool causal,
                             cudaStream_t stream) {
-  auto launch = shape.head_size == 64
-                    ? (causal ? launch_forward_sm90<64, true, 3> : launch_forward_sm90<64, false, 3>)
-                    : (causal ? launch_forward_sm90<80, true, 3> : launch_forward_sm90<80, false, 3>);
+  // One consumer for each tile of 64 queries, as far as the registers go; five tiles are dealt out to three in turn.
+  const bool four_tiles = shape.tokens > 192 && shape.tokens <= 256;
+  auto launch = causal ? launch_forward_sm90<64, true, 3> : launch_forward_sm90<64, false, 3>;
+  if (shape.head_size == 64 && four_tiles) {
+    launch = causal ? launch_forward_sm90<64, true, 4> : launch_forward_sm90<64, false, 4>;
+  } else if (shape.head_size == 80) {
+    launch = causal ? launch_forward_sm90<80, true, 3> : launch_forward_sm90<80, false, 3>;
+  }
   launch(out, lse, qkv, shape, stream);
 }
 

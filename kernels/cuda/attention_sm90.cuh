@@ -94,7 +94,13 @@ template <int D, int n_tiles>
 __device__ __forceinline__ void issue_scores(float (&s)[n_tiles][4], const SwizzledRows<D>& y, int own_row0,
                                              const SwizzledRows<D>& x, int row0, bool keep) {
 #pragma unroll
-  for (int k = 0; k < D / 16; ++k) multiply_rows(s, y.columns(own_row0, k), x.columns(row0, k), keep || k > 0);
+  for (int k = 0; k < D / 16; ++k) {
+    if (k == 0 && !keep) {
+      multiply_rows_fresh(s, y.columns(own_row0, 0), x.columns(row0, 0));
+    } else {
+      multiply_rows(s, y.columns(own_row0, k), x.columns(row0, k));
+    }
+  }
 }
 
 // sum (64, D) += p (64, 16 k_tiles) · X[row0 ... row0 + 16 k_tiles]

@@ -49,30 +49,51 @@ __device__ __forceinline__ void hold(uint32_t (&a)[tiles][4]) {
   }
 }
 
+#define FRESH(n) "=f"(c[first + n][0]), "=f"(c[first + n][1]), "=f"(c[first + n][2]), "=f"(c[first + n][3])
 #define ACCUMULATOR(n) "+f"(c[first + n][0]), "+f"(c[first + n][1]), "+f"(c[first + n][2]), "+f"(c[first + n][3])
 
-// c (64, 64) = (keep: +=) A (64, 16) · B (16, 64), both rows of matrices in shared memory.
-__device__ __forceinline__ void multiply_rows(float (&c)[8][4], uint64_t a, uint64_t b, int keep) {
+// c (64, 64) += (fresh: =) A (64, 16) · B (16, 64), both rows of matrices in shared memory.
+__device__ __forceinline__ void multiply_rows_fresh(float (&c)[8][4], uint64_t a, uint64_t b) {
   constexpr int first = 0;
   asm volatile(
-      "{.reg .pred p; setp.ne.b32 p, %34, 0; wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
       "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15,"
       " %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
-      "%32, %33, p, 1, 1, 0, 0;}"
-      : ACCUMULATOR(0), ACCUMULATOR(1), ACCUMULATOR(2), ACCUMULATOR(3), ACCUMULATOR(4),
-        ACCUMULATOR(5), ACCUMULATOR(6), ACCUMULATOR(7)
-      : "l"(a), "l"(b), "r"(keep));
+      "%32, %33, 0, 1, 1, 0, 0;"
+      : FRESH(0), FRESH(1), FRESH(2), FRESH(3), FRESH(4),
+        FRESH(5), FRESH(6), FRESH(7)
+      : "l"(a), "l"(b));
 }
-
-// c (64, 16) = (keep: +=) A (64, 16) · B (16, 16), both rows of matrices in shared memory.
-__device__ __forceinline__ void multiply_rows(float (&c)[2][4], uint64_t a, uint64_t b, int keep) {
+__device__ __forceinline__ void multiply_rows(float (&c)[8][4], uint64_t a, uint64_t b) {
   constexpr int first = 0;
   asm volatile(
-      "{.reg .pred p; setp.ne.b32 p, %10, 0; wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 "
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
+      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15,"
+      " %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+      "%32, %33, 1, 1, 1, 0, 0;"
+      : ACCUMULATOR(0), ACCUMULATOR(1), ACCUMULATOR(2), ACCUMULATOR(3), ACCUMULATOR(4),
+        ACCUMULATOR(5), ACCUMULATOR(6), ACCUMULATOR(7)
+      : "l"(a), "l"(b));
+}
+
+// c (64, 16) += (fresh: =) A (64, 16) · B (16, 16), both rows of matrices in shared memory.
+__device__ __forceinline__ void multiply_rows_fresh(float (&c)[2][4], uint64_t a, uint64_t b) {
+  constexpr int first = 0;
+  asm volatile(
+      "wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 "
       "{%0, %1, %2, %3, %4, %5, %6, %7}, "
-      "%8, %9, p, 1, 1, 0, 0;}"
+      "%8, %9, 0, 1, 1, 0, 0;"
+      : FRESH(0), FRESH(1)
+      : "l"(a), "l"(b));
+}
+__device__ __forceinline__ void multiply_rows(float (&c)[2][4], uint64_t a, uint64_t b) {
+  constexpr int first = 0;
+  asm volatile(
+      "wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 "
+      "{%0, %1, %2, %3, %4, %5, %6, %7}, "
+      "%8, %9, 1, 1, 1, 0, 0;"
       : ACCUMULATOR(0), ACCUMULATOR(1)
-      : "l"(a), "l"(b), "r"(keep));
+      : "l"(a), "l"(b));
 }
 
 // sum (64, 64) += p (64, 16) from registers · B (16, 64), B transposed: rows of X. Its tiles are c[first] ...
@@ -99,6 +120,7 @@ __device__ __forceinline__ void add_rows_16(float (&c)[tiles][4], const uint32_t
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
 }
 
+#undef FRESH
 #undef ACCUMULATOR
 
 }  // namespace switchback::cuda
