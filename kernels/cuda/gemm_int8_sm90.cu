@@ -9,10 +9,10 @@ namespace {
 
 using namespace sm90;
 
-using PingPong128 = Tile<128, 128, 5, 4, Schedule::ping_pong, Pair::rows>;
-using PingPong160 = Tile<128, 160, 5, 5, Schedule::ping_pong, Pair::rows>;
-using PingPong192 = Tile<128, 192, 4, 3, Schedule::ping_pong, Pair::rows>;
-using Staggered256 = Tile<128, 256, 4, 2, Schedule::staggered, Pair::rows>;
+using PingPong128 = Tile<128, 128, 5, 4, Schedule::ping_pong>;
+using PingPong160 = Tile<128, 160, 5, 5, Schedule::ping_pong>;
+using PingPong192 = Tile<128, 192, 4, 3, Schedule::ping_pong>;
+using Staggered256 = Tile<128, 256, 4, 2, Schedule::staggered>;
 
 // What a tile reaches where nothing is wasted, relative to the best, for short and long K (measured at N a multiple of
 // the tile; between the two, and beyond, interpolated).
