@@ -183,6 +183,10 @@ TrainingProgress load_checkpoint(const std::string& folder, ParameterArena& aren
     return it == state.metadata().end() ? std::string() : it->second;
   };
   p.loader = text("loader");
+  if (p.step < 0 || p.samples_seen < 0 || p.loader.empty() ||
+      p.loader.compare(0, p.loader.find(' '), std::to_string(p.samples_seen)) != 0)
+    fail(state.path(), " is damaged: step ", p.step, ", ", p.samples_seen, " samples seen and loader position \"",
+         p.loader, "\" do not fit together");
   p.options_json = text("options");
 
   const std::vector<Tensor> weight_hosts = read_weights(weights, arena);

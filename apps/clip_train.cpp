@@ -1,7 +1,5 @@
 // clip_train: trains a CLIP on image-text pairs. Reads top to bottom: options, model, data, one step, the loop around
 // it with its log, evaluations and checkpoints. docs/one_step.md walks through a step from here to a kernel and back.
-#include <sys/stat.h>
-
 #include <chrono>
 #include <cmath>
 #include <csignal>
@@ -36,9 +34,13 @@ double now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-// SIGTERM and SIGUSR1 (SLURM's warning before a job ends), SIGINT: finish the step, save, exit with 0.
+// SIGTERM and SIGUSR1 (SLURM's warning before a job ends), SIGINT: finish the step, save, exit with 0. A second signal
+// ends the program at once: the step may be waiting for a disk that is gone.
 volatile std::sig_atomic_t stop_signal = 0;
-void on_stop_signal(int signal) { stop_signal = signal; }
+void on_stop_signal(int signal) {
+  stop_signal = signal;
+  for (int other : {SIGTERM, SIGUSR1, SIGINT}) std::signal(other, SIG_DFL);
+}
 
 // open_clip's automatic name: date, model, learning rate, batch, workers, precision
 std::string run_name(const TrainingOptions& o) {
@@ -174,31 +176,10 @@ void print_summary(TrainingLog& log, const TrainingOptions& o, const ClipConfig&
                        " steps): the learning rate never reaches --lr"));
 }
 
-int run(int argc, char** argv) {
-  // ---- options ----
-  std::vector<std::string> notices;
-  const TrainingOptions options = parse_training_options(argc, argv, notices);
-  if (options.threads > 0) set_cpu_threads(static_cast<int>(options.threads));
-  const ClipConfig config = configured_model(options);
-  const bool on_gpu = options.device == "cuda" || (options.device == "auto" && cuda_available());
-  const Device device = on_gpu ? Device{Device::cuda, 0} : cpu_device;
-  const bool wide = options.precision == "fp32" || (options.precision == "auto" && !on_gpu);
-  const DType dtype = wide ? DType::f32 : DType::bf16;
-
+// The run itself, from the data to the last checkpoint.
+int train(const TrainingOptions& options, const ClipConfig& config, Device device, DType dtype,
+          const std::shared_ptr<const Tokenizer>& tokenizer, const RunFolder& folder, TrainingLog& log) {
   // ---- data ----
-  const bool bytes = options.tokenizer.empty() && config.text.vocab_size == 259;
-  std::shared_ptr<const Tokenizer> tokenizer = make_tokenizer(
-      bytes ? "bytes" : options.tokenizer, static_cast<int32_t>(config.text.context_length));
-  if (tokenizer->vocabulary_size() > config.text.vocab_size)
-    fail("the tokenizer has ", tokenizer->vocabulary_size(), " ids, model ", config.name, " only ",
-         config.text.vocab_size, ": choose another --tokenizer or --model");
-
-  const bool resume = !options.resume.empty();
-  RunFolder folder(options.dry_run ? "none" : options.logs, run_name(options), resume);
-  TrainingLog log({folder.path(), options.log_every_n_steps, nominal_flops(config).training(),
-                   options.report_to.find("tensorboard") != std::string::npos || options.report_to == "all"});
-  for (const std::string& notice : notices) log.warning(notice);
-
   SourceOptions source_options;
   source_options.data = options.train_data;
   source_options.type = options.dataset_type;
@@ -233,7 +214,7 @@ int run(int argc, char** argv) {
   TrainingProgress progress;
   progress.seed = options.seed;
   progress.options_json = options_json(options);
-  if (resume) {
+  if (!options.resume.empty()) {
     const std::string checkpoint =
         options.resume == "latest" ? latest_checkpoint(folder.checkpoints()) : options.resume;
     if (checkpoint.empty()) {
@@ -384,6 +365,37 @@ int run(int argc, char** argv) {
     log.info("training is complete");
   }
   return 0;
+}
+
+int run(int argc, char** argv) {
+  // ---- options ----
+  std::vector<std::string> notices;
+  const TrainingOptions options = parse_training_options(argc, argv, notices);
+  if (options.threads > 0) set_cpu_threads(static_cast<int>(options.threads));
+  const ClipConfig config = configured_model(options);
+  const bool on_gpu = options.device == "cuda" || (options.device == "auto" && cuda_available());
+  const Device device = on_gpu ? Device{Device::cuda, 0} : cpu_device;
+  const bool wide = options.precision == "fp32" || (options.precision == "auto" && !on_gpu);
+  const DType dtype = wide ? DType::f32 : DType::bf16;
+
+  const bool bytes = options.tokenizer.empty() && config.text.vocab_size == 259;
+  std::shared_ptr<const Tokenizer> tokenizer = make_tokenizer(
+      bytes ? "bytes" : options.tokenizer, static_cast<int32_t>(config.text.context_length));
+  if (tokenizer->vocabulary_size() > config.text.vocab_size)
+    fail("the tokenizer has ", tokenizer->vocabulary_size(), " ids, model ", config.name, " only ",
+         config.text.vocab_size, ": choose another --tokenizer or --model");
+
+  RunFolder folder(options.dry_run ? "none" : options.logs, run_name(options), !options.resume.empty());
+  TrainingLog log({folder.path(), options.log_every_n_steps, nominal_flops(config).training(),
+                   options.report_to.find("tensorboard") != std::string::npos || options.report_to == "all"});
+  for (const std::string& notice : notices) log.warning(notice);
+
+  try {
+    return train(options, config, device, dtype, tokenizer, folder, log);
+  } catch (const std::exception& error) {
+    log.error(concat("clip_train: ", error.what()));  // stderr, and out.log, where people look the next morning
+    return 1;
+  }
 }
 
 }  // namespace

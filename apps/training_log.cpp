@@ -63,6 +63,7 @@ TrainingLog::~TrainingLog() = default;
 
 void TrainingLog::info(const std::string& line) { logger_->info(line); }
 void TrainingLog::warning(const std::string& line) { logger_->warning(line); }
+void TrainingLog::error(const std::string& line) { logger_->error(line); }
 
 void TrainingLog::start(int64_t first_step, const std::string& options_json, const std::string& model_json) {
   if (options_.folder.empty()) return;

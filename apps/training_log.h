@@ -54,6 +54,7 @@ class TrainingLog {
 
   void info(const std::string& line);
   void warning(const std::string& line);
+  void error(const std::string& line);
   // Once, before the first step: the resolved configuration becomes the first record. A resumed run (first_step > 0)
   // takes the curves of its picture from the records of the sessions before.
   void start(int64_t first_step, const std::string& options_json, const std::string& model_json);

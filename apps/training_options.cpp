@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
-#include <regex>
 #include <sstream>
 #include <utility>
 
@@ -155,14 +154,16 @@ constexpr Ignored ignored[] = {
     {"--debug", false, "there is one log level"},
 };
 
-std::array<double, 2> parse_pair(const std::string& item, const std::string& text) {
-  static const std::regex number(R"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)");
-  std::vector<double> found;
-  for (std::sregex_iterator it(text.begin(), text.end(), number), end; it != end; ++it)
-    found.push_back(std::stod(it->str()));
-  if (found.size() != 2 || !(found[0] > 0) || found[0] > found[1])
+// Two numbers out of "(0.9, 1.0)", "0.9,1.0" or "[0.9 1.0]".
+std::array<double, 2> parse_pair(const std::string& item, std::string text) {
+  for (char& c : text)
+    if (c == '(' || c == ')' || c == '[' || c == ']' || c == ',') c = ' ';
+  std::istringstream in(text);
+  std::array<double, 2> pair{};
+  std::string more;
+  if (!(in >> pair[0] >> pair[1]) || in >> more || !(pair[0] > 0) || pair[0] > pair[1])
     fail("--aug-cfg ", item, ": expected two positive numbers in ascending order, as in scale=(0.9,1.0)");
-  return {found[0], found[1]};
+  return pair;
 }
 
 void parse_augmentation(TrainingOptions& o) {
