@@ -1,11 +1,12 @@
-"""Attention through PyTorch's scaled_dot_product_attention on CLIP's six shapes: what bench_attention is held against.
+"""Attention through PyTorch's scaled_dot_product_attention on CLIP's six shapes: the bar for bench_attention.
 
     python3 bench/attention_baseline.py
 
-Prints, for the cuDNN and the FlashAttention backend, microseconds of forward and of forward + backward, measured
-eagerly (events around calls) and as a CUDA graph (no host in the way), with q, k, v contiguous (B, H, T, D) or as
-views of a packed (B, T, 3, H, D); the smallest sum of a backend is the one to beat. Gradients stop at q, k, v: what
-a model pays to put them back into one packed tensor is not counted. Also prints the relative errors against f64.
+Prints, for the cuDNN and the FlashAttention backend, microseconds of forward and of forward + backward,
+measured eagerly (events around calls) and as a CUDA graph (no host in the way), with q, k, v contiguous
+(B, H, T, D) or as views of a packed (B, T, 3, H, D); the smallest sum of a backend is the one to beat. Gradients
+stop at q, k, v: what a model pays to put them back into one packed tensor is not counted. Also prints the
+relative errors against f64.
 """
 
 import statistics
@@ -32,7 +33,8 @@ def make_inputs(batch, heads, tokens, size, packed):
         q, k, v = (qkv[:, :, i].transpose(1, 2).detach().requires_grad_() for i in range(3))
         dout = torch.randn(batch, tokens, heads, size, device="cuda", dtype=torch.bfloat16).transpose(1, 2)
     else:
-        q, k, v, dout = (torch.randn(batch, heads, tokens, size, device="cuda", dtype=torch.bfloat16) for _ in range(4))
+        kind = {"device": "cuda", "dtype": torch.bfloat16}
+        q, k, v, dout = (torch.randn(batch, heads, tokens, size, **kind) for _ in range(4))
         q, k, v = (x.requires_grad_() for x in (q, k, v))
     return q, k, v, dout
 
@@ -118,7 +120,8 @@ def main():
                             forward, both = times
                             text.append(f"{mode} forward {forward:7.1f} both {both:7.1f}")
                             best[name, backend] = min(best.get((name, backend), 1e9), both)
-                    print(f"{name:24} {backend} {'packed    ' if packed else 'contiguous'} {' | '.join(text)}")
+                    layout = "packed    " if packed else "contiguous"
+                    print(f"{name:24} {backend} {layout} {' | '.join(text)}")
                 print(f"{name:24} {backend} errors out, dq, dk, dv", *(f"{e:.1e}" for e in errors(shape)))
     for (name, backend), both in best.items():
         print(f"best {backend} {name:24} forward + backward {both:7.1f} us")

@@ -2,13 +2,13 @@
 //
 //   nvcc -std=c++20 -O3 -I. -gencode=arch=compute_90a,code=sm_90a -o build-attention/bench_attention
 //        bench/bench_attention.cu kernels/cuda/attention_{forward,backward}{,_sm90}.cu
-//   build-attention/bench_attention check   every head size, odd lengths, against a plain f64 attention on the GPU
-//   build-attention/bench_attention small   a few tiny problems only: for compute-sanitizer
+//   build-attention/bench_attention check   all head sizes, odd lengths, against a plain f64 attention
+//   build-attention/bench_attention small   a few small problems only: for compute-sanitizer
 //   build-attention/bench_attention time    CLIP's six shapes: microseconds, GB/s, TFLOP/s
 //
-// Errors are |x - reference| / |reference| over a whole tensor; inputs are random bf16 numbers, so that both sides
-// see the same. Outputs are filled with NaN before every run, and every check runs twice and compares bits.
-// Bench against PyTorch: attention_baseline.py prints the same table for cuDNN and FlashAttention.
+// Errors are |x - reference| / |reference| over a whole tensor; inputs are random bf16 numbers, so that both
+// sides see the same. Outputs are filled with NaN before every run, and every check runs twice and compares
+// bits. Bench against PyTorch: attention_baseline.py prints the same table for cuDNN and FlashAttention.
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
 
@@ -48,7 +48,9 @@ struct Problem {
 template <class T>
 class Buffer {
  public:
-  explicit Buffer(int64_t size) : size_(size) { must(cudaMalloc(&data_, std::max<int64_t>(size, 1) * sizeof(T))); }
+  explicit Buffer(int64_t size) : size_(size) {
+    must(cudaMalloc(&data_, std::max<int64_t>(size, 1) * sizeof(T)));
+  }
   Buffer(const Buffer&) = delete;
   ~Buffer() { cudaFree(data_); }
   T* data() const { return data_; }
@@ -67,28 +69,32 @@ class Buffer {
 
 // Approximately normal numbers (a sum of four uniform ones), from a counter hash.
 __global__ void fill_random(bf16* to, int64_t size, float deviation, uint64_t seed) {
-  for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < size; i += int64_t{gridDim.x} * blockDim.x) {
+  for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < size;
+       i += int64_t{gridDim.x} * blockDim.x) {
     uint64_t x = (i + 1) * 0x9e3779b97f4a7c15ull + seed * 0xd1342543de82ef95ull;
     x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
     x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
     x ^= x >> 31;
     float sum = 0;
-    for (int part = 0; part < 4; ++part) sum += static_cast<float>((x >> (16 * part)) & 0xffff) / 65536.0f - 0.5f;
+    for (int part = 0; part < 4; ++part)
+      sum += static_cast<float>((x >> (16 * part)) & 0xffff) / 65536.0f - 0.5f;
     to[i] = __float2bfloat16(sum * 1.7320508f * deviation);
   }
 }
 
-// ---- the definition, in f64 ----------------------------------------------------------------------------------
+// ---- the definition, in f64 -------------------------------------------------------------------------------
 struct Reference {
   const bf16 *qkv, *dout;
   double *out, *lse, *delta, *dqkv;
   Problem p;
 
   __device__ const bf16* row(int which, int sample, int head, int token) const {
-    return qkv + ((int64_t{sample} * p.tokens + token) * 3 + which) * p.heads * p.head_size + head * p.head_size;
+    return qkv + ((int64_t{sample} * p.tokens + token) * 3 + which) * p.heads * p.head_size +
+           head * p.head_size;
   }
   __device__ double* drow(int which, int sample, int head, int token) const {
-    return dqkv + ((int64_t{sample} * p.tokens + token) * 3 + which) * p.heads * p.head_size + head * p.head_size;
+    return dqkv + ((int64_t{sample} * p.tokens + token) * 3 + which) * p.heads * p.head_size +
+           head * p.head_size;
   }
   __device__ int64_t out_row(int sample, int head, int token) const {
     return ((int64_t{sample} * p.tokens + token) * p.heads + head) * p.head_size;
@@ -155,35 +161,41 @@ __global__ void reference_kernel(Reference r, int phase) {
   }
 }
 
-// ---- one problem's tensors -----------------------------------------------------------------------------------
+// ---- one problem's tensors --------------------------------------------------------------------------------
 struct Tensors {
   Problem p;
   Buffer<bf16> qkv, out, dout, dqkv;
   Buffer<float> lse;
 
   Tensors(const Problem& problem, float deviation, uint64_t seed)
-      : p(problem), qkv(p.rows() * 3 * p.channels()), out(p.rows() * p.channels()), dout(p.rows() * p.channels()),
-        dqkv(p.rows() * 3 * p.channels()), lse(p.rows() * p.heads) {
+      : p(problem),
+        qkv(p.rows() * 3 * p.channels()),
+        out(p.rows() * p.channels()),
+        dout(p.rows() * p.channels()),
+        dqkv(p.rows() * 3 * p.channels()),
+        lse(p.rows() * p.heads) {
     fill_random<<<1024, 256>>>(qkv.data(), qkv.size(), deviation, seed);
     fill_random<<<1024, 256>>>(dout.data(), dout.size(), 1, seed + 1);
     must(cudaGetLastError());
   }
-  View view(void* data, Shape shape, DType dtype = DType::bf16) const { return {data, shape, dtype, {Device::cuda, 0}}; }
+  View view(void* data, Shape shape, DType dtype = DType::bf16) const {
+    return {data, shape, dtype, {Device::cuda, 0}};
+  }
   View packed(const Buffer<bf16>& b) const { return view(b.data(), {p.batch, p.tokens, 3 * p.channels()}); }
   View plain(const Buffer<bf16>& b) const { return view(b.data(), {p.batch, p.tokens, p.channels()}); }
   View lse_view() const { return view(lse.data(), {p.batch, p.heads, p.tokens}, DType::f32); }
   void forward() { cuda::attention_forward(plain(out), lse_view(), packed(qkv), p.heads, p.causal, nullptr); }
   void backward(bool accumulate = false) {
-    cuda::attention_backward({packed(dqkv), accumulate}, plain(dout), packed(qkv), plain(out), lse_view(), p.heads,
-                             p.causal, nullptr);
+    cuda::attention_backward({packed(dqkv), accumulate}, plain(dout), packed(qkv), plain(out), lse_view(),
+                             p.heads, p.causal, nullptr);
   }
 };
 
-// |x - reference| / |reference|; of dqkv only the columns of q (0), k (1) or v (2) are compared. A reference that
-// is zero (dq and dk of one token) is measured against 1e-2 per element, the size of what cancels.
+// |x - reference| / |reference|; of dqkv only the columns of q (0), k (1) or v (2) are compared. A reference
+// that is zero (dq and dk of one token) is measured against 1e-2 per element, the size of what cancels.
 template <class T>
-double error_of(const std::vector<T>& x, const std::vector<double>& reference, int64_t band = 1, int64_t width = 0,
-                int64_t which = 0) {
+double error_of(const std::vector<T>& x, const std::vector<double>& reference, int64_t band = 1,
+                int64_t width = 0, int64_t which = 0) {
   double difference = 0, norm = 0;
   int64_t count = 0;
   for (size_t i = 0; i < x.size(); ++i) {
@@ -204,7 +216,8 @@ bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
 bool check(const Problem& p, float deviation, uint64_t seed) {
   Tensors x(p, deviation, seed);
   Buffer<double> out(x.out.size()), lse(x.lse.size()), delta(x.lse.size()), dqkv(x.dqkv.size());
-  const Reference reference{x.qkv.data(), x.dout.data(), out.data(), lse.data(), delta.data(), dqkv.data(), p};
+  const Reference reference{x.qkv.data(), x.dout.data(), out.data(), lse.data(),
+                            delta.data(), dqkv.data(),   p};
   for (int phase = 0; phase < 3; ++phase) {
     reference_kernel<<<static_cast<unsigned>((x.lse.size() + 63) / 64), 64>>>(reference, phase);
     must(cudaGetLastError());
@@ -233,15 +246,15 @@ bool check(const Problem& p, float deviation, uint64_t seed) {
   for (double& value : doubled) value *= 2;
   const double added = error_of(x.dqkv.host(), doubled);
 
-  const bool good = same && errors[0] <= 4e-3 && errors[1] <= 1e-4 && errors[2] <= 1e-2 && errors[3] <= 1e-2 &&
-                    errors[4] <= 1e-2 && added <= 1e-2;  // a NaN fails every comparison
-  std::printf("%-26s x%-4g out %.1e lse %.0e dq %.1e dk %.1e dv %.1e added %.1e %s %s\n", p.name().c_str(), deviation,
-              errors[0], errors[1], errors[2], errors[3], errors[4], added, same ? "same bits" : "OTHER BITS",
-              good ? "ok" : "WRONG");
+  const bool good = same && errors[0] <= 4e-3 && errors[1] <= 1e-4 && errors[2] <= 1e-2 &&
+                    errors[3] <= 1e-2 && errors[4] <= 1e-2 && added <= 1e-2;  // a NaN fails every comparison
+  std::printf("%-26s x%-4g out %.1e lse %.0e dq %.1e dk %.1e dv %.1e added %.1e %s %s\n", p.name().c_str(),
+              deviation, errors[0], errors[1], errors[2], errors[3], errors[4], added,
+              same ? "same bits" : "OTHER BITS", good ? "ok" : "WRONG");
   return good;
 }
 
-// ---- time ----------------------------------------------------------------------------------------------------
+// ---- time -------------------------------------------------------------------------------------------------
 // Median microseconds of one call: 10 calls between two events, 15 times, over input sets that rotate so that
 // nothing stays in the L2 cache.
 template <class F>
@@ -270,13 +283,16 @@ void time(const Problem& p) {
   const double backward = microseconds([&](int i) { sets[i % 3]->backward(); });
   must(cudaDeviceSynchronize());
   const double unit = 2.0 * p.rows() * p.channels();  // bytes of one (B, T, C) tensor
-  std::printf("%-26s forward %7.1f us %5.0f GB/s %4.0f TFLOP/s | backward %7.1f us %5.0f GB/s %4.0f TFLOP/s | sum %7.1f us\n",
-              p.name().c_str(), forward, 4 * unit / forward / 1e3, p.flops(2) / forward / 1e6, backward,
-              8 * unit / backward / 1e3, p.flops(5) / backward / 1e6, forward + backward);
+  std::printf(
+      "%-26s forward %7.1f us %5.0f GB/s %4.0f TFLOP/s | backward %7.1f us %5.0f GB/s %4.0f TFLOP/s | sum "
+      "%7.1f us\n",
+      p.name().c_str(), forward, 4 * unit / forward / 1e3, p.flops(2) / forward / 1e6, backward,
+      8 * unit / backward / 1e3, p.flops(5) / backward / 1e6, forward + backward);
 }
 
-const Problem clip_shapes[] = {{128, 16, 257, 80, false}, {224, 16, 257, 64, false}, {512, 12, 197, 64, false},
-                               {1024, 12, 50, 64, false}, {128, 16, 77, 64, true},   {1024, 8, 77, 64, true}};
+const Problem clip_shapes[] = {{128, 16, 257, 80, false}, {224, 16, 257, 64, false},
+                               {512, 12, 197, 64, false}, {1024, 12, 50, 64, false},
+                               {128, 16, 77, 64, true},   {1024, 8, 77, 64, true}};
 
 int run(const std::string& what) {
   int wrong = 0, checks = 0;

@@ -1,22 +1,22 @@
 // attention_backward.cu: see attention_backward.cuh for the formulas, attention_common.cuh for the plan.
 //
 // Two kinds of work, each all in registers but for the two matrices it walks over:
-//   query tile: own rows q, dout;  walks over keys:     s = q kᵀ,  dp = dout vᵀ,  dq += ds k              3 products
-//   key tile:   own rows k, v;     walks over queries:  sᵀ = k qᵀ, dpᵀ = v doutᵀ, dv += pᵀ dout, dk += dsᵀ q      4
+//   query tile, 3 products: own rows q, dout; walks over keys:    s = q kᵀ,  dp = dout vᵀ,  dq += ds k
+//   key tile, 4 products:   own rows k, v;    walks over queries: sᵀ = k qᵀ, dpᵀ = v doutᵀ,
+//                                                                 dv += pᵀ dout, dk += dsᵀ q
 //
-// So s and dp are computed twice: 7 products instead of 5. That is cheaper here than the alternatives. Passing ds
-// from the key tiles to the query tiles would take a barrier for every few keys and as much shared memory traffic as
-// the products themselves; float atomics would give other bits every run.
+// So s and dp are computed twice: 7 products instead of 5. That is cheaper here than the alternatives.
+// Passing ds from the key tiles to the query tiles would take a barrier for every few keys and as much shared
+// memory traffic as the products themselves; float atomics would give other bits every run.
 //
-// Long sequences: a block does one kind for one head, with K and V (or Q and dout) in shared memory; the two blocks
-// of a head are neighbours in the grid, so what the second reads is in the L2 cache. Short sequences: all four
-// matrices fit several times over, one block does both kinds.
+// Long sequences: a block does one kind for one head, with K and V (or Q and dout) in shared memory; the two
+// blocks of a head are neighbours in the grid, so what the second reads is in the L2 cache. Short sequences:
+// all four matrices fit several times over, one block does both kinds.
 //
 // On Hopper the vision towers' sequences go another way: attention_backward_sm90.cu.
-#include "kernels/cuda/attention_backward.cuh"
-
 #include <type_traits>
 
+#include "kernels/cuda/attention_backward.cuh"
 #include "kernels/cuda/attention_backward_common.cuh"
 #include "kernels/cuda/attention_backward_sm90.cuh"
 #include "kernels/cuda/attention_common.cuh"
@@ -49,8 +49,8 @@ struct QueryTile {
 
   // Keys key0 ... key0 + 8 n_tiles - 1, whose rows stand in shared memory from `row` on; `tokens` exist.
   template <int n_tiles>
-  __device__ __forceinline__ void walk(const SharedRows<D>& k, const SharedRows<D>& v, int row, int key0, int tokens,
-                                       float scale_log2) {
+  __device__ __forceinline__ void walk(const SharedRows<D>& k, const SharedRows<D>& v, int row, int key0,
+                                       int tokens, float scale_log2) {
     float s[m_tiles][n_tiles][4] = {}, dp[m_tiles][n_tiles][4];
 #pragma unroll
     for (int i = 0; i < m_tiles; ++i) {
@@ -84,7 +84,8 @@ struct QueryTile {
 #pragma unroll
         for (int n = j; n < j + 2; ++n) {
 #pragma unroll
-          for (int e = 0; e < 4; ++e) dp[i][n][e] *= exp2_fast(fmaf(s[i][n][e], scale_log2, -lse_log2[i][e >> 1]));
+          for (int e = 0; e < 4; ++e)
+            dp[i][n][e] *= exp2_fast(fmaf(s[i][n][e], scale_log2, -lse_log2[i][e >> 1]));
         }
         round_to_fragment(ds[i], dp[i][j], dp[i][j + 1]);
       }
@@ -108,10 +109,12 @@ struct KeyTile {
     }
   }
 
-  // Queries query0 ... query0 + 8 n_tiles - 1, whose rows and statistics stand in shared memory from `row` on.
+  // Queries query0 ... query0 + 8 n_tiles - 1, whose rows and statistics stand in shared memory from `row`
+  // on.
   template <int n_tiles>
   __device__ __forceinline__ void walk(const SharedRows<D>& q, const SharedRows<D>& dout,
-                                       const RowStatistics& statistics, int row, int query0, float scale_log2) {
+                                       const RowStatistics& statistics, int row, int query0,
+                                       float scale_log2) {
     const int t = threadIdx.x % 4;
     float s[1][n_tiles][4] = {}, dp[1][n_tiles][4];
 #pragma unroll
@@ -157,7 +160,8 @@ struct KeyTile {
 template <int m_tiles, int warps>
 __host__ __device__ int statistics_rows(const AttentionShape& shape) {
   constexpr int tile_rows = 16 * m_tiles;
-  const int own = shape.chunks == 1 ? (shape.tokens + tile_rows - 1) / tile_rows * tile_rows : warps * tile_rows;
+  const int own =
+      shape.chunks == 1 ? (shape.tokens + tile_rows - 1) / tile_rows * tile_rows : warps * tile_rows;
   return own > shape.chunk_rows ? own : shape.chunk_rows;
 }
 
@@ -172,11 +176,12 @@ __device__ __forceinline__ void for_each_step(int from, int end, Step step) {
 }
 
 // Short sequences: a block does one head; shared memory holds q, k, v, dout and the statistics. Steps
-// of 16 rows need fewer registers, so that more blocks are resident: what counts here is that many heads load at once.
+// of 16 rows need fewer registers, so that more blocks are resident: what counts here is that many heads load
+// at once.
 template <int D, bool causal, int warps, int blocks_per_multiprocessor, int step_tiles>
 __global__ void __launch_bounds__(32 * warps, blocks_per_multiprocessor)
-    attention_backward_short_kernel(bf16* dqkv, const bf16* dout, const bf16* qkv, const bf16* out, const float* lse,
-                                    AttentionShape shape, bool accumulate) {
+    attention_backward_short_kernel(bf16* dqkv, const bf16* dout, const bf16* qkv, const bf16* out,
+                                    const float* lse, AttentionShape shape, bool accumulate) {
   extern __shared__ __align__(128) unsigned char memory[];
   constexpr int threads = 32 * warps;
   const Head<D> head(dqkv, dout, qkv, out, lse, shape, blockIdx.x, accumulate);
@@ -205,7 +210,8 @@ __global__ void __launch_bounds__(32 * warps, blocks_per_multiprocessor)
       for_each_step<step_tiles>(causal ? own.row0 : 0, T, [&](auto n_tiles, int query) {
         load_own_rows<D>(own.k[0], k, own.row0);  // anew each time: cheaper than the registers to keep them
         load_own_rows<D>(own.v[0], v, own.row0);
-        own.template walk<decltype(n_tiles)::value>(q, shared_dout, statistics, query, query, head.scale_log2);
+        own.template walk<decltype(n_tiles)::value>(q, shared_dout, statistics, query, query,
+                                                    head.scale_log2);
       });
       store_own_rows<D>(head.dk, head.pitch, own.row0, T, own.dk[0], head.scale, head.scale, accumulate);
       store_own_rows<D>(head.dv, head.pitch, own.row0, T, own.dv[0], 1, 1, accumulate);
@@ -232,10 +238,10 @@ __device__ __forceinline__ void backward_keys(const Head<D>& head, const Attenti
   const uint32_t dout_base = base + chunk_rows * SharedLayout<D>::pitch;
   const SharedRows<D> q(base), dout(dout_base);
   auto copy_chunk = [&](int first) {
-    copy_rows_async<D, threads>(base, head.q + static_cast<int64_t>(first) * head.pitch, head.pitch, chunk_rows,
-                                T - first);
-    copy_rows_async<D, threads>(dout_base, head.dout + static_cast<int64_t>(first) * head.C, head.C, chunk_rows,
-                                T - first);
+    copy_rows_async<D, threads>(base, head.q + static_cast<int64_t>(first) * head.pitch, head.pitch,
+                                chunk_rows, T - first);
+    copy_rows_async<D, threads>(dout_base, head.dout + static_cast<int64_t>(first) * head.C, head.C,
+                                chunk_rows, T - first);
     commit_copies();
     compute_statistics<D, threads>(statistics, head.dout + static_cast<int64_t>(first) * head.C,
                                    head.out + static_cast<int64_t>(first) * head.C, head.lse + first, head.C,
@@ -263,9 +269,11 @@ __device__ __forceinline__ void backward_keys(const Head<D>& head, const Attenti
         wait_for_copies<0>();
         __syncthreads();
       }
-      for_each_step<D <= 104 ? 4 : 2>(causal ? max(first, own.row0) : first, end, [&](auto n_tiles, int query) {
-        own.template walk<decltype(n_tiles)::value>(q, dout, statistics, query - first, query, head.scale_log2);
-      });
+      for_each_step<D <= 104 ? 4 : 2>(causal ? max(first, own.row0) : first, end,
+                                      [&](auto n_tiles, int query) {
+                                        own.template walk<decltype(n_tiles)::value>(
+                                            q, dout, statistics, query - first, query, head.scale_log2);
+                                      });
     }
     store_own_rows<D>(head.dk, head.pitch, own.row0, T, own.dk[0], head.scale, head.scale, head.accumulate);
     store_own_rows<D>(head.dv, head.pitch, own.row0, T, own.dv[0], 1, 1, head.accumulate);
@@ -274,17 +282,17 @@ __device__ __forceinline__ void backward_keys(const Head<D>& head, const Attenti
 
 // Query tiles of one block: k and v in shared memory.
 template <int D, bool causal, int m_tiles, int warps>
-__device__ __forceinline__ void backward_queries(const Head<D>& head, const AttentionShape& shape, uint32_t base,
-                                                 RowStatistics statistics) {
+__device__ __forceinline__ void backward_queries(const Head<D>& head, const AttentionShape& shape,
+                                                 uint32_t base, RowStatistics statistics) {
   constexpr int threads = 32 * warps, tile_rows = 16 * m_tiles;
   const int T = head.T, chunk_rows = shape.chunk_rows, warp = threadIdx.x / 32;
   const uint32_t v_base = base + chunk_rows * SharedLayout<D>::pitch;
   const SharedRows<D> k(base), v(v_base);
   auto copy_chunk = [&](int first) {
-    copy_rows_async<D, threads>(base, head.k + static_cast<int64_t>(first) * head.pitch, head.pitch, chunk_rows,
-                                T - first);
-    copy_rows_async<D, threads>(v_base, head.v + static_cast<int64_t>(first) * head.pitch, head.pitch, chunk_rows,
-                                T - first);
+    copy_rows_async<D, threads>(base, head.k + static_cast<int64_t>(first) * head.pitch, head.pitch,
+                                chunk_rows, T - first);
+    copy_rows_async<D, threads>(v_base, head.v + static_cast<int64_t>(first) * head.pitch, head.pitch,
+                                chunk_rows, T - first);
     commit_copies();
   };
   const bool resident = shape.chunks == 1;
@@ -294,8 +302,8 @@ __device__ __forceinline__ void backward_queries(const Head<D>& head, const Atte
   // The statistics of this block's own rows.
   const int own_rows = resident ? (T + tile_rows - 1) / tile_rows * tile_rows : warps * tile_rows;
   compute_statistics<D, threads>(statistics, head.dout + static_cast<int64_t>(group) * head.C,
-                                 head.out + static_cast<int64_t>(group) * head.C, head.lse + group, head.C, own_rows,
-                                 T - group);
+                                 head.out + static_cast<int64_t>(group) * head.C, head.lse + group, head.C,
+                                 own_rows, T - group);
   wait_for_copies<0>();
   __syncthreads();
   const int tiles = resident ? (T + tile_rows - 1) / tile_rows : warps;
@@ -332,8 +340,8 @@ __device__ __forceinline__ void backward_queries(const Head<D>& head, const Atte
 // Long sequences: even blocks do key tiles, odd blocks query tiles, of head blockIdx.x / 2.
 template <int D, bool causal, int m_tiles, int warps, int blocks_per_multiprocessor>
 __global__ void __launch_bounds__(32 * warps, blocks_per_multiprocessor)
-    attention_backward_kernel(bf16* dqkv, const bf16* dout, const bf16* qkv, const bf16* out, const float* lse,
-                              AttentionShape shape, bool accumulate) {
+    attention_backward_kernel(bf16* dqkv, const bf16* dout, const bf16* qkv, const bf16* out,
+                              const float* lse, AttentionShape shape, bool accumulate) {
   extern __shared__ __align__(128) unsigned char memory[];
   const Head<D> head(dqkv, dout, qkv, out, lse, shape, blockIdx.x / 2, accumulate);
   float* floats = reinterpret_cast<float*>(memory + 2 * shape.chunk_rows * SharedLayout<D>::pitch);
@@ -353,7 +361,8 @@ void launch_backward_short(bf16* dqkv, const bf16* dout, const bf16* qkv, const 
   shape.chunk_rows = (shape.tokens + 15) / 16 * 16;
   const int bytes = shape.chunk_rows * (4 * SharedLayout<D>::pitch + 8);
   allow_shared_memory(kernel, bytes);
-  kernel<<<shape.batch * shape.heads, 32 * warps, bytes, stream>>>(dqkv, dout, qkv, out, lse, shape, accumulate);
+  kernel<<<shape.batch * shape.heads, 32 * warps, bytes, stream>>>(dqkv, dout, qkv, out, lse, shape,
+                                                                   accumulate);
   check_launch(cudaGetLastError(), "attention_backward");
 }
 
@@ -397,7 +406,8 @@ void attention_backward(Sink dqkv, CView dout, CView qkv, CView out, CView lse, 
     constexpr int blocks = D <= 64 ? 4 : D <= 104 ? 3 : 2;
     auto launch = causal ? launch_backward<D, true, 1, 4, 2> : launch_backward<D, false, 1, 4, 2>;
     if (shape.tokens <= 96) {
-      launch = causal ? launch_backward_short<D, true, 4, blocks> : launch_backward_short<D, false, 4, blocks>;
+      launch =
+          causal ? launch_backward_short<D, true, 4, blocks> : launch_backward_short<D, false, 4, blocks>;
     }
     launch(static_cast<bf16*>(dqkv.to.data), static_cast<const bf16*>(dout.data),
            static_cast<const bf16*>(qkv.data), static_cast<const bf16*>(out.data),

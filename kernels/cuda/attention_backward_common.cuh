@@ -1,4 +1,5 @@
-// attention_backward_common.cuh: what both backward paths need of a head: where its rows are, and their statistics.
+// attention_backward_common.cuh: what both backward paths need of a head: where its rows are, and their
+// statistics.
 #pragma once
 
 #include "kernels/cuda/attention_common.cuh"
@@ -12,7 +13,8 @@ struct RowStatistics {
 };
 
 // Fills rows 0 ... rows-1 (a multiple of 8); those from `valid` on get lse = inf, so that their p is 0.
-// Four lanes share a row. Reads out and dout from global memory, while the copies to shared memory are under way.
+// Four lanes share a row. Reads out and dout from global memory, while the copies to shared memory are under
+// way.
 template <int D, int threads, int rows_at_once = 2>
 __device__ __forceinline__ void compute_statistics(RowStatistics to, const bf16* dout, const bf16* out,
                                                    const float* lse, int pitch, int rows, int valid) {
@@ -54,8 +56,12 @@ struct Head {
 
   __device__ Head(bf16* dqkv, const bf16* dout_, const bf16* qkv, const bf16* out_, const float* lse_,
                   const AttentionShape& shape, int number, bool accumulate_)
-      : T(shape.tokens), C(shape.channels()), pitch(shape.qkv_pitch()), scale(shape.scale),
-        scale_log2(shape.scale * log2_of_e), accumulate(accumulate_) {
+      : T(shape.tokens),
+        C(shape.channels()),
+        pitch(shape.qkv_pitch()),
+        scale(shape.scale),
+        scale_log2(shape.scale * log2_of_e),
+        accumulate(accumulate_) {
     const int64_t first_token = static_cast<int64_t>(number / shape.heads) * T;
     const int column = number % shape.heads * D;
     q = qkv + first_token * pitch + column, k = q + C, v = k + C;

@@ -1,9 +1,11 @@
-// attention_backward_sm90.cu: attention_backward.cu on Hopper's warpgroup instructions, for sequences that shared
-// memory holds whole and head sizes 64 and 80. Same formulas, same two kinds of tiles, of 64 rows instead of 16.
+// attention_backward_sm90.cu: attention_backward.cu on Hopper's warpgroup instructions, for sequences that
+// shared memory holds whole and head sizes 64 and 80. Same formulas, same two kinds of tiles, of 64 rows
+// instead of 16.
 //
-// What bounds it (512 x 12 heads x 197 x 64): 1240 MB, 413 us at 3 TB/s; 7 products of 256 x 208 x 64 for each head,
-// 300 us at the tensor cores' peak. Copies alone take most of the first, so nothing may wait for them: a producer
-// brings the next head by the copy engine and sums up its statistics, two consumer warpgroups compute.
+// What bounds it (512 x 12 heads x 197 x 64): 1240 MB, 413 us at 3 TB/s; 7 products of 256 x 208 x 64 for
+// each head, 300 us at the tensor cores' peak. Copies alone take most of the first, so nothing may wait for
+// them: a producer brings the next head by the copy engine and sums up its statistics, two consumer
+// warpgroups compute.
 #include <algorithm>
 #include <type_traits>
 
@@ -15,11 +17,12 @@
 namespace switchback::cuda {
 namespace {
 
-// sum += (dp p) · X[row0 ...], rounded: ds times the rows. In halves, so that the first half's product runs while the
-// second half is rounded. Leaves the products running.
+// sum += (dp p) · X[row0 ...], rounded: ds times the rows. In halves, so that the first half's product runs
+// while the second half is rounded. Leaves the products running.
 template <int D, int n_tiles>
 __device__ __forceinline__ void multiply_and_add(float (&sum)[D / 8][4], const float (&dp)[n_tiles][4],
-                                                 const float (&p)[n_tiles][4], const SwizzledRows<D>& x, int row0) {
+                                                 const float (&p)[n_tiles][4], const SwizzledRows<D>& x,
+                                                 int row0) {
   constexpr int half = n_tiles == 2 ? 2 : n_tiles / 2;
 #pragma unroll
   for (int from = 0; from < n_tiles; from += half) {
@@ -61,8 +64,9 @@ struct QueryTile {
 
   // Keys key0 ... key0 + 8 n_tiles - 1. Leaves the product of dq running.
   template <int n_tiles>
-  __device__ __forceinline__ void walk(const SwizzledRows<D>& q, const SwizzledRows<D>& dout, const SwizzledRows<D>& k,
-                                       const SwizzledRows<D>& v, int key0, int tokens, float scale_log2) {
+  __device__ __forceinline__ void walk(const SwizzledRows<D>& q, const SwizzledRows<D>& dout,
+                                       const SwizzledRows<D>& k, const SwizzledRows<D>& v, int key0,
+                                       int tokens, float scale_log2) {
     float s[n_tiles][4], dp[n_tiles][4];
 #pragma unroll
     for (int n = 0; n < n_tiles; ++n) {
@@ -116,9 +120,9 @@ struct KeyTile {
 
   // Queries query0 ... query0 + 8 n_tiles - 1. Leaves the products of dv and dk running.
   template <int n_tiles>
-  __device__ __forceinline__ void walk(const SwizzledRows<D>& k, const SwizzledRows<D>& v, const SwizzledRows<D>& q,
-                                       const SwizzledRows<D>& dout, const RowStatistics& statistics, int query0,
-                                       float scale_log2) {
+  __device__ __forceinline__ void walk(const SwizzledRows<D>& k, const SwizzledRows<D>& v,
+                                       const SwizzledRows<D>& q, const SwizzledRows<D>& dout,
+                                       const RowStatistics& statistics, int query0, float scale_log2) {
     const int t = threadIdx.x % 4;
     float s[n_tiles][4], dp[n_tiles][4];
 #pragma unroll
@@ -140,7 +144,8 @@ struct KeyTile {
       for (int n = 0; n < n_tiles; ++n) {
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
-          const int query = query0 + 8 * n + 2 * t + (e & 1), key = row0 + threadIdx.x % 32 / 4 + 8 * (e >> 1);
+          const int query = query0 + 8 * n + 2 * t + (e & 1),
+                    key = row0 + threadIdx.x % 32 / 4 + 8 * (e >> 1);
           if (query < key) s[n][e] = -INFINITY;
         }
       }
@@ -169,25 +174,28 @@ struct KeyTile {
   }
 };
 
-constexpr int groups = 2;                    // consumers: while one computes exponentials, the other's products run
+constexpr int groups = 2;                    // consumers: exponentials of one, products of the other
 constexpr int threads = 128 * (groups + 1);  // and a warpgroup that fetches
 constexpr int most_tiles = 5;                // 320 tokens
 
 // One block for each multiprocessor; it takes heads blockIdx.x, blockIdx.x + gridDim.x, ...
 //
-// Shared memory: a ring of `slots` >= 4 matrices, filled in the order q, dout, k, v of one head after the other, and
-// the statistics of two heads. The producer fills for the next head what fits beside the four matrices of the
-// current one (197 tokens of 64: all four; 257 of 64: two; 257 of 80: one) and computes its statistics while the
-// consumers are busy; the rest follows when they are done with the current head.
+// Shared memory: a ring of `slots` >= 4 matrices, filled in the order q, dout, k, v of one head after the
+// other, and the statistics of two heads. The producer fills for the next head what fits beside the four
+// matrices of the current one (197 tokens of 64: all four; 257 of 64: two; 257 of 80: one) and computes its
+// statistics while the consumers are busy; the rest follows when they are done with the current head.
 template <int D, bool causal>
 __global__ void __launch_bounds__(threads, 1)
-    attention_backward_sm90_kernel(bf16* dqkv, const bf16* dout, const bf16* qkv, const bf16* out, const float* lse,
-                                   const __grid_constant__ HeadMaps qkv_maps, const __grid_constant__ HeadMaps dout_maps,
-                                   AttentionShape shape, int slots, bool accumulate) {
+    attention_backward_sm90_kernel(bf16* dqkv, const bf16* dout, const bf16* qkv, const bf16* out,
+                                   const float* lse, const __grid_constant__ HeadMaps qkv_maps,
+                                   const __grid_constant__ HeadMaps dout_maps, AttentionShape shape,
+                                   int slots, bool accumulate) {
   extern __shared__ __align__(1024) unsigned char memory[];
-  __shared__ uint64_t landed[2];  // of heads of even and odd turn: all four matrices are there
-  using Hand = HandOver<threads>;
-  const int T = shape.tokens, rows = shape.chunk_rows, tiles = (T + 63) / 64, heads = shape.batch * shape.heads;
+  // Of heads of even and odd turn: all four matrices and the statistics are there; nobody needs them any
+  // more.
+  __shared__ uint64_t filled[2], emptied[2];
+  const int T = shape.tokens, rows = shape.chunk_rows, tiles = (T + 63) / 64,
+            heads = shape.batch * shape.heads;
   const int group = __shfl_sync(~0u, threadIdx.x / 128, 0);  // the same for the whole warp, and known to be
   const int bytes = SwizzledRows<D>::bytes(rows), stride = gridDim.x;
   const uint32_t base = shared_address(memory);
@@ -198,8 +206,10 @@ __global__ void __launch_bounds__(threads, 1)
   };
   auto matrix = [&](int turn, int i) { return SwizzledRows<D>(base + (4 * turn + i) % slots * bytes, rows); };
   if (threadIdx.x == 0) {
-    ptx::mbarrier_init(&landed[0], 1);
-    ptx::mbarrier_init(&landed[1], 1);
+    for (int i = 0; i < 2; ++i) {
+      ptx::mbarrier_init(&filled[i], 1 + 128);  // the copies' bytes, and every thread of the producer
+      ptx::mbarrier_init(&emptied[i], 128 * groups);
+    }
     ptx::mbarrier_init_fence();
   }
   __syncthreads();
@@ -214,20 +224,24 @@ __global__ void __launch_bounds__(threads, 1)
       auto copy = [&](int from, int to) {
         for (int i = from; i < to; ++i) {
           const int at = i == 0 || i == 1 ? column : i == 2 ? C + column : 2 * C + column;
-          copy_matrix<D>(matrix(turn, i), i == 1 ? dout_maps : qkv_maps, at, sample, rows, &landed[turn % 2]);
+          copy_matrix<D>(matrix(turn, i), i == 1 ? dout_maps : qkv_maps, at, sample, rows, &filled[turn % 2]);
         }
       };
       const int ahead = turn == 0 ? 4 : slots - 4;
       if (copies) {
-        ptx::mbarrier_arrive_and_expect(&landed[turn % 2], 4 * rows * D * 2);
+        ptx::mbarrier_arrive_and_expect(&filled[turn % 2], 4 * rows * D * 2);
         copy(0, ahead);
       }
       __syncwarp();
-      compute_statistics<D, 128>(statistics_of(turn), head.dout, head.out, head.lse, head.C, 64 * tiles, T);
-      if (turn > 0) Hand::wait_emptied(turn - 1);
+      compute_statistics<D, 128, D <= 64 ? 2 : 1>(statistics_of(turn), head.dout, head.out, head.lse, head.C,
+                                                  64 * tiles, T);
+      if (turn > 0) {
+        const int last = turn - 1;
+        ptx::mbarrier_wait(&emptied[last % 2], last / 2 % 2, "attention producer", last % 2);
+      }
       if (copies) copy(ahead, 4);
       __syncwarp();
-      Hand::arrive_filled(turn);
+      ptx::mbarrier_arrive(&filled[turn % 2]);
     }
   } else {  // ---- the consumers ----
     ptx::take_registers<D <= 64 ? 216 : 232>();
@@ -235,10 +249,10 @@ __global__ void __launch_bounds__(threads, 1)
     int turn = 0;
     for (int number = blockIdx.x; number < heads; number += stride, ++turn) {
       const Head<D> head(dqkv, dout, qkv, out, lse, shape, number, accumulate);
-      const SwizzledRows<D> q = matrix(turn, 0), g = matrix(turn, 1), k = matrix(turn, 2), v = matrix(turn, 3);
+      const SwizzledRows<D> q = matrix(turn, 0), g = matrix(turn, 1), k = matrix(turn, 2),
+                            v = matrix(turn, 3);
       const RowStatistics statistics = statistics_of(turn);
-      Hand::wait_filled(turn);
-      ptx::mbarrier_wait(&landed[turn % 2], turn / 2 % 2, "attention consumer", turn % 2);
+      ptx::mbarrier_wait(&filled[turn % 2], turn / 2 % 2, "attention consumer", turn % 2);
 
       for (int tile = group; tile < tiles; tile += groups) {
         KeyTile<D, causal> own;
@@ -253,7 +267,8 @@ __global__ void __launch_bounds__(threads, 1)
         store_own_rows<D>(head.dk, head.pitch, own.row0, T, own.dk, head.scale, head.scale, accumulate);
         store_own_rows<D>(head.dv, head.pitch, own.row0, T, own.dv, 1, 1, accumulate);
       }
-      for (int tile = (group + tiles) % groups; tile < tiles; tile += groups) {  // odd tiles: the other group begins
+      for (int tile = (group + tiles) % groups; tile < tiles;
+           tile += groups) {  // if odd: the other group first
         QueryTile<D, causal> own;
         own.tile_row0 = 64 * tile, own.row0 = 64 * tile + warp_row;
         own.start(statistics);
@@ -264,7 +279,7 @@ __global__ void __launch_bounds__(threads, 1)
         hold(own.dq);
         store_own_rows<D>(head.dq, head.pitch, own.row0, T, own.dq, head.scale, head.scale, accumulate);
       }
-      if (number + stride < heads) Hand::arrive_emptied(turn);
+      ptx::mbarrier_arrive(&emptied[turn % 2]);
     }
   }
 }
@@ -280,19 +295,21 @@ void launch_backward_sm90(bf16* dqkv, const bf16* dout, const bf16* qkv, const b
   const int slots = std::min(8, (shared_memory_limit - 1024 - beside) / matrix);
   CHECK(shape.chunks == 1 && slots >= 4, "attention: ", shape.tokens, " tokens on this path");
   allow_shared_memory(kernel, slots * matrix + beside);
-  const HeadMaps qkv_maps = make_head_maps(qkv, shape.batch, shape.tokens, shape.qkv_pitch(), shape.chunk_rows);
-  const HeadMaps dout_maps = make_head_maps(dout, shape.batch, shape.tokens, shape.channels(), shape.chunk_rows);
+  const HeadMaps qkv_maps =
+      make_head_maps(qkv, shape.batch, shape.tokens, shape.qkv_pitch(), shape.chunk_rows);
+  const HeadMaps dout_maps =
+      make_head_maps(dout, shape.batch, shape.tokens, shape.channels(), shape.chunk_rows);
   const int blocks = std::min(shape.batch * shape.heads, multiprocessors());
-  kernel<<<blocks, threads, slots * matrix + beside, stream>>>(dqkv, dout, qkv, out, lse, qkv_maps, dout_maps, shape,
-                                                               slots, accumulate);
+  kernel<<<blocks, threads, slots * matrix + beside, stream>>>(dqkv, dout, qkv, out, lse, qkv_maps, dout_maps,
+                                                               shape, slots, accumulate);
   check_launch(cudaGetLastError(), "attention_backward");
 }
 
 }  // namespace
 
 bool attention_backward_sm90_serves(const AttentionShape& shape) {
-  return (shape.head_size == 64 || shape.head_size == 80) && shape.tokens > 96 && shape.tokens <= 64 * most_tiles &&
-         is_hopper();
+  return (shape.head_size == 64 || shape.head_size == 80) && shape.tokens > 96 &&
+         shape.tokens <= 64 * most_tiles && is_hopper();
 }
 
 void attention_backward_sm90(bf16* dqkv, const bf16* dout, const bf16* qkv, const bf16* out, const float* lse,

@@ -1,17 +1,18 @@
-// attention_common.cuh: what attention's forward and backward kernels share: where a head lies in global memory,
-// how its rows lie in shared memory, and the two products that everything is made of.
+// attention_common.cuh: what attention's forward and backward kernels share: where a head lies in global
+// memory, how its rows lie in shared memory, and the two products that everything is made of.
 //
-// The plan of all attention kernels here. CLIP's sequences are short (50 ... 257 tokens), so one block of threads
-// takes one head of one sample and keeps two whole matrices of it, X and Y (T, D), in shared memory: K and V where
-// the rows of the result are queries, Q and dout where they are keys. Each warp owns tiles of 16 result rows. It
-// holds its own rows as fragments in registers, walks over the rows of X and Y, and never writes a score anywhere:
+// The plan of all attention kernels here. CLIP's sequences are short (50 ... 257 tokens), so one block of
+// threads takes one head of one sample and keeps two whole matrices of it, X and Y (T, D), in shared memory:
+// K and V where the rows of the result are queries, Q and dout where they are keys. Each warp owns tiles of
+// 16 result rows. It holds its own rows as fragments in registers, walks over the rows of X and Y, and never
+// writes a score anywhere:
 //
 //     s   = own · Xᵀ          add_scores: X's rows become columns                       (16, 8 n)
 //     p   = f(s)              elementwise, in registers
 //     sum = sum + p · X       add_sums:   X's rows are what is summed over              (16, D)
 //
-// On Hopper, tiles of 64 rows on warpgroup instructions do the same for 97 ... 320 tokens: attention_sm90.cuh.
-// Longer sequences take X and Y in parts ("chunks") of as many rows as fit.
+// On Hopper, tiles of 64 rows on warpgroup instructions do the same for 97 ... 320 tokens:
+// attention_sm90.cuh. Longer sequences take X and Y in parts ("chunks") of as many rows as fit.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -33,9 +34,9 @@ constexpr float log2_of_e = 1.4426950408889634f;
 constexpr float ln_of_2 = 0.6931471805599453f;
 constexpr int shared_memory_limit = 227 * 1024;  // bytes that a block may ask for on sm_90
 
-// ---- one head in global memory -------------------------------------------------------------------------------
-// The sizes of a problem, as every kernel gets them. Rows of qkv (B T, 3 C) hold q, k, v one after the other, each
-// of H heads of D: a head's matrix is a column band, its row pitch is 3 C (C for out and dout).
+// ---- one head in global memory ----------------------------------------------------------------------------
+// The sizes of a problem, as every kernel gets them. Rows of qkv (B T, 3 C) hold q, k, v one after the other,
+// each of H heads of D: a head's matrix is a column band, its row pitch is 3 C (C for out and dout).
 struct AttentionShape {
   int batch, tokens, heads, head_size;
   int chunk_rows;  // rows of X and Y that shared memory holds at a time; a multiple of 16
@@ -46,10 +47,10 @@ struct AttentionShape {
   __host__ __device__ int qkv_pitch() const { return 3 * channels(); }
 };
 
-// ---- rows in shared memory -----------------------------------------------------------------------------------
-// A matrix (rows, D) without padding. ldmatrix wants the same 16-byte chunk of 8 consecutive rows in different
-// banks; the 8 rows start D/8 chunks apart, so D/8 odd is fine by itself and for the rest the chunk number is
-// xor-ed with bits of the row: as many bits as 2 divides D/8, three at most.
+// ---- rows in shared memory --------------------------------------------------------------------------------
+// A matrix (rows, D) without padding. ldmatrix wants the same 16-byte chunk of 8 consecutive rows in
+// different banks; the 8 rows start D/8 chunks apart, so D/8 odd is fine by itself and for the rest the chunk
+// number is xor-ed with bits of the row: as many bits as 2 divides D/8, three at most.
 template <int D>
 struct SharedLayout {
   static_assert(D % 8 == 0, "rows are moved in chunks of 16 bytes");
@@ -69,7 +70,8 @@ struct SharedLayout {
 
 // Starts copying `rows` rows of D from global memory (pitch in elements); those from `valid` on become zeros.
 template <int D, int threads>
-__device__ __forceinline__ void copy_rows_async(uint32_t to, const bf16* from, int pitch, int rows, int valid) {
+__device__ __forceinline__ void copy_rows_async(uint32_t to, const bf16* from, int pitch, int rows,
+                                                int valid) {
   using Layout = SharedLayout<D>;
   for (int i = threadIdx.x; i < rows * Layout::chunks; i += threads) {
     int row = i / Layout::chunks, chunk = i % Layout::chunks;
@@ -114,7 +116,7 @@ class SharedRows {
   uint32_t as_columns_, as_rows_;  // addresses of this lane's 16 bytes at row0 = 0, k = 0
 };
 
-// ---- a warp's own rows, in registers -------------------------------------------------------------------------
+// ---- a warp's own rows, in registers ----------------------------------------------------------------------
 // 16 rows of D as A fragments; `last` is the half step of an odd D/8.
 template <int D>
 struct OwnRows {
@@ -122,10 +124,12 @@ struct OwnRows {
   uint32_t last[2];
 };
 
-// From global memory: rows row0 ... row0+15, zeros from `valid` on. A lane reads 8 bytes, so that a quad reads one
-// whole 32-byte sector of a row, and swaps 4 of them with its neighbour (lane ^ 1) to get the fragments' order.
+// From global memory: rows row0 ... row0+15, zeros from `valid` on. A lane reads 8 bytes, so that a quad
+// reads one whole 32-byte sector of a row, and swaps 4 of them with its neighbour (lane ^ 1) to get the
+// fragments' order.
 template <int D>
-__device__ __forceinline__ void load_own_rows(OwnRows<D>& own, const bf16* from, int pitch, int row0, int valid) {
+__device__ __forceinline__ void load_own_rows(OwnRows<D>& own, const bf16* from, int pitch, int row0,
+                                              int valid) {
   int lane = threadIdx.x % 32, t = lane % 4;
   bool odd = t & 1;
   uint2 read[2][D / 16];
@@ -167,8 +171,9 @@ __device__ __forceinline__ void load_own_rows(OwnRows<D>& own, const SharedRows<
 // Writes 16 rows of sums, times `factor` (of rows g and g + 8), as bf16; rows from `valid` on are left alone.
 // The same neighbour swap as above makes 8-byte stores that fill whole sectors.
 template <int D>
-__device__ __forceinline__ void store_own_rows(bf16* to, int pitch, int row0, int valid, float (&sum)[D / 8][4],
-                                               float factor_0, float factor_1, bool accumulate) {
+__device__ __forceinline__ void store_own_rows(bf16* to, int pitch, int row0, int valid,
+                                               float (&sum)[D / 8][4], float factor_0, float factor_1,
+                                               bool accumulate) {
   int lane = threadIdx.x % 32, t = lane % 4;
   bool odd = t & 1;
 #pragma unroll
@@ -201,7 +206,7 @@ __device__ __forceinline__ void store_own_rows(bf16* to, int pitch, int row0, in
   }
 }
 
-// ---- the two products ----------------------------------------------------------------------------------------
+// ---- the two products -------------------------------------------------------------------------------------
 // s[m] (16, 8 n_tiles) += own[m] (16, D) · X[row0 ... row0 + 8 n_tiles]ᵀ. Several m share each read of X.
 template <int D, int m_tiles, int n_tiles>
 __device__ __forceinline__ void add_scores(float (&s)[m_tiles][n_tiles][4], const OwnRows<D> (&own)[m_tiles],
@@ -257,7 +262,8 @@ __device__ __forceinline__ void add_sums(float (&sum)[m_tiles][D / 8][4], const 
 }
 
 // Two neighbouring score tiles, rounded: the A fragment of the next product.
-__device__ __forceinline__ void round_to_fragment(uint32_t (&a)[4], const float (&left)[4], const float (&right)[4]) {
+__device__ __forceinline__ void round_to_fragment(uint32_t (&a)[4], const float (&left)[4],
+                                                  const float (&right)[4]) {
   a[0] = pack_bf16(left[0], left[1]);
   a[1] = pack_bf16(left[2], left[3]);
   a[2] = pack_bf16(right[0], right[1]);
@@ -273,7 +279,7 @@ __device__ __forceinline__ float quad_sum(float x) {
   return x + __shfl_xor_sync(~0u, x, 2);
 }
 
-// ---- host side -----------------------------------------------------------------------------------------------
+// ---- host side --------------------------------------------------------------------------------------------
 inline void check_launch(cudaError_t status, const char* what) {
   CHECK(status == cudaSuccess, what, ": ", cudaGetErrorString(status));
 }
@@ -283,13 +289,26 @@ inline void check_launch(cudaError_t status, const char* what) {
 template <class F>
 bool serve_head_size(int64_t head_size, F&& f) {
   switch (head_size) {
-    case 32: f(std::integral_constant<int, 32>{}); return true;
-    case 64: f(std::integral_constant<int, 64>{}); return true;
-    case 80: f(std::integral_constant<int, 80>{}); return true;
-    case 88: f(std::integral_constant<int, 88>{}); return true;
-    case 104: f(std::integral_constant<int, 104>{}); return true;
-    case 128: f(std::integral_constant<int, 128>{}); return true;
-    default: return false;
+    case 32:
+      f(std::integral_constant<int, 32>{});
+      return true;
+    case 64:
+      f(std::integral_constant<int, 64>{});
+      return true;
+    case 80:
+      f(std::integral_constant<int, 80>{});
+      return true;
+    case 88:
+      f(std::integral_constant<int, 88>{});
+      return true;
+    case 104:
+      f(std::integral_constant<int, 104>{});
+      return true;
+    case 128:
+      f(std::integral_constant<int, 128>{});
+      return true;
+    default:
+      return false;
   }
 }
 
@@ -301,8 +320,8 @@ inline AttentionShape attention_shape(const CView& qkv, int64_t heads) {
         qkv.device);
   const int64_t head_size = qkv.cols() / (3 * heads);
   if (!serve_head_size(head_size, [](auto) {})) {
-    fail("attention: no CUDA kernel for heads of ", head_size, "; there are some for 32, 64, 80, 88, 104 and 128: ",
-         "change the width or the number of heads");
+    fail("attention: no CUDA kernel for heads of ", head_size,
+         "; there are some for 32, 64, 80, 88, 104 and 128: ", "change the width or the number of heads");
   }
   AttentionShape shape{};
   shape.batch = static_cast<int>(qkv.shape[0]);
@@ -313,8 +332,8 @@ inline AttentionShape attention_shape(const CView& qkv, int64_t heads) {
   return shape;
 }
 
-// The rows of `matrices` matrices that shared memory takes at a time: the whole sequence where that fits, else as
-// few and as equal parts as possible. Rows come in 64s, but a rest of up to 16 is a 16.
+// The rows of `matrices` matrices that shared memory takes at a time: the whole sequence where that fits,
+// else as few and as equal parts as possible. Rows come in 64s, but a rest of up to 16 is a 16.
 template <int D>
 void choose_chunks(AttentionShape& shape, int matrices) {
   constexpr int bytes_beside = 8;  // for each row: f32 lse and delta, in the backward pass

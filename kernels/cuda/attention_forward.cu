@@ -1,22 +1,21 @@
 // attention_forward.cu: see attention_forward.cuh for the formula, attention_common.cuh for the plan.
 //
-// A block holds K and V of one head in shared memory; a warp takes m_tiles x 16 queries at a time and walks over
-// the keys 64 by 64 with the online softmax:
+// A block holds K and V of one head in shared memory; a warp takes m_tiles x 16 queries at a time and walks
+// over the keys 64 by 64 with the online softmax:
 //
 //   m = largest score so far, l = Σ exp(s - m), o = Σ exp(s - m) v;     out = o / l, lse = m + log l
 //
-// When a block of keys raises m, what was summed before must be scaled by exp(m_old - m_new). The result does not
-// depend on which m is subtracted, only overflow does, so m is left alone until it would rise by more than 2^8:
-// after the first keys that is rare, and the scaling is skipped by the whole warp.
+// When a block of keys raises m, what was summed before must be scaled by exp(m_old - m_new). The result does
+// not depend on which m is subtracted, only overflow does, so m is left alone until it would rise by more
+// than 2^8: after the first keys that is rare, and the scaling is skipped by the whole warp.
 //
 // The sequences that come here (50 and 77 tokens) are bound by memory traffic: several blocks live on a
-// multiprocessor, one's copies run under the other's products. On Hopper the vision towers' longer sequences go another
-// way: attention_forward_sm90.cu.
-#include "kernels/cuda/attention_forward.cuh"
-
+// multiprocessor, one's copies run under the other's products. On Hopper the vision towers' longer sequences
+// go another way: attention_forward_sm90.cu.
 #include <type_traits>
 
 #include "kernels/cuda/attention_common.cuh"
+#include "kernels/cuda/attention_forward.cuh"
 #include "kernels/cuda/attention_forward_sm90.cuh"
 
 namespace switchback::cuda {
@@ -45,8 +44,8 @@ struct QueryTile {
 
   // Keys key0 ... key0 + 8 n_tiles - 1, whose rows stand in shared memory from `row` on; `tokens` exist.
   template <int n_tiles, bool masked>
-  __device__ __forceinline__ void attend(const SharedRows<D>& k, const SharedRows<D>& v, int row, int key0, int tokens,
-                                         float scale_log2) {
+  __device__ __forceinline__ void attend(const SharedRows<D>& k, const SharedRows<D>& v, int row, int key0,
+                                         int tokens, float scale_log2) {
     int lane = threadIdx.x % 32;
     float s[m_tiles][n_tiles][4] = {};
     add_scores<D, m_tiles, n_tiles>(s, q, k, row);
@@ -136,15 +135,17 @@ __global__ void __launch_bounds__(32 * warps, blocks_per_multiprocessor)
 
   auto copy_chunk = [&](int chunk) {
     int first = chunk * chunk_rows;
-    copy_rows_async<D, threads>(k_base, k + static_cast<int64_t>(first) * pitch, pitch, chunk_rows, T - first);
-    copy_rows_async<D, threads>(v_base, v + static_cast<int64_t>(first) * pitch, pitch, chunk_rows, T - first);
+    copy_rows_async<D, threads>(k_base, k + static_cast<int64_t>(first) * pitch, pitch, chunk_rows,
+                                T - first);
+    copy_rows_async<D, threads>(v_base, v + static_cast<int64_t>(first) * pitch, pitch, chunk_rows,
+                                T - first);
     commit_copies();
   };
   const bool resident = shape.chunks == 1;
   if (resident) copy_chunk(0);
 
-  // Resident: the block's warps share out all tiles; the head's number decides who gets the odd one, so that the
-  // four schedulers of a multiprocessor end up equally loaded. Otherwise: one tile for each warp.
+  // Resident: the block's warps share out all tiles; the head's number decides who gets the odd one, so that
+  // the four schedulers of a multiprocessor end up equally loaded. Otherwise: one tile for each warp.
   const int group = blockIdx.y * warps * tile_rows;
   const int rows_here = resident ? T : min(warps * tile_rows, T - group);
   const int tiles = resident ? (rows_here + tile_rows - 1) / tile_rows : warps;
@@ -190,8 +191,8 @@ __global__ void __launch_bounds__(32 * warps, blocks_per_multiprocessor)
     for (int i = 0; i < m_tiles; ++i) {
       const int row0 = own.row0 + 16 * i;
       const float l0 = quad_sum(own.l[i][0]), l1 = quad_sum(own.l[i][1]);
-      store_own_rows<D>(out + static_cast<int64_t>(sample) * T * C + head * D, C, row0, T, own.o[i], 1 / l0, 1 / l1,
-                        false);
+      store_own_rows<D>(out + static_cast<int64_t>(sample) * T * C + head * D, C, row0, T, own.o[i], 1 / l0,
+                        1 / l1, false);
       if (lane % 4 == 0) {
         float* place = lse + static_cast<int64_t>(blockIdx.x) * T;
         const int row = row0 + lane / 4;
@@ -225,7 +226,8 @@ void attention_forward(View out, View lse, CView qkv, int64_t heads, bool causal
   AttentionShape shape = attention_shape(qkv, heads);
   CHECK(out.shape == Shape({shape.batch, shape.tokens, shape.channels()}), "attention: out is ", out.shape);
   CHECK(lse.shape == Shape({shape.batch, shape.heads, shape.tokens}), "attention: lse is ", lse.shape);
-  CHECK(out.dtype == DType::bf16 && lse.dtype == DType::f32, "attention: out is ", out.dtype, ", lse ", lse.dtype);
+  CHECK(out.dtype == DType::bf16 && lse.dtype == DType::f32, "attention: out is ", out.dtype, ", lse ",
+        lse.dtype);
   if (shape.batch == 0 || shape.tokens == 0) return;
   if (attention_forward_sm90_serves(shape)) {
     attention_forward_sm90(static_cast<bf16*>(out.data), static_cast<float*>(lse.data),
@@ -241,8 +243,8 @@ void attention_forward(View out, View lse, CView qkv, int64_t heads, bool causal
       constexpr int of_five = D <= 64 ? 3 : D <= 88 ? 2 : 1;
       launch = causal ? launch_forward<D, true, 1, 5, of_five> : launch_forward<D, false, 1, 5, of_five>;
     }
-    launch(static_cast<bf16*>(out.data), static_cast<float*>(lse.data), static_cast<const bf16*>(qkv.data), shape,
-           stream);
+    launch(static_cast<bf16*>(out.data), static_cast<float*>(lse.data), static_cast<const bf16*>(qkv.data),
+           shape, stream);
   });
 }
 

@@ -1,11 +1,12 @@
-// attention_forward_sm90.cu: attention_forward.cu's online softmax on Hopper's warpgroup instructions, for sequences
-// that shared memory holds whole and head sizes 64 and 80.
+// attention_forward_sm90.cu: attention_forward.cu's online softmax on Hopper's warpgroup instructions, for
+// sequences that shared memory holds whole and head sizes 64 and 80.
 //
-// One block for each multiprocessor, of some consumer warpgroups that compute and one producer that copies; the block
-// takes heads blockIdx.x, blockIdx.x + gridDim.x, ... The consumers share out a head's tiles of 64 queries. While one
-// of them computes exponentials, another's products run. Shared memory is a ring of matrices in the order q, k, v of
-// one head after the other; where two heads fit (257 tokens of 64: yes, of 80: five of six matrices) the next one is
-// copied completely behind the current one, and a consumer may be a head ahead of another.
+// One block for each multiprocessor, of some consumer warpgroups that compute and one producer that copies;
+// the block takes heads blockIdx.x, blockIdx.x + gridDim.x, ... The consumers share out a head's tiles of 64
+// queries. While one of them computes exponentials, another's products run. Shared memory is a ring of
+// matrices in the order q, k, v of one head after the other; where two heads fit (257 tokens of 64: yes, of
+// 80: five of six matrices) the next one is copied completely behind the current one, and a consumer may be a
+// head ahead of another.
 #include <algorithm>
 #include <type_traits>
 
@@ -35,8 +36,8 @@ struct QueryTile {
 
   // Keys key0 ... key0 + 8 n_tiles - 1. Leaves the product with v running.
   template <int n_tiles>
-  __device__ __forceinline__ void attend(const SwizzledRows<D>& q, const SwizzledRows<D>& k, const SwizzledRows<D>& v,
-                                         int key0, int tokens, float scale_log2) {
+  __device__ __forceinline__ void attend(const SwizzledRows<D>& q, const SwizzledRows<D>& k,
+                                         const SwizzledRows<D>& v, int key0, int tokens, float scale_log2) {
     float s[n_tiles][4];
     warpgroup_fence();
     issue_scores<D, n_tiles>(s, q, tile_row0, k, key0, false);
@@ -108,8 +109,8 @@ struct QueryTile {
 
 template <int D, bool causal, int groups>
 __global__ void __launch_bounds__(128 * (groups + 1), 1)
-    attention_forward_sm90_kernel(bf16* out, float* lse, const __grid_constant__ HeadMaps qkv_maps, AttentionShape shape,
-                                  int slots) {
+    attention_forward_sm90_kernel(bf16* out, float* lse, const __grid_constant__ HeadMaps qkv_maps,
+                                  AttentionShape shape, int slots) {
   extern __shared__ __align__(1024) unsigned char memory[];
   __shared__ uint64_t landed[2];  // of heads of even and odd turn: all three matrices are there
   using Hand = HandOver<128 * groups + 32>;
@@ -135,8 +136,8 @@ __global__ void __launch_bounds__(128 * (groups + 1), 1)
       auto copy = [&](int from, int to) {
         if (threadIdx.x % 32 == 0) {
           for (int i = from; i < to; ++i) {
-            copy_matrix<D>(matrix(turn, i), qkv_maps, i * C + number % shape.heads * D, number / shape.heads, rows,
-                           &landed[turn % 2]);
+            copy_matrix<D>(matrix(turn, i), qkv_maps, i * C + number % shape.heads * D, number / shape.heads,
+                           rows, &landed[turn % 2]);
           }
         }
         __syncwarp();
@@ -169,8 +170,8 @@ __global__ void __launch_bounds__(128 * (groups + 1), 1)
         wait_for_products<0>();
         hold(own.o);
         const float l0 = quad_sum(own.l[0]), l1 = quad_sum(own.l[1]);
-        store_own_rows<D>(out + static_cast<int64_t>(number / shape.heads) * T * C + number % shape.heads * D, C,
-                          own.row0, T, own.o, 1 / l0, 1 / l1, false);
+        store_own_rows<D>(out + static_cast<int64_t>(number / shape.heads) * T * C + number % shape.heads * D,
+                          C, own.row0, T, own.o, 1 / l0, 1 / l1, false);
         if (lane % 4 == 0) {
           float* place = lse + static_cast<int64_t>(number) * T;
           const int row = own.row0 + lane / 4;
@@ -192,7 +193,8 @@ void launch_forward_sm90(bf16* out, float* lse, const bf16* qkv, AttentionShape 
   const int slots = std::min(6, (shared_memory_limit - 1024 - beside) / matrix);
   CHECK(shape.chunks == 1 && slots >= 3, "attention: ", shape.tokens, " tokens on this path");
   allow_shared_memory(kernel, slots * matrix + beside);
-  const HeadMaps qkv_maps = make_head_maps(qkv, shape.batch, shape.tokens, shape.qkv_pitch(), shape.chunk_rows);
+  const HeadMaps qkv_maps =
+      make_head_maps(qkv, shape.batch, shape.tokens, shape.qkv_pitch(), shape.chunk_rows);
   const int blocks = std::min(shape.batch * shape.heads, multiprocessors());
   kernel<<<blocks, 128 * (groups + 1), slots * matrix + beside, stream>>>(out, lse, qkv_maps, shape, slots);
   check_launch(cudaGetLastError(), "attention_forward");
@@ -201,12 +203,14 @@ void launch_forward_sm90(bf16* out, float* lse, const bf16* qkv, AttentionShape 
 }  // namespace
 
 bool attention_forward_sm90_serves(const AttentionShape& shape) {
-  return (shape.head_size == 64 || shape.head_size == 80) && shape.tokens > 96 && shape.tokens <= 320 && is_hopper();
+  return (shape.head_size == 64 || shape.head_size == 80) && shape.tokens > 96 && shape.tokens <= 320 &&
+         is_hopper();
 }
 
 void attention_forward_sm90(bf16* out, float* lse, const bf16* qkv, const AttentionShape& shape, bool causal,
                             cudaStream_t stream) {
-  // One consumer for each tile of 64 queries, as far as the registers go; five tiles are dealt out to three in turn.
+  // One consumer for each tile of 64 queries, as far as the registers go; five tiles are dealt out to three
+  // in turn.
   const bool four_tiles = shape.tokens > 192 && shape.tokens <= 256;
   auto launch = causal ? launch_forward_sm90<64, true, 3> : launch_forward_sm90<64, false, 3>;
   if (shape.head_size == 64 && four_tiles) {

@@ -1,8 +1,8 @@
-// attention_sm90.cuh: what the two attention kernels for Hopper share: matrices that the bulk tensor copy engine
-// brings, and the two products of attention_common.cuh on warpgroup instructions.
+// attention_sm90.cuh: what the two attention kernels for Hopper share: matrices that the bulk tensor copy
+// engine brings, and the two products of attention_common.cuh on warpgroup instructions.
 //
-// A tile is 64 rows, 16 for each warp of a warpgroup. Scores take both operands from shared memory, sums take p from
-// registers: no ldmatrix, and no instruction of a computing warp is spent on moving inputs.
+// A tile is 64 rows, 16 for each warp of a warpgroup. Scores take both operands from shared memory, sums take
+// p from registers: no ldmatrix, and no instruction of a computing warp is spent on moving inputs.
 #pragma once
 
 #include <cuda.h>
@@ -15,9 +15,9 @@
 
 namespace switchback::cuda {
 
-// ---- matrices ------------------------------------------------------------------------------------------------
-// (rows, D) in shared memory: 64 columns in rows of 128 bytes, then, for D = 80, the last 16 in rows of 32 bytes,
-// each with the swizzle that wgmma reads. Starts on a border of 1024 bytes.
+// ---- matrices ---------------------------------------------------------------------------------------------
+// (rows, D) in shared memory: 64 columns in rows of 128 bytes, then, for D = 80, the last 16 in rows of 32
+// bytes, each with the swizzle that wgmma reads. Starts on a border of 1024 bytes.
 template <int D>
 struct SwizzledRows {
   static_assert(D == 64 || D == 80);
@@ -32,8 +32,8 @@ struct SwizzledRows {
   }
 };
 
-// A (B, T, columns) bf16 tensor as the copy engine sees it, in boxes of half a sequence (a box has 256 rows at most)
-// by 64 and by 16 columns. Rows from T on become zeros, they do not run into the next sample.
+// A (B, T, columns) bf16 tensor as the copy engine sees it, in boxes of half a sequence (a box has 256 rows
+// at most) by 64 and by 16 columns. Rows from T on become zeros, they do not run into the next sample.
 struct HeadMaps {
   CUtensorMap first, last;
 };
@@ -45,7 +45,8 @@ inline HeadMaps make_head_maps(const bf16* tensor, int batch, int tokens, int co
   static const Encode encode = [] {
     void* function = nullptr;
     cudaDriverEntryPointQueryResult found;
-    check_launch(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &found),
+    check_launch(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000,
+                                                  cudaEnableDefault, &found),
                  "attention: cuTensorMapEncodeTiled");
     return reinterpret_cast<Encode>(function);
   }();
@@ -56,12 +57,13 @@ inline HeadMaps make_head_maps(const bf16* tensor, int batch, int tokens, int co
   HeadMaps maps;
   for (bool last : {false, true}) {
     const cuuint32_t box[3] = {last ? 16u : 64u, static_cast<cuuint32_t>(rows / 2), 1};
-    const CUresult result = encode(
-        last ? &maps.last : &maps.first, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, const_cast<bf16*>(tensor), sizes, pitches,
-        box, ones, CU_TENSOR_MAP_INTERLEAVE_NONE, last ? CU_TENSOR_MAP_SWIZZLE_32B : CU_TENSOR_MAP_SWIZZLE_128B,
-        CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-    CHECK(result == CUDA_SUCCESS, "attention: cuTensorMapEncodeTiled failed with ", static_cast<int>(result), " for (",
-          batch, ", ", tokens, ", ", columns, ")");
+    const CUresult result =
+        encode(last ? &maps.last : &maps.first, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3,
+               const_cast<bf16*>(tensor), sizes, pitches, box, ones, CU_TENSOR_MAP_INTERLEAVE_NONE,
+               last ? CU_TENSOR_MAP_SWIZZLE_32B : CU_TENSOR_MAP_SWIZZLE_128B,
+               CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    CHECK(result == CUDA_SUCCESS, "attention: cuTensorMapEncodeTiled failed with ", static_cast<int>(result),
+          " for (", batch, ", ", tokens, ", ", columns, ")");
   }
   return maps;
 }
@@ -69,16 +71,17 @@ inline HeadMaps make_head_maps(const bf16* tensor, int batch, int tokens, int co
 __device__ __forceinline__ void copy_box(uint32_t to, const CUtensorMap* map, int column, int row, int sample,
                                          uint64_t* barrier) {
   asm volatile(
-      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], [%2];"
-      ::"r"(to), "l"(map), "r"(ptx::shared_address(barrier)), "r"(column), "r"(row), "r"(sample)
+      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, "
+      "%5}], [%2];" ::"r"(to),
+      "l"(map), "r"(ptx::shared_address(barrier)), "r"(column), "r"(row), "r"(sample)
       : "memory");
 }
 
-// Starts the copy of one head's matrix, columns column ... column + D-1 of a sample; one thread does it. `barrier`
-// must expect rows * D * 2 bytes.
+// Starts the copy of one head's matrix, columns column ... column + D-1 of a sample; one thread does it.
+// `barrier` must expect rows * D * 2 bytes.
 template <int D>
-__device__ __forceinline__ void copy_matrix(const SwizzledRows<D>& to, const HeadMaps& maps, int column, int sample,
-                                            int rows, uint64_t* barrier) {
+__device__ __forceinline__ void copy_matrix(const SwizzledRows<D>& to, const HeadMaps& maps, int column,
+                                            int sample, int rows, uint64_t* barrier) {
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const int row = half * (rows / 2);
@@ -87,9 +90,9 @@ __device__ __forceinline__ void copy_matrix(const SwizzledRows<D>& to, const Hea
   }
 }
 
-// ---- products ------------------------------------------------------------------------------------------------
-// s (64, 8 n_tiles) = or += Y[own_row0 ... own_row0+63] (64, D) · X[row0 ... row0 + 8 n_tiles]ᵀ. Rows of Y that do not
-// exist are whatever follows in shared memory: they only reach rows of s that nobody stores.
+// ---- products ---------------------------------------------------------------------------------------------
+// s (64, 8 n_tiles) = or += Y[own_row0 ... own_row0+63] (64, D) · X[row0 ... row0 + 8 n_tiles]ᵀ. Rows of Y
+// that do not exist are whatever follows in shared memory: they only reach rows of s that nobody stores.
 template <int D, int n_tiles>
 __device__ __forceinline__ void issue_scores(float (&s)[n_tiles][4], const SwizzledRows<D>& y, int own_row0,
                                              const SwizzledRows<D>& x, int row0, bool keep) {
@@ -122,10 +125,10 @@ __device__ __forceinline__ void for_each_step_of_64(int from, int end, Step step
   if (at < end) step(std::integral_constant<int, 2>{}, at);
 }
 
-// ---- hand-over between the producer and the consumers --------------------------------------------------------
-// Named barriers, one for heads of even and one for heads of odd turn, so that a consumer may be a head ahead of
-// another: `filled` the producer arrives at and the consumers wait for, `emptied` the other way round. `threads`: of
-// the consumers and of the producer together.
+// ---- hand-over between the producer and the consumers -----------------------------------------------------
+// Named barriers, one for heads of even and one for heads of odd turn, so that a consumer may be a head ahead
+// of another: `filled` the producer arrives at and the consumers wait for, `emptied` the other way round.
+// `threads`: of the consumers and of the producer together.
 template <int threads>
 struct HandOver {
   static __device__ void arrive_filled(int turn) { turn % 2 ? arrive<2>() : arrive<1>(); }

@@ -1,6 +1,7 @@
-// wgmma_bf16.cuh: the warpgroup matrix product of Hopper (sm_90a), in the forms that attention uses: bf16 operands,
-// f32 sums, 64 rows of result for the four warps of a warpgroup. Warp w owns rows 16 w ... 16 w + 15, and its registers
-// hold exactly the fragments of mma.cuh: a[4] of one A, c[n][4] of the n-th (16, 8) tile of C.
+// wgmma_bf16.cuh: the warpgroup matrix product of Hopper (sm_90a), in the forms that attention uses: bf16
+// operands, f32 sums, 64 rows of result for the four warps of a warpgroup. Warp w owns rows 16 w ... 16 w +
+// 15, and its registers hold exactly the fragments of mma.cuh: a[4] of one A, c[n][4] of the n-th (16, 8)
+// tile of C.
 //
 // The product runs by itself once issued:
 //   warpgroup_fence()        before the first product that reads or writes registers written by ordinary code
@@ -8,17 +9,18 @@
 //   commit_products()        closes a group
 //   wait_for_products<n>()   until at most the n youngest groups still run; then hold(c) for every c read
 //
-// Operands in shared memory are rows of 128 (or 32) bytes, 8 of them next to one another forming the swizzle's atom,
-// as the bulk tensor copy writes them: chunk c of 16 bytes of row r stands in place c ^ (r % 8) (or c ^ (r / 4 % 2)).
+// Operands in shared memory are rows of 128 (or 32) bytes, 8 of them next to one another forming the
+// swizzle's atom, as the bulk tensor copy writes them: chunk c of 16 bytes of row r stands in place c ^ (r %
+// 8) (or c ^ (r / 4 % 2)).
 #pragma once
 
 #include <cstdint>
 
 namespace switchback::cuda {
 
-// 64 columns (128 bytes) or 16 columns (32 bytes) of rows from `address` on, a multiple of 8 rows from the matrix's
-// start; for a step of 16 columns within the 64 add 32 bytes. The only stride that is read is the one between groups
-// of 8 rows, whether rows count as N or, transposed, as K.
+// 64 columns (128 bytes) or 16 columns (32 bytes) of rows from `address` on, a multiple of 8 rows from the
+// matrix's start; for a step of 16 columns within the 64 add 32 bytes. The only stride that is read is the
+// one between groups of 8 rows, whether rows count as N or, transposed, as K.
 __device__ __forceinline__ uint64_t describe_64_columns(uint32_t address) {
   return ((address >> 4) & 0x3fff) | (1ull << 16) | (uint64_t{1024 >> 4} << 32) | (1ull << 62);
 }
@@ -27,13 +29,16 @@ __device__ __forceinline__ uint64_t describe_16_columns(uint32_t address) {
 }
 
 __device__ __forceinline__ void warpgroup_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
-__device__ __forceinline__ void commit_products() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+__device__ __forceinline__ void commit_products() {
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
 template <int still_running>
 __device__ __forceinline__ void wait_for_products() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(still_running) : "memory");
 }
-// The compiler sees neither that a fence wants registers written before it nor that a wait changes them. This pins
-// the place: hold(c) before a fence keeps writes of c above it, hold(c) after a wait keeps reads of c below it.
+// The compiler sees neither that a fence wants registers written before it nor that a wait changes them. This
+// pins the place: hold(c) before a fence keeps writes of c above it, hold(c) after a wait keeps reads of c
+// below it.
 template <int tiles>
 __device__ __forceinline__ void hold(float (&c)[tiles][4]) {
 #pragma unroll
@@ -50,7 +55,8 @@ __device__ __forceinline__ void hold(uint32_t (&a)[tiles][4]) {
 }
 
 #define FRESH(n) "=f"(c[first + n][0]), "=f"(c[first + n][1]), "=f"(c[first + n][2]), "=f"(c[first + n][3])
-#define ACCUMULATOR(n) "+f"(c[first + n][0]), "+f"(c[first + n][1]), "+f"(c[first + n][2]), "+f"(c[first + n][3])
+#define ACCUMULATOR(n) \
+  "+f"(c[first + n][0]), "+f"(c[first + n][1]), "+f"(c[first + n][2]), "+f"(c[first + n][3])
 
 // c (64, 64) += (fresh: =) A (64, 16) · B (16, 64), both rows of matrices in shared memory.
 __device__ __forceinline__ void multiply_rows_fresh(float (&c)[8][4], uint64_t a, uint64_t b) {
@@ -60,8 +66,7 @@ __device__ __forceinline__ void multiply_rows_fresh(float (&c)[8][4], uint64_t a
       "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15,"
       " %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
       "%32, %33, 0, 1, 1, 0, 0;"
-      : FRESH(0), FRESH(1), FRESH(2), FRESH(3), FRESH(4),
-        FRESH(5), FRESH(6), FRESH(7)
+      : FRESH(0), FRESH(1), FRESH(2), FRESH(3), FRESH(4), FRESH(5), FRESH(6), FRESH(7)
       : "l"(a), "l"(b));
 }
 __device__ __forceinline__ void multiply_rows(float (&c)[8][4], uint64_t a, uint64_t b) {
@@ -71,8 +76,8 @@ __device__ __forceinline__ void multiply_rows(float (&c)[8][4], uint64_t a, uint
       "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15,"
       " %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
       "%32, %33, 1, 1, 1, 0, 0;"
-      : ACCUMULATOR(0), ACCUMULATOR(1), ACCUMULATOR(2), ACCUMULATOR(3), ACCUMULATOR(4),
-        ACCUMULATOR(5), ACCUMULATOR(6), ACCUMULATOR(7)
+      : ACCUMULATOR(0), ACCUMULATOR(1), ACCUMULATOR(2), ACCUMULATOR(3), ACCUMULATOR(4), ACCUMULATOR(5),
+        ACCUMULATOR(6), ACCUMULATOR(7)
       : "l"(a), "l"(b));
 }
 
@@ -104,8 +109,8 @@ __device__ __forceinline__ void add_rows_64(float (&c)[tiles][4], const uint32_t
       "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15,"
       " %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
       "{%32, %33, %34, %35}, %36, 1, 1, 1, 1;"
-      : ACCUMULATOR(0), ACCUMULATOR(1), ACCUMULATOR(2), ACCUMULATOR(3), ACCUMULATOR(4),
-        ACCUMULATOR(5), ACCUMULATOR(6), ACCUMULATOR(7)
+      : ACCUMULATOR(0), ACCUMULATOR(1), ACCUMULATOR(2), ACCUMULATOR(3), ACCUMULATOR(4), ACCUMULATOR(5),
+        ACCUMULATOR(6), ACCUMULATOR(7)
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
 }
 
