@@ -5,7 +5,9 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
-#include <vector>
+#include <filesystem>
+#include <fstream>
+#include <string>
 
 #include "kernels/cuda/cuda_check.cuh"
 #include "runtime/tensor.h"
@@ -44,6 +46,51 @@ cublasLtMatrixLayout_t layout(DType dtype, int64_t rows, int64_t cols) {
   return made;
 }
 
+// A problem as a word without spaces.
+std::string word_of(const GemmProblem& p) {
+  return concat(p.m, 'x', p.n, 'x', p.k, p.a_transposed ? 'T' : 'N', p.b_transposed ? 'T' : 'N', '-', p.inputs, '-',
+                p.output, "-e", int{p.epilogue}, p.accumulate ? "-add" : "", "-align", int{p.alignment_a}, '.',
+                int{p.alignment_b}, '.', int{p.alignment_c});
+}
+
+// The timed choices: lines "problem candidate". Of two lines for one problem the first counts. Without a place to write
+// to, choices live as long as the process.
+class ChoiceFile {
+ public:
+  ChoiceFile() = default;
+  explicit ChoiceFile(std::filesystem::path path) : path_(std::move(path)) {
+    std::ifstream file(path_);
+    std::string problem;
+    for (int candidate = 0; file >> problem >> candidate;) choices_.emplace(problem, candidate);
+  }
+  const int* find(const std::string& problem) const {
+    const auto found = choices_.find(problem);
+    return found == choices_.end() ? nullptr : &found->second;
+  }
+  void add(const std::string& problem, int candidate) {
+    if (!choices_.emplace(problem, candidate).second || path_.empty()) return;
+    std::error_code ignored;
+    std::filesystem::create_directories(path_.parent_path(), ignored);
+    std::ofstream(path_, std::ios::app) << problem + ' ' + std::to_string(candidate) + '\n';  // one write: lines stay whole
+  }
+
+ private:
+  std::filesystem::path path_;
+  std::map<std::string, int> choices_;
+};
+
+std::filesystem::path choice_path(Device device) {
+  if (const char* chosen = std::getenv("SWITCHBACK_GEMM_CACHE")) return chosen;
+  const char *cache = std::getenv("XDG_CACHE_HOME"), *home = std::getenv("HOME");
+  if (!cache && !home) return {};
+  cudaDeviceProp properties;
+  CUDA_CHECK(cudaGetDeviceProperties(&properties, device.index));
+  std::string gpu = properties.name;
+  std::replace(gpu.begin(), gpu.end(), ' ', '-');
+  return (cache ? std::filesystem::path(cache) : std::filesystem::path(home) / ".cache") / "switchback" /
+         concat("gemm-", gpu, '-', cublasLtGetVersion(), ".txt");
+}
+
 }  // namespace
 
 struct GemmPlans::Library {
@@ -52,6 +99,7 @@ struct GemmPlans::Library {
   cublasLtHandle_t handle = nullptr;
   void* workspace = nullptr;
   bool tuned = true;
+  ChoiceFile choices;
 };
 
 struct GemmPlans::Plan {
@@ -81,6 +129,7 @@ GemmPlans::GemmPlans(Device device, cudaStream_t stream) : library_(std::make_un
   CUDA_CHECK(cudaMalloc(&library_->workspace, workspace_bytes));
   const char* tuning = std::getenv("SWITCHBACK_GEMM_TUNING");
   library_->tuned = !(tuning && std::strcmp(tuning, "0") == 0);
+  if (library_->tuned) library_->choices = ChoiceFile(choice_path(device));
 }
 
 GemmPlans::~GemmPlans() {
@@ -124,7 +173,11 @@ const GemmPlans::Plan* GemmPlans::make(const GemmProblem& p, const void* a, cons
 
   cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
   CUDA_CHECK(cudaStreamIsCapturing(library_->stream, &capture));
-  if (plan->possible && count > 1 && library_->tuned && capture == cudaStreamCaptureStatusNone) {
+  const std::string name = word_of(p);
+  const int* chosen = library_->choices.find(name);
+  if (plan->possible && chosen && *chosen >= 0 && *chosen < count) {
+    plan->algorithm = found[*chosen].algo;
+  } else if (plan->possible && count > 1 && library_->tuned && capture == cudaStreamCaptureStatusNone) {
     const Tensor spare({p.m, p.n}, p.output, library_->device);
     const Tensor bias({std::max(p.m, p.n)}, DType::f32, library_->device);
     CUDA_CHECK(cudaMemsetAsync(spare.data(), 0, static_cast<size_t>(spare.size()) * size_of(p.output), library_->stream));
@@ -135,6 +188,7 @@ const GemmPlans::Plan* GemmPlans::make(const GemmProblem& p, const void* a, cons
     CUDA_CHECK(cudaEventCreate(&start));
     CUDA_CHECK(cudaEventCreate(&end));
     float best = INFINITY;
+    int fastest_candidate = 0;
     for (int i = 0; i < count; ++i) {
       if (plan->run(*library_, found[i].algo, spare.data(), a, b) != CUBLAS_STATUS_SUCCESS) continue;  // warms up, too
       float fastest = INFINITY;
@@ -150,11 +204,13 @@ const GemmPlans::Plan* GemmPlans::make(const GemmProblem& p, const void* a, cons
       if (fastest < best) {
         best = fastest;
         plan->algorithm = found[i].algo;
+        fastest_candidate = i;
       }
     }
     CUDA_CHECK(cudaEventDestroy(start));
     CUDA_CHECK(cudaEventDestroy(end));
     plan->possible = best < INFINITY;
+    if (plan->possible) library_->choices.add(name, fastest_candidate);
   }
   return plans_.emplace(p, std::move(plan)).first->second.get();
 }

@@ -8,9 +8,11 @@
 // dw = dyᵀ x.
 //
 // A plan (descriptors, layouts, algorithm) is made on the first product of its shape, types, epilogue and alignment.
-// The algorithm is the fastest of the heuristic's first candidates, timed once on the real operands and a spare c;
-// SWITCHBACK_GEMM_TUNING=0 takes the first one untimed, so that two processes are sure to choose alike. Candidates whose
-// partial sums race are never asked for: split-k only with partials in the workspace, added in order.
+// The algorithm is the fastest of the heuristic's first candidates, timed once on the real operands and a spare c. The
+// choice is written to a file and read from there by every later process: algorithms differ in the order of their sums,
+// and two runs should give the same bits. The file is $SWITCHBACK_GEMM_CACHE, or
+// ~/.cache/switchback/gemm-<GPU>-<version of cuBLASLt>.txt. SWITCHBACK_GEMM_TUNING=0 takes the first candidate, untimed.
+// Candidates whose partial sums race are never asked for: split-k only with partials in the workspace, added in order.
 //
 // Sums are f32; f32 operands are multiplied in full f32, not in TF32.
 #pragma once

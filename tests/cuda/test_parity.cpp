@@ -156,7 +156,9 @@ TEST_CASE("an empty sink on the GPU changes no other result") {
       for (const auto& [name, values] : results) {
         const double error = error_of(values, whole.at(name));
         INFO(name, " differs by ", error);
-        CHECK(error <= (k.op.name.starts_with("linear_backward_weight") ? 4e-3 : 0));  // another epilogue, another sum
+        // These sum their rows elsewhere when a result less is asked for.
+        const bool other_sum = k.op.name.starts_with("linear_backward_weight") || k.op.name.starts_with("layernorm_backward");
+        CHECK(error <= (other_sum ? 4e-3 : 0));
       }
     }
   }
