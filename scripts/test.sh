@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 sh scripts/install_packages.sh
 if [ "${SANITIZE:-0}" = 1 ]; then
   build=${1:-build-sanitize}
-  options="-Db_sanitize=address,undefined -Db_lundef=false -Doptimization=1"
+  options="-Db_sanitize=address,undefined -Db_lundef=false -Doptimization=1 -Dcuda=disabled"  # CUDA and AddressSanitizer want the same addresses
   export ASAN_OPTIONS=${ASAN_OPTIONS:-detect_leaks=1} UBSAN_OPTIONS=${UBSAN_OPTIONS:-halt_on_error=1:print_stacktrace=1}
 else
   build=${1:-build}
