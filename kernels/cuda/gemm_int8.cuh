@@ -1,14 +1,16 @@
-// gemm_int8.cuh: what an int8 matrix product with a fused epilogue computes, said once for every kernel that does it.
+// gemm_int8.cuh: what an int8 matrix product with a fused epilogue computes, said once for all its kernels.
 //
-//   acc[m, n] = Σ_k x[m, k] w[n, k]                               exact, in s32 (|acc| <= 127² K < 2³¹: K <= 131072)
-//   r[m, n]   = fma(float(acc), row_scale[m] · weight_scale, bias[n])      weight_scale: one value, or one per column
+//   acc[m, n] = Σ_k x[m, k] w[n, k]                  exact, in s32: |acc| <= 127² K < 2³¹ for K <= 131072
+//   r[m, n]   = fma(float(acc), row_scale[m] · weight_scale, bias[n])
 //   y[m, n]   = bf16(r)                                                    Extra::none
-//             = bf16(fma(gamma[n], r, residual[m, n]))                     Extra::residual; gamma is 1 where absent
+//             = bf16(fma(gamma[n], r, residual[m, n]))                     Extra::residual
 //             = bf16(r · gelu_derivative(preactivation[m, n]))             Extra::gelu_derivative
 //
-// This is the specification, to the bit: `·` and fma round once (nearest, ties to even), float(acc) rounds once, an
-// absent bias is +0, nothing is contracted or reordered. The functions below are compiled for host and device, so the
-// CPU definition can call them; integer addition is associative, so every tiling gives the same result.
+// weight_scale is one value, or one per column; gamma is 1 where absent.
+// This is the specification, to the bit: `·` and fma round once (nearest, ties to even), float(acc) rounds
+// once, an absent bias is +0, nothing is contracted or reordered. The functions below are compiled for host
+// and device, so the CPU definition can call them; integer addition is associative, so every tiling gives the
+// same result.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -23,9 +25,9 @@ namespace switchback {
 
 enum class Extra { none, residual, gelu_derivative };
 
-// Shapes: y (M, N) bf16, x (M, K) i8, w (N, K) i8, row_scale (M) f32, weight_scale (1) or (N) f32; optional: bias (N),
-// gamma (N), and for its Extra residual or preactivation (M, N), all bf16. K is a multiple of 16, N of 8; x, w, y and
-// `extra` start on 16-byte borders. y may be the same memory as `extra`.
+// Shapes: y (M, N) bf16, x (M, K) i8, w (N, K) i8, row_scale (M) f32, weight_scale (1) or (N) f32; optional:
+// bias (N), gamma (N), and for its Extra residual or preactivation (M, N), all bf16. K is a multiple of 16, N
+// of 8; x, w, y and `extra` start on 16-byte borders. y may be the same memory as `extra`.
 struct GemmInt8 {
   View y;
   CView x, w;
@@ -52,9 +54,10 @@ __host__ __device__ inline float fma_rounded(float a, float b, float c) {
 #endif
 }
 
-// d/dh of h Φ(h) = Φ(h) + h φ(h), as 1/2 + h Q(h²): the function minus 1/2 is odd. Q is a minimax polynomial of degree 9
-// in t = 2 (h/4.5)² - 1; beyond 4.5 the function is taken as constant. Absolute error < 8e-5 everywhere, a fiftieth of
-// a bf16 step at 1. Fourteen instructions, no table, no special function: the CPU gets the same bits.
+// d/dh of h Φ(h) = Φ(h) + h φ(h), as 1/2 + h Q(h²): the function minus 1/2 is odd. Q is a minimax polynomial
+// of degree 9 in t = 2 (h/4.5)² - 1; beyond 4.5 the function is taken as constant. Absolute error < 8e-5
+// everywhere, a fiftieth of a bf16 step at 1. Fourteen instructions, no table, no special function: the CPU
+// gets the same bits.
 __host__ __device__ inline float gelu_derivative(float h) {
   h = fminf(fmaxf(h, -4.5f), 4.5f);
   const float t = fma_rounded(multiply_rounded(h, h), 0.09876543283462524f, -1.0f);
@@ -73,7 +76,8 @@ __host__ __device__ inline float gelu_derivative(float h) {
 
 // One element of y before its rounding to bf16. scale = row_scale · weight_scale, rounded.
 template <Extra kExtra>
-__host__ __device__ inline float gemm_int8_element(int acc, float scale, float bias, float extra, float gamma) {
+__host__ __device__ inline float gemm_int8_element(int acc, float scale, float bias, float extra,
+                                                   float gamma) {
   const float r = fma_rounded(static_cast<float>(acc), scale, bias);
   if constexpr (kExtra == Extra::residual) return fma_rounded(gamma, r, extra);
   if constexpr (kExtra == Extra::gelu_derivative) return multiply_rounded(r, gelu_derivative(extra));

@@ -1,8 +1,10 @@
-// gemm_int8_mma.cu: the int8 product on Ampere and later, with mma.sync.   y (M, N) = epilogue(x w^T), gemm_int8.cuh.
+// gemm_int8_mma.cu: the int8 product on Ampere and later, with mma.sync.   y (M, N) = epilogue(x w^T),
+// gemm_int8.cuh.
 //
-// The fallback of gemm_int8_sm90: plain and short, about half as fast on Hopper. A block computes 128 x 128 of y with 8
-// warps of 64 x 32, operands come through a ring of four stages of 64 of K filled by cp.async; each thread writes its own
-// pairs of columns. lessons/2_tensor_cores.cu explains the same kernel step by step.
+// The fallback of gemm_int8_sm90: plain and short, about half as fast on Hopper. A block computes 128 x 128
+// of y with 8 warps of 64 x 32, operands come through a ring of four stages of 64 of K filled by cp.async;
+// each thread writes its own pairs of columns. lessons/2_tensor_cores.cu explains the same kernel step by
+// step.
 #include <cstdint>
 
 #include "kernels/cuda/cuda_check.cuh"
@@ -32,7 +34,9 @@ struct Operands {
 };
 
 // Unit u (16 bytes) of row r lies at u ^ (r/2 mod 4): ldmatrix then reads eight rows without bank conflicts.
-__device__ __forceinline__ uint32_t unit_offset(int row, int unit) { return row * kBlockK + ((unit ^ (row / 2 % 4)) * 16); }
+__device__ __forceinline__ uint32_t unit_offset(int row, int unit) {
+  return row * kBlockK + ((unit ^ (row / 2 % 4)) * 16);
+}
 
 // 128 rows x 64 bytes from (row, k) of a matrix (rows, K); zeros outside.
 __device__ __forceinline__ void copy_tile(int8_t* to, const int8_t* from, int row, int rows, int k, int K) {
@@ -85,7 +89,8 @@ __global__ void __launch_bounds__(kThreads) gemm_int8_mma_kernel(Operands p) {
   int acc[4][4][4] = {};
   for (int k_block = 0; k_block < k_blocks; ++k_block) {
     ptx::copy_async_wait<kStages - 2>();
-    __syncthreads();  // everyone's copies have come, and everyone has finished with the stage that is loaded next
+    __syncthreads();  // everyone's copies have come, and everyone has finished with the stage that is loaded
+                      // next
     load(k_block + kStages - 1);
     const uint32_t x = ptx::shared_address(shared.x[k_block % kStages]);
     const uint32_t w = ptx::shared_address(shared.w[k_block % kStages]);
@@ -93,15 +98,18 @@ __global__ void __launch_bounds__(kThreads) gemm_int8_mma_kernel(Operands p) {
     for (int k = 0; k < kBlockK / 32; ++k) {
       uint32_t a[4][4], b[2][4];
 #pragma unroll
-      for (int i = 0; i < 4; ++i) ptx::load_matrices(a[i], x + unit_offset(warp_m + 16 * i + lane % 16, 2 * k + lane / 16));
+      for (int i = 0; i < 4; ++i)
+        ptx::load_matrices(a[i], x + unit_offset(warp_m + 16 * i + lane % 16, 2 * k + lane / 16));
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
-        ptx::load_matrices(b[j], w + unit_offset(warp_n + 16 * j + lane / 16 * 8 + lane % 8, 2 * k + lane / 8 % 2));
+        ptx::load_matrices(b[j],
+                           w + unit_offset(warp_n + 16 * j + lane / 16 * 8 + lane % 8, 2 * k + lane / 8 % 2));
       }
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
 #pragma unroll
-        for (int j = 0; j < 4; ++j) ptx::mma_s8(acc[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
+        for (int j = 0; j < 4; ++j)
+          ptx::mma_s8(acc[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
       }
     }
   }
@@ -120,9 +128,16 @@ __global__ void __launch_bounds__(kThreads) gemm_int8_mma_kernel(Operands p) {
 template <Extra kExtra, bool kColumnScale>
 void launch(const GemmInt8& a, cudaStream_t stream) {
   const auto bf16 = [](const CView& view) { return static_cast<const __nv_bfloat16*>(view.data); };
-  const Operands p = {static_cast<int>(a.x.rows()), static_cast<int>(a.w.rows()), static_cast<int>(a.x.cols()),
-                      static_cast<const int8_t*>(a.x.data), static_cast<const int8_t*>(a.w.data),
-                      a.row_scale.as<float>(), a.weight_scale.as<float>(), bf16(a.bias), bf16(a.gamma), bf16(a.extra),
+  const Operands p = {static_cast<int>(a.x.rows()),
+                      static_cast<int>(a.w.rows()),
+                      static_cast<int>(a.x.cols()),
+                      static_cast<const int8_t*>(a.x.data),
+                      static_cast<const int8_t*>(a.w.data),
+                      a.row_scale.as<float>(),
+                      a.weight_scale.as<float>(),
+                      bf16(a.bias),
+                      bf16(a.gamma),
+                      bf16(a.extra),
                       static_cast<__nv_bfloat16*>(a.y.data)};
   auto* kernel = gemm_int8_mma_kernel<kExtra, kColumnScale>;
   static const bool once = [&] {
@@ -137,8 +152,10 @@ void launch(const GemmInt8& a, cudaStream_t stream) {
 
 template <Extra kExtra>
 void launch(const GemmInt8& a, cudaStream_t stream) {
-  if (a.weight_scale.size() > 1) launch<kExtra, true>(a, stream);
-  else launch<kExtra, false>(a, stream);
+  if (a.weight_scale.size() > 1)
+    launch<kExtra, true>(a, stream);
+  else
+    launch<kExtra, false>(a, stream);
 }
 
 }  // namespace
@@ -147,9 +164,12 @@ void gemm_int8_mma(const GemmInt8& a, cudaStream_t stream) {
   check_gemm_int8(a);
   if (a.y.size() == 0) return;
   switch (a.extra_kind) {
-    case Extra::none: return launch<Extra::none>(a, stream);
-    case Extra::residual: return launch<Extra::residual>(a, stream);
-    case Extra::gelu_derivative: return launch<Extra::gelu_derivative>(a, stream);
+    case Extra::none:
+      return launch<Extra::none>(a, stream);
+    case Extra::residual:
+      return launch<Extra::residual>(a, stream);
+    case Extra::gelu_derivative:
+      return launch<Extra::gelu_derivative>(a, stream);
   }
 }
 

@@ -1,8 +1,9 @@
-// gemm_int8_sm90.cu: which tile for which shape, and the entry point. Measured: docs/benchmarks/h100_int8_gemm.md.
-#include "kernels/cuda/gemm_int8_sm90.cuh"
-
+// gemm_int8_sm90.cu: which tile for which shape, and the entry point. Measured:
+// docs/benchmarks/h100_int8_gemm.md.
 #include <algorithm>
 #include <cmath>
+
+#include "kernels/cuda/gemm_int8_sm90.cuh"
 
 namespace switchback {
 namespace {
@@ -14,8 +15,8 @@ using PingPong160 = Tile<128, 160, 5, 5, Schedule::ping_pong>;
 using PingPong192 = Tile<128, 192, 4, 3, Schedule::ping_pong>;
 using Staggered256 = Tile<128, 256, 4, 2, Schedule::staggered>;
 
-// What a tile reaches where nothing is wasted, relative to the best, for short and long K (measured at N a multiple of
-// the tile; between the two, and beyond, interpolated).
+// What a tile reaches where nothing is wasted, relative to the best, for short and long K (measured at N a
+// multiple of the tile; between the two, and beyond, interpolated).
 struct Efficiency {
   double at_1024, at_4096;
 };
@@ -35,11 +36,14 @@ void launch_tile(const GemmInt8& a, cudaStream_t stream) {
   const LaunchOptions options;
   const bool column_scale = a.weight_scale.size() > 1;
   const auto go = [&]<Extra kExtra>() {
-    if (column_scale) launch<T, kExtra, true>(a, options, stream);
-    else launch<T, kExtra, false>(a, options, stream);
+    if (column_scale)
+      launch<T, kExtra, true>(a, options, stream);
+    else
+      launch<T, kExtra, false>(a, options, stream);
   };
   switch (a.extra_kind) {
-    case Extra::none: return go.template operator()<Extra::none>();
+    case Extra::none:
+      return go.template operator()<Extra::none>();
     case Extra::residual:
       if constexpr (T::kTileN != 192) return go.template operator()<Extra::residual>();
       break;
@@ -61,10 +65,14 @@ void gemm_int8_sm90(const GemmInt8& a, cudaStream_t stream) {
   const double of_192 = a.extra_kind == Extra::none ? expected<PingPong192>(a, {1.00, 0.98}, clusters) : 0;
   const double of_256 = expected<Staggered256>(a, {0.83, 0.995}, clusters);
   const double best = std::max({of_128, of_160, of_192, of_256});
-  if (of_160 == best) launch_tile<PingPong160>(a, stream);
-  else if (of_192 == best) launch_tile<PingPong192>(a, stream);
-  else if (of_128 == best) launch_tile<PingPong128>(a, stream);
-  else launch_tile<Staggered256>(a, stream);
+  if (of_160 == best)
+    launch_tile<PingPong160>(a, stream);
+  else if (of_192 == best)
+    launch_tile<PingPong192>(a, stream);
+  else if (of_128 == best)
+    launch_tile<PingPong128>(a, stream);
+  else
+    launch_tile<Staggered256>(a, stream);
 }
 
 }  // namespace switchback

@@ -1,30 +1,35 @@
-// gemm_int8_sm90.cuh: the int8 matrix product on Hopper.   y (M, N) = epilogue(x (M, K) w (N, K)ᵀ), gemm_int8.cuh.
+// gemm_int8_sm90.cuh: the int8 product on Hopper.   y (M, N) = epilogue(x (M, K) w (N, K)ᵀ), see gemm_int8.cuh.
 //
 // The tensor cores of one multiprocessor do 4096 multiply-adds per clock in int8. Everything here serves one
-// aim: that they never wait, and that they get their operands for little energy, because under full load this chip
-// lowers its clock to stay within its power. The roles, all in one block of 384 threads:
+// aim: that they never wait, and that they get their operands for little energy, because under full load this
+// chip lowers its clock to stay within its power. The roles, all in one block of 384 threads:
 //
-//   warpgroup 0, "producer"   one thread asks the copy engine for 128-byte wide pieces of x and w, `kStages` ahead;
-//                             the ring of stages is guarded by two barriers each: full[s] (the bytes have come) and
-//                             empty[s] (all readers have finished)
-//   warpgroups 1 and 2, "consumers"   multiply (wgmma, accumulators in registers), then scale, round, and hand
-//                             16-row pieces of y to the copy engine; no consumer ever computes a global address of y
+//   producer    warpgroup 0: one thread asks the copy engine for 128-byte wide pieces of x and w, `kStages`
+//               ahead; the ring of stages is guarded by two barriers each: full[s] (the bytes have come) and
+//               empty[s] (all readers have finished)
+//   consumers   warpgroups 1 and 2: multiply (wgmma, accumulators in registers), then scale, round, and hand
+//               16-row pieces of y to the copy engine; no consumer ever computes a global address of y
 //
 // Two schedules for the consumers (Schedule):
-//   staggered   both work on one kTileM x kTileN tile, each on half of its rows, so w is read once for both.
-//               Consumer 1 starts `stagger` stages late and stays late, because the tensor cores serve both equally:
-//               when consumer 0 leaves for its epilogue, consumer 1 still has `stagger` stages of work and gets
-//               the tensor cores alone, and the other way round. The epilogue costs no tensor time.
-//   ping_pong   each works on tiles of its own, and they take turns: one multiplies, the other runs its epilogue.
-//               Smaller tiles, more traffic, but the overlap is complete whatever the length of the epilogue.
 //
-// Blocks are persistent (one per multiprocessor, each walks a list of tiles) and come in clusters of two that work on
-// two tiles above each other: both need the same rows of w, so each loads half of them and multicasts to both.
+//   staggered   Both work on one kTileM x kTileN tile, each on half of its rows, so w is read once for both.
+//               Consumer 1 starts `stagger` stages late and stays late, because the tensor cores serve both
+//               equally: when consumer 0 leaves for its epilogue, consumer 1 still has `stagger` stages of
+//               work and gets the tensor cores alone, and the other way round. The epilogue costs no tensor
+//               time, but the ring must hold a stage for the later of the two.
+//   ping_pong   Each works on tiles of its own, and they take turns: one multiplies, the other runs its
+//               epilogue. Smaller tiles, more traffic, but nothing is held back: the better one for short K.
 //
-// Numbers for a tile of 128 x 160, per stage of 128 of K: 36 KiB would come from L2 (26 with the pair) while the tensor
-// cores work 640 clocks, so 58 (42) bytes per clock; L2 delivers about 45 to each multiprocessor when all ask at once.
+// Blocks are persistent (one per multiprocessor, each walks a list of tiles) and come in clusters of two that
+// work on two tiles above each other: both need the same rows of w, so each loads half of them and multicasts
+// to both.
 //
-// gemm_int8_sm90_tile.cuh: shapes, shared memory, order of tiles.   gemm_int8_sm90_epilogue.cuh: from sums to y.
+// Numbers for a tile of 128 x 160, per stage of 128 of K: 36 KiB would come from L2 (26 with the pair) while
+// the tensor cores work 640 clocks, so 58 (42) bytes per clock; L2 delivers about 45 to each multiprocessor
+// when all ask at once.
+//
+// gemm_int8_sm90_tile.cuh: shapes, shared memory, order of tiles.   gemm_int8_sm90_epilogue.cuh: from sums to
+// y.
 #pragma once
 
 #include <algorithm>
@@ -44,11 +49,12 @@
 
 namespace switchback::sm90 {
 
-// ---- producer: one thread ----------------------------------------------------------------------------------------------
+// ---- producer: one thread ----------------------------------------------------------------
 
 template <class T>
-__device__ __forceinline__ void produce(SharedMemory<T>& shared, const CUtensorMap& x_map, const CUtensorMap& w_map,
-                                        const Parameters& p, int first_unit, int units, int unit_step, int rank) {
+__device__ __forceinline__ void produce(SharedMemory<T>& shared, const CUtensorMap& x_map,
+                                        const CUtensorMap& w_map, const Parameters& p, int first_unit,
+                                        int units, int unit_step, int rank) {
   RingPosition<T> at;
   for (int unit = first_unit; unit < units; unit += unit_step) {
     const TilePosition tile = tile_position<T>(p, unit, rank);
@@ -68,7 +74,7 @@ __device__ __forceinline__ void produce(SharedMemory<T>& shared, const CUtensorM
   }
 }
 
-// ---- consumers: the product -----------------------------------------------------------------------------------------------
+// ---- consumers: the product ----------------------------------------------------------------
 
 // This warp no longer reads the stage: tell the producers that write to it, this block's and the other's.
 template <class T>
@@ -76,8 +82,9 @@ __device__ __forceinline__ void release(SharedMemory<T>& shared, int stage, int 
   if (lane < T::kClusterSize) ptx::mbarrier_arrive_in_cluster(&shared.empty[stage], rank ^ lane);
 }
 
-// acc = x rows [first_row, first_row + kConsumerM) of the tile times all of its w. One group of products stays in
-// flight while the next stage is waited for. after_issue(k_block) runs when a stage's products are on their way.
+// acc = x rows [first_row, first_row + kConsumerM) of the tile times all of its w. One group of products
+// stays in flight while the next stage is waited for. after_issue(k_block) runs when a stage's products are
+// on their way.
 template <class T, class AfterIssue>
 __device__ __forceinline__ void multiply(int (&acc)[T::kBlocksM][T::kTileN / 2], SharedMemory<T>& shared,
                                          RingPosition<T>& at, int k_blocks, int first_row, int lane, int rank,
@@ -92,8 +99,8 @@ __device__ __forceinline__ void multiply(int (&acc)[T::kBlocksM][T::kTileN / 2],
     for (int k = 0; k < T::kBlockK; k += 32) {
 #pragma unroll
       for (int block = 0; block < T::kBlocksM; ++block) {
-        ptx::wgmma_s8(acc[block], ptx::wgmma_advance(x, block * 64 * T::kBlockK + k), ptx::wgmma_advance(w, k),
-                      k_block > 0 || k > 0);
+        ptx::wgmma_s8(acc[block], ptx::wgmma_advance(x, block * 64 * T::kBlockK + k),
+                      ptx::wgmma_advance(w, k), k_block > 0 || k > 0);
       }
     }
     ptx::wgmma_commit();
@@ -109,7 +116,7 @@ __device__ __forceinline__ void multiply(int (&acc)[T::kBlocksM][T::kTileN / 2],
   release(shared, previous, lane, rank);
 }
 
-// ---- the kernel -----------------------------------------------------------------------------------------------------------
+// ---- the kernel ----------------------------------------------------------------
 
 template <class T, Extra kExtra, bool kColumnScale, Output kOutput>
 __global__ void __launch_bounds__(T::kThreads, 1)
@@ -118,7 +125,8 @@ __global__ void __launch_bounds__(T::kThreads, 1)
                      const Parameters p) {
   extern __shared__ __align__(1024) uint8_t raw[];
   SharedMemory<T>& shared = *reinterpret_cast<SharedMemory<T>*>(raw);
-  const int warp = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 32, 0);  // uniform, and the compiler knows it
+  const int warp =
+      __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 32, 0);  // uniform, and the compiler knows it
   const int lane = threadIdx.x % 32;
   const int rank = static_cast<int>(ptx::cluster_block_rank());
 
@@ -170,8 +178,10 @@ __global__ void __launch_bounds__(T::kThreads, 1)
           if (hold && consumer == 0 && k_block == last_held) ptx::named_barrier_arrive<1>(256);
         });
         hold = false;
-        if constexpr (kOutput == Output::bf16) epilogue.finish(acc, y_map, extra_map);
-        else write_accumulators<T>(acc, p, tile.m + first_row + warp_row, tile.n, lane);
+        if constexpr (kOutput == Output::bf16)
+          epilogue.finish(acc, y_map, extra_map);
+        else
+          write_accumulators<T>(acc, p, tile.m + first_row + warp_row, tile.n, lane);
       }
     } else {
       // Turns: barrier 1 is "consumer 0 may multiply", barrier 2 the same for consumer 1.
@@ -182,18 +192,24 @@ __global__ void __launch_bounds__(T::kThreads, 1)
       for (int unit = first_unit + consumer * unit_step; unit < units; unit += 2 * unit_step) {
         const TilePosition tile = tile_position<T>(p, unit, rank);
         if (kOutput == Output::bf16) epilogue.prefetch(p, extra_map, tile.m + warp_row, tile.n);
-        if (consumer == 0) ptx::named_barrier_sync<1>(256);
-        else ptx::named_barrier_sync<2>(256);
+        if (consumer == 0)
+          ptx::named_barrier_sync<1>(256);
+        else
+          ptx::named_barrier_sync<2>(256);
         int acc[T::kBlocksM][T::kTileN / 2];
         multiply<T>(acc, shared, at, k_blocks, 0, lane, rank, "consumer", [&](int k_block) {
           if (k_block == k_blocks - 1) {
-            if (consumer == 0) ptx::named_barrier_arrive<2>(256);
-            else ptx::named_barrier_arrive<1>(256);
+            if (consumer == 0)
+              ptx::named_barrier_arrive<2>(256);
+            else
+              ptx::named_barrier_arrive<1>(256);
           }
         });
         at.advance(k_blocks);  // the other consumer's tile
-        if constexpr (kOutput == Output::bf16) epilogue.finish(acc, y_map, extra_map);
-        else write_accumulators<T>(acc, p, tile.m + warp_row, tile.n, lane);
+        if constexpr (kOutput == Output::bf16)
+          epilogue.finish(acc, y_map, extra_map);
+        else
+          write_accumulators<T>(acc, p, tile.m + warp_row, tile.n, lane);
       }
     }
     if (lane == 0) ptx::tma_store_wait_read<0>();  // shared memory must outlive its readers
@@ -203,7 +219,7 @@ __global__ void __launch_bounds__(T::kThreads, 1)
   ptx::cluster_sync();
 }
 
-// ---- launch ---------------------------------------------------------------------------------------------------------------
+// ---- launch ----------------------------------------------------------------
 
 inline int multiprocessor_count() {
   static const int count = [] {
@@ -222,8 +238,10 @@ struct LaunchOptions {
 };
 
 template <class T, Extra kExtra, bool kColumnScale, Output kOutput = Output::bf16>
-void launch(const GemmInt8& a, const LaunchOptions& options, cudaStream_t stream, int* accumulators = nullptr) {
-  const int M = static_cast<int>(a.x.rows()), N = static_cast<int>(a.w.rows()), K = static_cast<int>(a.x.cols());
+void launch(const GemmInt8& a, const LaunchOptions& options, cudaStream_t stream,
+            int* accumulators = nullptr) {
+  const int M = static_cast<int>(a.x.rows()), N = static_cast<int>(a.w.rows()),
+            K = static_cast<int>(a.x.cols());
   if (M == 0 || N == 0) return;
   constexpr size_t kSharedBytes = sizeof(SharedMemory<T>);
   static_assert(kSharedBytes <= 232448, "a block has 227 KiB of shared memory");
@@ -264,13 +282,14 @@ void launch(const GemmInt8& a, const LaunchOptions& options, cudaStream_t stream
 
   using ptx::Swizzle;
   constexpr Swizzle kPieceSwizzle = T::kChunk == 64 ? Swizzle::bytes_128 : Swizzle::bytes_64;
-  const CUtensorMap x_map = ptx::make_tensor_map(
-      a.x.data, M, K, 1, T::kTileM, T::kBlockK, Swizzle::bytes_128);
-  const CUtensorMap w_map = ptx::make_tensor_map(
-      a.w.data, N, K, 1, T::kTileN / 2, T::kBlockK, Swizzle::bytes_128);
+  const CUtensorMap x_map =
+      ptx::make_tensor_map(a.x.data, M, K, 1, T::kTileM, T::kBlockK, Swizzle::bytes_128);
+  const CUtensorMap w_map =
+      ptx::make_tensor_map(a.w.data, N, K, 1, T::kTileN / 2, T::kBlockK, Swizzle::bytes_128);
   const CUtensorMap y_map = ptx::make_tensor_map(a.y.data, M, N, 2, 16, T::kChunk, kPieceSwizzle);
   const CUtensorMap extra_map =
-      kExtra == Extra::none ? y_map : ptx::make_tensor_map(a.extra.data, M, N, 2, 16, T::kChunk, kPieceSwizzle);
+      kExtra == Extra::none ? y_map
+                            : ptx::make_tensor_map(a.extra.data, M, N, 2, 16, T::kChunk, kPieceSwizzle);
 
   const int units = p.row_units * p.column_units;
   config.gridDim = std::min(units, clusters) * T::kClusterSize;

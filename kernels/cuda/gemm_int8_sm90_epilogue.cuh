@@ -1,9 +1,10 @@
 // gemm_int8_sm90_epilogue.cuh: from the sums in a consumer's registers to y in memory.
 //
-// A warp owns 16 of every 64 rows of its tile. It works on pieces of 16 rows x kChunk columns: scale and round the sums
-// (gemm_int8_element), lay them out in shared memory with stmatrix, hand them to the copy engine, which knows the bounds of
-// y. A residual or pre-activation takes the same way in: the copy engine puts it where the result will lie, ldmatrix
-// reads it in the layout of the sums, and the result overwrites it. No warp waits for another.
+// A warp owns 16 of every 64 rows of its tile. It works on pieces of 16 rows x kChunk columns: scale and
+// round the sums (gemm_int8_element), lay them out in shared memory with stmatrix, hand them to the copy
+// engine, which knows the bounds of y. A residual or pre-activation takes the same way in: the copy engine
+// puts it where the result will lie, ldmatrix reads it in the layout of the sums, and the result overwrites
+// it. No warp waits for another.
 #pragma once
 
 #include "kernels/cuda/gemm_int8.cuh"
@@ -14,14 +15,16 @@
 
 namespace switchback::sm90 {
 
-// Values that belong to columns (bias, gamma, column scale) are the same for all rows. A warp keeps them spread over
-// its lanes: lane l has columns 64 t + 2 l, +1 of the tile in register t, read from memory once per tile, long before
-// they are needed. Column group j of 8 then finds the pair of lane l's columns, 2 (l mod 4), in lane 4 (j mod 8) + l mod 4.
+// Values that belong to columns (bias, gamma, column scale) are the same for all rows. A warp keeps them
+// spread over its lanes: lane l has columns 64 t + 2 l, +1 of the tile in register t, read from memory once
+// per tile, long before they are needed. Column group j of 8 then finds the pair of lane l's columns, 2 (l
+// mod 4), in lane 4 (j mod 8) + l mod 4.
 template <class T>
 struct ColumnPairs {
   uint32_t pair[T::kColumnRegisters];  // two bf16
 
-  __device__ void load(const __nv_bfloat16* values, uint32_t absent, int first_column, int columns, int lane) {
+  __device__ void load(const __nv_bfloat16* values, uint32_t absent, int first_column, int columns,
+                       int lane) {
 #pragma unroll
     for (int t = 0; t < T::kColumnRegisters; ++t) {
       const int column = first_column + 64 * t + 2 * lane;
@@ -72,7 +75,8 @@ struct Epilogue {
   ColumnPairs<T> bias, gamma;
   ColumnScales<T> column_scale;
 
-  // Piece i is rows 64 (i / kChunks) + 0..15, columns kChunk (i mod kChunks) + 0..kChunk-1 from (row, column).
+  // Piece i is rows 64 (i / kChunks) + 0..15, columns kChunk (i mod kChunks) + 0..kChunk-1 from (row,
+  // column).
   __device__ int piece_row(int i) const { return row + i / T::kChunks * 64; }
   __device__ int piece_column(int i) const { return column + i % T::kChunks * T::kChunk; }
 
@@ -115,10 +119,10 @@ struct Epilogue {
   }
 
   // After the product: accumulators -> bf16 -> staging buffer -> copy engine, piece by piece.
-  __device__ __forceinline__ void finish(const int (&acc)[T::kBlocksM][T::kTileN / 2], const CUtensorMap& y_map,
-                                         const CUtensorMap& extra_map) {
-    // The row and unit whose address this lane gives to ldmatrix and stmatrix (matrix_fragments.cuh): matrices 0 and 1
-    // are rows 0-7 and 8-15 of one column group, matrices 2 and 3 of the next.
+  __device__ __forceinline__ void finish(const int (&acc)[T::kBlocksM][T::kTileN / 2],
+                                         const CUtensorMap& y_map, const CUtensorMap& extra_map) {
+    // The row and unit whose address this lane gives to ldmatrix and stmatrix (matrix_fragments.cuh):
+    // matrices 0 and 1 are rows 0-7 and 8-15 of one column group, matrices 2 and 3 of the next.
     const int lane_row = lane % 16, lane_unit = lane / 16;
 #pragma unroll
     for (int i = 0; i < T::kPieces; ++i) {
@@ -151,9 +155,9 @@ struct Epilogue {
           float2 g = {1.0f, 1.0f};
           if constexpr (kExtra == Extra::residual) g = gamma.of_group(j, lane);
           const float2 e = unpack_bf16(extra[pair][q]);
-          result[q] = pack_bf16(
-              gemm_int8_element<kExtra>(acc[block][4 * j + 2 * half], scale.x, b.x, e.x, g.x),
-              gemm_int8_element<kExtra>(acc[block][4 * j + 2 * half + 1], scale.y, b.y, e.y, g.y));
+          result[q] =
+              pack_bf16(gemm_int8_element<kExtra>(acc[block][4 * j + 2 * half], scale.x, b.x, e.x, g.x),
+                        gemm_int8_element<kExtra>(acc[block][4 * j + 2 * half + 1], scale.y, b.y, e.y, g.y));
         }
         ptx::store_matrices(address[pair], result);
       }
@@ -176,8 +180,8 @@ struct Epilogue {
 
 // For tests: the exact sums, straight from the registers.
 template <class T>
-__device__ __forceinline__ void write_accumulators(const int (&acc)[T::kBlocksM][T::kTileN / 2], const Parameters& p,
-                                                   int row, int column, int lane) {
+__device__ __forceinline__ void write_accumulators(const int (&acc)[T::kBlocksM][T::kTileN / 2],
+                                                   const Parameters& p, int row, int column, int lane) {
 #pragma unroll
   for (int block = 0; block < T::kBlocksM; ++block) {
 #pragma unroll

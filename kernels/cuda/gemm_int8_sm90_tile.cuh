@@ -1,5 +1,5 @@
-// gemm_int8_sm90_tile.cuh: the shapes of gemm_int8_sm90: what a block computes, what lies in its shared memory, in which
-// order tiles are walked, and how a place in the ring of stages is counted.
+// gemm_int8_sm90_tile.cuh: the shapes of gemm_int8_sm90: what a block computes, what lies in its shared
+// memory, in which order tiles are walked, and how a place in the ring of stages is counted.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -26,7 +26,8 @@ struct Tile {
   static constexpr int kClusterSize = 2;
   static constexpr int kConsumerM = kSchedule == Schedule::staggered ? kTileM / 2 : kTileM;
   static constexpr int kBlocksM = kConsumerM / 64;  // wgmma has 64 rows
-  static constexpr int kChunk = kTileN % 64 == 0 ? 64 : 32;  // columns of one piece of y: as wide as a swizzle
+  static constexpr int kChunk =
+      kTileN % 64 == 0 ? 64 : 32;  // columns of one piece of y: as wide as a swizzle
   static constexpr int kChunks = kTileN / kChunk;
   static constexpr int kPieces = kBlocksM * kChunks;  // pieces of 16 x kChunk per warp and tile
   static constexpr int kColumnRegisters = (kTileN + 63) / 64;
@@ -59,8 +60,9 @@ struct Parameters {
   int* accumulators;
 };
 
-// The list of tiles: bands of `group` column units, walked row by row, so that blocks running at the same time share rows
-// of x and the band's w. A band is as wide as L2 allows, for x is read from memory once per band.
+// The list of tiles: bands of `group` column units, walked row by row, so that blocks running at the same
+// time share rows of x and the band's w. A band is as wide as L2 allows, for x is read from memory once per
+// band.
 struct TilePosition {
   int m, n;  // first row and column
 };

@@ -1,8 +1,9 @@
 // Rung 1: one thread, two elements of y, and nothing clever.
 //
-// A thread walks along K, four bytes at a time (dp4a multiplies four pairs and adds them). Every operand byte is fetched
-// from L1 or L2 for each use: a warp asks for one row of x and 64 rows of w, each 4 bytes wide, so most of each
-// 32-byte sector fetched is thrown away. The tensor cores do not work at all. It defines what the other rungs must equal.
+// A thread walks along K, four bytes at a time (dp4a multiplies four pairs and adds them). Every operand byte
+// is fetched from L1 or L2 for each use: a warp asks for one row of x and 64 rows of w, each 4 bytes wide, so
+// most of each 32-byte sector fetched is thrown away. The tensor cores do not work at all. It defines what
+// the other rungs must equal.
 #include "kernels/cuda/lessons/lesson.cuh"
 
 namespace switchback::lessons {

@@ -1,11 +1,11 @@
 // Rung 3: Hopper's own instructions, in the simplest order that works.
 //
-// The copy engine (TMA) fetches a whole box of x and of w on the word of one thread, swizzled on the way; an mbarrier says
-// when the bytes are there; wgmma multiplies straight from shared memory, 64 rows at a time, by four warps together. No
-// ldmatrix, no addresses, no registers for operands.
+// The copy engine (TMA) fetches a whole box of x and of w on the word of one thread, swizzled on the way; an
+// mbarrier says when the bytes are there; wgmma multiplies straight from shared memory, 64 rows at a time, by
+// four warps together. No ldmatrix, no addresses, no registers for operands.
 //
-// One stage only: load, wait, multiply, wait, and again. While a block waits for its bytes the tensor cores have nothing
-// from it; what keeps them busy is that three blocks share a multiprocessor.
+// One stage only: load, wait, multiply, wait, and again. While a block waits for its bytes the tensor cores
+// have nothing from it; what keeps them busy is that three blocks share a multiprocessor.
 #include "kernels/cuda/lessons/lesson.cuh"
 #include "kernels/cuda/ptx/tensor_map.cuh"
 #include "kernels/cuda/ptx/tma.cuh"
@@ -22,8 +22,9 @@ struct Shared {
   uint64_t full;
 };
 
-__global__ void __launch_bounds__(128) warpgroup_kernel(const __grid_constant__ CUtensorMap x_map,
-                                                        const __grid_constant__ CUtensorMap w_map, Problem p) {
+__global__ void __launch_bounds__(128)
+    warpgroup_kernel(const __grid_constant__ CUtensorMap x_map, const __grid_constant__ CUtensorMap w_map,
+                     Problem p) {
   extern __shared__ __align__(1024) uint8_t raw[];
   Shared& shared = *reinterpret_cast<Shared*>(raw);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -73,10 +74,12 @@ __global__ void __launch_bounds__(128) warpgroup_kernel(const __grid_constant__ 
 }  // namespace
 
 void warpgroups(const Problem& p, cudaStream_t stream) {
-  CUDA_CHECK(cudaFuncSetAttribute(warpgroup_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(Shared)));
+  CUDA_CHECK(
+      cudaFuncSetAttribute(warpgroup_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(Shared)));
   const CUtensorMap x_map = ptx::make_tensor_map(p.x, p.M, p.K, 1, kTile, kBlockK, ptx::Swizzle::bytes_128);
   const CUtensorMap w_map = ptx::make_tensor_map(p.w, p.N, p.K, 1, kTile, kBlockK, ptx::Swizzle::bytes_128);
-  warpgroup_kernel<<<dim3(ceil_div(p.N, kTile), ceil_div(p.M, kTile)), 128, sizeof(Shared), stream>>>(x_map, w_map, p);
+  warpgroup_kernel<<<dim3(ceil_div(p.N, kTile), ceil_div(p.M, kTile)), 128, sizeof(Shared), stream>>>(
+      x_map, w_map, p);
   CUDA_CHECK(cudaGetLastError());
 }
 

@@ -1,9 +1,10 @@
 // Rung 4: a ring of four stages, and warps with roles.
 //
-// Warpgroup 0 produces: one of its threads keeps the copy engine four stages ahead. Warpgroups 1 and 2 consume: each
-// multiplies half of the rows of a 128 x 256 tile. Two barriers per stage replace every __syncthreads: full[s], "the bytes
-// have come", and empty[s], "all eight consumer warps have finished reading". A consumer issues the products of one stage
-// while those of the stage before still run, so the tensor cores are never between two instructions.
+// Warpgroup 0 produces: one of its threads keeps the copy engine four stages ahead. Warpgroups 1 and 2
+// consume: each multiplies half of the rows of a 128 x 256 tile. Two barriers per stage replace every
+// __syncthreads: full[s], "the bytes have come", and empty[s], "all eight consumer warps have finished
+// reading". A consumer issues the products of one stage while those of the stage before still run, so the
+// tensor cores are never between two instructions.
 //
 // The producer needs few registers, the consumers 128 accumulators each: setmaxnreg moves them over.
 #include "kernels/cuda/lessons/lesson.cuh"
@@ -44,7 +45,8 @@ __global__ void __launch_bounds__(384, 1) ring_kernel(const __grid_constant__ CU
     if (threadIdx.x == 0) {
       for (int k_block = 0; k_block < k_blocks; ++k_block) {
         const int stage = k_block % kStages, parity = k_block / kStages % 2;
-        ptx::mbarrier_wait(&shared.empty[stage], parity ^ 1, "producer", stage);  // the first round finds them empty
+        ptx::mbarrier_wait(&shared.empty[stage], parity ^ 1, "producer",
+                           stage);  // the first round finds them empty
         ptx::mbarrier_arrive_and_expect(&shared.full[stage], (kTileM + kTileN) * kBlockK);
         ptx::tma_load(shared.x[stage], &x_map, k_block * kBlockK, tile_m, &shared.full[stage]);
         ptx::tma_load(shared.w[stage], &w_map, k_block * kBlockK, tile_n, &shared.full[stage]);
@@ -85,7 +87,8 @@ void ring(const Problem& p, cudaStream_t stream) {
   CUDA_CHECK(cudaFuncSetAttribute(ring_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(Shared)));
   const CUtensorMap x_map = ptx::make_tensor_map(p.x, p.M, p.K, 1, kTileM, kBlockK, ptx::Swizzle::bytes_128);
   const CUtensorMap w_map = ptx::make_tensor_map(p.w, p.N, p.K, 1, kTileN, kBlockK, ptx::Swizzle::bytes_128);
-  ring_kernel<<<dim3(ceil_div(p.N, kTileN), ceil_div(p.M, kTileM)), 384, sizeof(Shared), stream>>>(x_map, w_map, p);
+  ring_kernel<<<dim3(ceil_div(p.N, kTileN), ceil_div(p.M, kTileM)), 384, sizeof(Shared), stream>>>(x_map,
+                                                                                                   w_map, p);
   CUDA_CHECK(cudaGetLastError());
 }
 

@@ -1,12 +1,14 @@
 // Rung 5: blocks that stay, and share.
 //
-// Persistent: one block per multiprocessor walks a list of tiles, so barriers are set up once and the producer fetches the
-// next tile's first stages while the consumers still write the last one. Tiles are walked row by row of tiles: all blocks
-// working at one time share a few rows of x, and w (a few MB) stays in L2.
+// Persistent: one block per multiprocessor walks a list of tiles, so barriers are set up once and the
+// producer fetches the next tile's first stages while the consumers still write the last one. Tiles are
+// walked row by row of tiles: all blocks working at one time share a few rows of x, and w (a few MB) stays in
+// L2.
 //
-// Clusters of two: the blocks work on two tiles above each other, which need the same 256 rows of w. Each loads half
-// of them and multicasts to both: a third less traffic between L2 and the multiprocessors (32 instead of 48 KiB a stage).
-// The price: a stage is empty only when the consumers of both blocks have released it, and nobody may leave early.
+// Clusters of two: the blocks work on two tiles above each other, which need the same 256 rows of w. Each
+// loads half of them and multicasts to both: a third less traffic between L2 and the multiprocessors (32
+// instead of 48 KiB a stage). The price: a stage is empty only when the consumers of both blocks have
+// released it, and nobody may leave early.
 #include "kernels/cuda/lessons/lesson.cuh"
 #include "kernels/cuda/ptx/cluster.cuh"
 #include "kernels/cuda/ptx/registers.cuh"
@@ -26,7 +28,8 @@ struct Shared {
 };
 
 __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(384, 1)
-    cluster_kernel(const __grid_constant__ CUtensorMap x_map, const __grid_constant__ CUtensorMap w_map, Problem p) {
+    cluster_kernel(const __grid_constant__ CUtensorMap x_map, const __grid_constant__ CUtensorMap w_map,
+                   Problem p) {
   extern __shared__ __align__(1024) uint8_t raw[];
   Shared& shared = *reinterpret_cast<Shared*>(raw);
   const int warp = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 32, 0), lane = threadIdx.x % 32;
@@ -42,7 +45,7 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(384, 1)
   }
   ptx::cluster_sync();
 
-  int round = 0;  // stages since the start, over all tiles: place in the ring and parity follow from it
+  int round = 0;   // stages since the start, over all tiles: place in the ring and parity follow from it
   if (warp < 4) {  // ---- producer
     ptx::give_back_registers<40>();
     if (threadIdx.x == 0) {
@@ -78,7 +81,8 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(384, 1)
         }
         ptx::wgmma_commit();
         ptx::wgmma_wait<1>();
-        if (k_block > 0 && lane < 2) ptx::mbarrier_arrive_in_cluster(&shared.empty[(round - 1) % kStages], lane);
+        if (k_block > 0 && lane < 2)
+          ptx::mbarrier_arrive_in_cluster(&shared.empty[(round - 1) % kStages], lane);
       }
       ptx::wgmma_wait<0>();
       ptx::wgmma_results(acc);
@@ -97,9 +101,11 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(384, 1)
 }  // namespace
 
 void clusters(const Problem& p, cudaStream_t stream) {
-  CUDA_CHECK(cudaFuncSetAttribute(cluster_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(Shared)));
+  CUDA_CHECK(
+      cudaFuncSetAttribute(cluster_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(Shared)));
   const CUtensorMap x_map = ptx::make_tensor_map(p.x, p.M, p.K, 1, kTileM, kBlockK, ptx::Swizzle::bytes_128);
-  const CUtensorMap w_map = ptx::make_tensor_map(p.w, p.N, p.K, 1, kTileN / 2, kBlockK, ptx::Swizzle::bytes_128);
+  const CUtensorMap w_map =
+      ptx::make_tensor_map(p.w, p.N, p.K, 1, kTileN / 2, kBlockK, ptx::Swizzle::bytes_128);
   int multiprocessors;
   CUDA_CHECK(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, 0));
   const int pairs = ceil_div(p.N, kTileN) * ceil_div(p.M, 2 * kTileM);

@@ -1,12 +1,13 @@
 // Rung 6: the copy engine writes y, too.
 //
-// In rung 5 a warp writes its accumulators as it holds them: 4 bytes per thread, eight rows at a time, half of every
-// 32-byte sector empty, addresses and bounds computed for each. Now it scales and rounds them, lays them out in shared
-// memory with stmatrix (16 rows x 64 columns, 128-byte swizzle: no bank conflicts) and hands the piece to the copy engine,
-// which knows the bounds. Two buffers per warp: one is written while the other is read. A warp waits for nobody else.
+// In rung 5 a warp writes its accumulators as it holds them: 4 bytes per thread, eight rows at a time, half
+// of every 32-byte sector empty, addresses and bounds computed for each. Now it scales and rounds them, lays
+// them out in shared memory with stmatrix (16 rows x 64 columns, 128-byte swizzle: no bank conflicts) and
+// hands the piece to the copy engine, which knows the bounds. Two buffers per warp: one is written while the
+// other is read. A warp waits for nobody else.
 //
-// Bias belongs to columns, so all rows of a tile need the same 256 values: each lane fetches 2 columns in 64 before the
-// products start and hands them round with shuffles when they are needed.
+// Bias belongs to columns, so all rows of a tile need the same 256 values: each lane fetches 2 columns in 64
+// before the products start and hands them round with shuffles when they are needed.
 #include "kernels/cuda/lessons/lesson.cuh"
 #include "kernels/cuda/ptx/cluster.cuh"
 #include "kernels/cuda/ptx/matrix_fragments.cuh"
@@ -48,7 +49,7 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(384, 1)
   }
   ptx::cluster_sync();
 
-  int round = 0;  // stages since the start, over all tiles: place in the ring and parity follow from it
+  int round = 0;   // stages since the start, over all tiles: place in the ring and parity follow from it
   if (warp < 4) {  // ---- producer
     ptx::give_back_registers<40>();
     if (threadIdx.x == 0) {
@@ -96,7 +97,8 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(384, 1)
         }
         ptx::wgmma_commit();
         ptx::wgmma_wait<1>();
-        if (k_block > 0 && lane < 2) ptx::mbarrier_arrive_in_cluster(&shared.empty[(round - 1) % kStages], lane);
+        if (k_block > 0 && lane < 2)
+          ptx::mbarrier_arrive_in_cluster(&shared.empty[(round - 1) % kStages], lane);
       }
       ptx::wgmma_wait<0>();
       ptx::wgmma_results(acc);
@@ -128,7 +130,8 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(384, 1)
             result[q] = *reinterpret_cast<const uint32_t*>(&both);
           }
           const int piece_row = lane % 16, unit = j + lane / 16;
-          ptx::store_matrices(ptx::shared_address(piece) + piece_row * 128 + ((unit ^ (piece_row % 8)) * 16), result);
+          ptx::store_matrices(ptx::shared_address(piece) + piece_row * 128 + ((unit ^ (piece_row % 8)) * 16),
+                              result);
         }
         ptx::fence_async_proxy();
         __syncwarp();
@@ -149,7 +152,8 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(384, 1)
 void bulk_stores(const Problem& p, cudaStream_t stream) {
   CUDA_CHECK(cudaFuncSetAttribute(store_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(Shared)));
   const CUtensorMap x_map = ptx::make_tensor_map(p.x, p.M, p.K, 1, kTileM, kBlockK, ptx::Swizzle::bytes_128);
-  const CUtensorMap w_map = ptx::make_tensor_map(p.w, p.N, p.K, 1, kTileN / 2, kBlockK, ptx::Swizzle::bytes_128);
+  const CUtensorMap w_map =
+      ptx::make_tensor_map(p.w, p.N, p.K, 1, kTileN / 2, kBlockK, ptx::Swizzle::bytes_128);
   const CUtensorMap y_map = ptx::make_tensor_map(p.y, p.M, p.N, 2, 16, kPieceN, ptx::Swizzle::bytes_128);
   int multiprocessors;
   CUDA_CHECK(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, 0));

@@ -1,12 +1,13 @@
 // Rung 7: ping-pong: the epilogue disappears.
 //
-// In rung 6 both consumers finish a tile at the same time, and while they scale and write it the tensor cores rest: at
-// K = 1280 for an eighth of the time. Now each consumer has tiles of its own (128 x 160, all rows) and they take turns: one
-// multiplies while the other runs its epilogue. Two named barriers pass the turn on; the products of the next turn are
-// issued while those of the last still run.
+// In rung 6 both consumers finish a tile at the same time, and while they scale and write it the tensor cores
+// rest: at K = 1280 for an eighth of the time. Now each consumer has tiles of its own (128 x 160, all rows)
+// and they take turns: one multiplies while the other runs its epilogue. Two named barriers pass the turn on;
+// the products of the next turn are issued while those of the last still run.
 //
-// 160 columns, because two tiles of accumulators must fit (160 registers per thread) and 160 divides 1280, 3840 and 5120.
-// 160 is no multiple of 64: pieces of y are 32 columns wide, and the swizzle is the one of 64 bytes.
+// 160 columns, because two tiles of accumulators must fit (160 registers per thread) and 160 divides 1280,
+// 3840 and 5120. 160 is no multiple of 64: pieces of y are 32 columns wide, and the swizzle is the one of 64
+// bytes.
 #include "kernels/cuda/lessons/lesson.cuh"
 #include "kernels/cuda/ptx/cluster.cuh"
 #include "kernels/cuda/ptx/matrix_fragments.cuh"
@@ -33,7 +34,7 @@ __device__ __forceinline__ float high_bf16(uint32_t both) { return __uint_as_flo
 
 __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(384, 1)
     ping_pong_kernel(const __grid_constant__ CUtensorMap x_map, const __grid_constant__ CUtensorMap w_map,
-                 const __grid_constant__ CUtensorMap y_map, Problem p) {
+                     const __grid_constant__ CUtensorMap y_map, Problem p) {
   extern __shared__ __align__(1024) uint8_t raw[];
   Shared& shared = *reinterpret_cast<Shared*>(raw);
   const int warp = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 32, 0), lane = threadIdx.x % 32;
@@ -49,7 +50,7 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(384, 1)
   }
   ptx::cluster_sync();
 
-  int round = 0;  // stages since the start, over all tiles: place in the ring and parity follow from it
+  int round = 0;   // stages since the start, over all tiles: place in the ring and parity follow from it
   if (warp < 4) {  // ---- producer
     ptx::give_back_registers<40>();
     if (threadIdx.x == 0) {
@@ -76,7 +77,8 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(384, 1)
       round = k_blocks;  // the first tile is consumer 0's
     }
     const int pair_step = gridDim.x / 2;
-    for (int pair = blockIdx.x / 2 + consumer * pair_step; pair < columns * row_pairs; pair += 2 * pair_step) {
+    for (int pair = blockIdx.x / 2 + consumer * pair_step; pair < columns * row_pairs;
+         pair += 2 * pair_step) {
       const int tile_m = (2 * (pair / columns) + rank) * kTileM, tile_n = pair % columns * kTileN;
       const int row = tile_m + warp % 4 * 16;
       float scale[2][2];                  // rows 64 i + 8 half + lane / 4 from row
@@ -92,8 +94,10 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(384, 1)
         bias[t] = n < p.N ? *reinterpret_cast<const uint32_t*>(p.bias + n) : 0;
       }
 
-      if (consumer == 0) ptx::named_barrier_sync<1>(256);
-      else ptx::named_barrier_sync<2>(256);
+      if (consumer == 0)
+        ptx::named_barrier_sync<1>(256);
+      else
+        ptx::named_barrier_sync<2>(256);
       int acc[2][kTileN / 2];
       for (int k_block = 0; k_block < k_blocks; ++k_block, ++round) {
         const int stage = round % kStages, parity = round / kStages % 2;
@@ -110,11 +114,14 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(384, 1)
         }
         ptx::wgmma_commit();
         if (k_block == k_blocks - 1) {  // the other's turn
-          if (consumer == 0) ptx::named_barrier_arrive<2>(256);
-          else ptx::named_barrier_arrive<1>(256);
+          if (consumer == 0)
+            ptx::named_barrier_arrive<2>(256);
+          else
+            ptx::named_barrier_arrive<1>(256);
         }
         ptx::wgmma_wait<1>();
-        if (k_block > 0 && lane < 2) ptx::mbarrier_arrive_in_cluster(&shared.empty[(round - 1) % kStages], lane);
+        if (k_block > 0 && lane < 2)
+          ptx::mbarrier_arrive_in_cluster(&shared.empty[(round - 1) % kStages], lane);
       }
       ptx::wgmma_wait<0>();
       ptx::wgmma_results(acc[0]);
@@ -152,7 +159,8 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(384, 1)
             result[q] = *reinterpret_cast<const uint32_t*>(&both);
           }
           const int piece_row = lane % 16, unit = j + lane / 16;
-          ptx::store_matrices(ptx::shared_address(piece) + piece_row * 64 + ((unit ^ (piece_row / 2 % 4)) * 16), result);
+          ptx::store_matrices(
+              ptx::shared_address(piece) + piece_row * 64 + ((unit ^ (piece_row / 2 % 4)) * 16), result);
         }
         ptx::fence_async_proxy();
         __syncwarp();
@@ -171,9 +179,11 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(384, 1)
 }  // namespace
 
 void ping_pong(const Problem& p, cudaStream_t stream) {
-  CUDA_CHECK(cudaFuncSetAttribute(ping_pong_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(Shared)));
+  CUDA_CHECK(
+      cudaFuncSetAttribute(ping_pong_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(Shared)));
   const CUtensorMap x_map = ptx::make_tensor_map(p.x, p.M, p.K, 1, kTileM, kBlockK, ptx::Swizzle::bytes_128);
-  const CUtensorMap w_map = ptx::make_tensor_map(p.w, p.N, p.K, 1, kTileN / 2, kBlockK, ptx::Swizzle::bytes_128);
+  const CUtensorMap w_map =
+      ptx::make_tensor_map(p.w, p.N, p.K, 1, kTileN / 2, kBlockK, ptx::Swizzle::bytes_128);
   const CUtensorMap y_map = ptx::make_tensor_map(p.y, p.M, p.N, 2, 16, kPieceN, ptx::Swizzle::bytes_64);
   int multiprocessors;
   CUDA_CHECK(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, 0));

@@ -1,14 +1,15 @@
-// rivals.cuh: the products a user would call instead, all from cuBLASLt: fp8 with row and column scales, bf16, and int8
-// with a bare s32 result. For each shape the library is asked for its best eight algorithms and the fastest is kept.
+// rivals.cuh: the products a user would call instead, all from cuBLASLt: fp8 with row and column scales,
+// bf16, and int8 with a bare s32 result. For each shape the library is asked for its best eight algorithms
+// and the fastest is kept.
 #pragma once
 
 #include <cublasLt.h>
 
 #include "kernels/cuda/cuda_check.cuh"
 
-#define CUBLAS_CHECK(call)                                                        \
-  do {                                                                            \
-    const cublasStatus_t status = (call);                                         \
+#define CUBLAS_CHECK(call)                                                               \
+  do {                                                                                   \
+    const cublasStatus_t status = (call);                                                \
     CHECK(status == CUBLAS_STATUS_SUCCESS, #call ": ", cublasLtGetStatusString(status)); \
   } while (0)
 
@@ -25,9 +26,12 @@ class CublasLt {
   CublasLt(cublasLtHandle_t handle, void* workspace, Rival rival, int M, int N, int K, const float* w_scale,
            const float* x_scale, const void* bias)
       : handle_(handle), workspace_(workspace), rival_(rival) {
-    const cudaDataType_t in = rival == Rival::fp8 ? CUDA_R_8F_E4M3 : rival == Rival::bf16 ? CUDA_R_16BF : CUDA_R_8I;
+    const cudaDataType_t in = rival == Rival::fp8    ? CUDA_R_8F_E4M3
+                              : rival == Rival::bf16 ? CUDA_R_16BF
+                                                     : CUDA_R_8I;
     const cudaDataType_t out = rival == Rival::int8 ? CUDA_R_32I : CUDA_R_16BF;
-    CUBLAS_CHECK(cublasLtMatmulDescCreate(&operation_, rival == Rival::int8 ? CUBLAS_COMPUTE_32I : CUBLAS_COMPUTE_32F,
+    CUBLAS_CHECK(cublasLtMatmulDescCreate(&operation_,
+                                          rival == Rival::int8 ? CUBLAS_COMPUTE_32I : CUBLAS_COMPUTE_32F,
                                           rival == Rival::int8 ? CUDA_R_32I : CUDA_R_32F));
     set(CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_T);
     set(CUBLASLT_MATMUL_DESC_TRANSB, CUBLAS_OP_N);
@@ -49,10 +53,10 @@ class CublasLt {
     cublasLtMatmulPreference_t preference;
     CUBLAS_CHECK(cublasLtMatmulPreferenceCreate(&preference));
     const size_t bytes = kWorkspaceBytes;
-    CUBLAS_CHECK(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &bytes,
-                                                      sizeof(bytes)));
-    const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(handle_, operation_, a_, b_, d_, d_, preference, 8,
-                                                                 candidates_, &candidate_count_);
+    CUBLAS_CHECK(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+                                                      &bytes, sizeof(bytes)));
+    const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
+        handle_, operation_, a_, b_, d_, d_, preference, 8, candidates_, &candidate_count_);
     if (status != CUBLAS_STATUS_SUCCESS) candidate_count_ = 0;
     cublasLtMatmulPreferenceDestroy(preference);
   }
@@ -100,9 +104,9 @@ class CublasLt {
     const float one = 1.0f, zero = 0.0f;
     const int one_int = 1, zero_int = 0;
     const bool integer = rival_ == Rival::int8;
-    return cublasLtMatmul(handle_, operation_, integer ? static_cast<const void*>(&one_int) : &one, w, a_, x, b_,
-                          integer ? static_cast<const void*>(&zero_int) : &zero, y, d_, y, d_, &candidates_[i].algo,
-                          workspace_, kWorkspaceBytes, stream);
+    return cublasLtMatmul(handle_, operation_, integer ? static_cast<const void*>(&one_int) : &one, w, a_, x,
+                          b_, integer ? static_cast<const void*>(&zero_int) : &zero, y, d_, y, d_,
+                          &candidates_[i].algo, workspace_, kWorkspaceBytes, stream);
   }
 
   cublasLtHandle_t handle_;

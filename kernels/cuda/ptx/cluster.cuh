@@ -1,4 +1,5 @@
-// cluster.cuh: blocks that run at the same time on neighbouring multiprocessors and reach each other's shared memory.
+// cluster.cuh: blocks that run at the same time on neighbouring multiprocessors and reach each other's shared
+// memory.
 #pragma once
 
 #include <cstdint>

@@ -1,13 +1,13 @@
 // mbarrier.cuh: the barrier in shared memory on which the copy engine and the warps of a kernel meet.
 //
 // An mbarrier counts two things: arrivals of threads and bytes of bulk copies. A phase ends when both counts
-// reach zero; the barrier then starts the next phase by itself. A waiter names the phase by its parity (0, 1, 0,
-// 1, ...): wait(barrier, p) returns once the phase of parity p has ended. A fresh barrier is in phase 0, so
-// wait(barrier, 1) returns at once: that is how a producer finds an empty ring at the start.
+// reach zero; the barrier then starts the next phase by itself. A waiter names the phase by its parity (0, 1,
+// 0, 1, ...): wait(barrier, p) returns once the phase of parity p has ended. A fresh barrier is in phase 0,
+// so wait(barrier, 1) returns at once: that is how a producer finds an empty ring at the start.
 //
-// Compile with -DSWITCHBACK_TRAP_STUCK_BARRIERS for a build in which a wait that lasts absurdly long prints who
-// waits for what (role, stage, parity) and traps: a mistake in the barriers then shows up as a line of text
-// instead of a hang.
+// Compile with -DSWITCHBACK_TRAP_STUCK_BARRIERS for a build in which a wait that lasts absurdly long prints
+// who waits for what (role, stage, parity) and traps: a mistake in the barriers then shows up as a line of
+// text instead of a hang.
 #pragma once
 
 #include <cstdint>
@@ -23,7 +23,8 @@ __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
 }
 
 __device__ __forceinline__ void mbarrier_init(uint64_t* barrier, uint32_t arrivals) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals) : "memory");
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals)
+               : "memory");
 }
 
 // Makes initialised barriers visible to the copy engine and to the other blocks of the cluster.
@@ -35,9 +36,9 @@ __device__ __forceinline__ void mbarrier_arrive(uint64_t* barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
 }
 
-// Arrives at the same barrier of another block of the cluster (or of this one). Releases at block scope only: what is
-// handed over is the right to overwrite operands that finished products have read, no data of this thread; release at
-// cluster scope would cost a memory fence of the whole GPU each time.
+// Arrives at the same barrier of another block of the cluster (or of this one). Releases at block scope only:
+// what is handed over is the right to overwrite operands that finished products have read, no data of this
+// thread; release at cluster scope would cost a memory fence of the whole GPU each time.
 __device__ __forceinline__ void mbarrier_arrive_in_cluster(uint64_t* barrier, uint32_t block_rank) {
   asm volatile(
       "{\n"
@@ -51,11 +52,13 @@ __device__ __forceinline__ void mbarrier_arrive_in_cluster(uint64_t* barrier, ui
 
 // Arrives and announces that `bytes` of bulk copies will land in this phase.
 __device__ __forceinline__ void mbarrier_arrive_and_expect(uint64_t* barrier, uint32_t bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes)
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)),
+               "r"(bytes)
                : "memory");
 }
 
-// True once the phase of this parity has ended. The hardware suspends the thread for a while before it says no.
+// True once the phase of this parity has ended. The hardware suspends the thread for a while before it says
+// no.
 __device__ __forceinline__ bool mbarrier_try_wait(uint64_t* barrier, uint32_t parity) {
   uint32_t ended;
   asm volatile(
@@ -71,7 +74,8 @@ __device__ __forceinline__ bool mbarrier_try_wait(uint64_t* barrier, uint32_t pa
 }
 
 // `role` and `stage` are only for the message of the debug build.
-__device__ __forceinline__ void mbarrier_wait(uint64_t* barrier, uint32_t parity, const char* role, int stage) {
+__device__ __forceinline__ void mbarrier_wait(uint64_t* barrier, uint32_t parity, const char* role,
+                                              int stage) {
 #ifdef SWITCHBACK_TRAP_STUCK_BARRIERS
   for (int64_t polls = 0; !mbarrier_try_wait(barrier, parity); ++polls) {
     if (polls == 20'000'000) {

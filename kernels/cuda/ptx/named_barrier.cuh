@@ -1,8 +1,8 @@
 // named_barrier.cuh: the sixteen hardware barriers of a block (number 0 is __syncthreads).
 //
-// sync waits until `threads` threads have come; arrive only counts itself and goes on. With both, one warpgroup
-// can tell another "your turn" without waiting itself. Numbers should be literals: with run-time numbers the
-// compiler reserves all sixteen.
+// sync waits until `threads` threads have come; arrive only counts itself and goes on. With both, one
+// warpgroup can tell another "your turn" without waiting itself. Numbers should be literals: with run-time
+// numbers the compiler reserves all sixteen.
 #pragma once
 
 namespace switchback::ptx {

@@ -1,7 +1,7 @@
 // registers.cuh: moves registers between the warpgroups of a block.
 //
-// A kernel starts with the same number of registers per thread everywhere (384 threads: 168 each). A producer that
-// only starts copies gives most of its share back; consumers, which hold accumulators, take more. Needs
+// A kernel starts with the same number of registers per thread everywhere (384 threads: 168 each). A producer
+// that only starts copies gives most of its share back; consumers, which hold accumulators, take more. Needs
 // __launch_bounds__ with a block size, and a branch that a whole warpgroup takes together.
 #pragma once
 

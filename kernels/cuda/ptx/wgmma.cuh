@@ -2,16 +2,17 @@
 //   d (64 x N, s32, in registers) += a (64 x 32, s8, in shared memory) * b (N x 32, s8, in shared memory)^T
 // asynchronously: issue several, commit them as a group, wait for the group.
 //
-// Operands are K-major (K runs along a row) and lie in shared memory as the copy engine's 128-byte swizzle leaves
-// them: rows of 128 bytes, eight rows to an atom of 1024 bytes, the 16-byte pieces of row r permuted by XOR with r mod 8.
-// A descriptor names the first byte; the next 32 of K are 32 bytes further, for the swizzle acts on address bits.
+// Operands are K-major (K runs along a row) and lie in shared memory as the copy engine's 128-byte swizzle
+// leaves them: rows of 128 bytes, eight rows to an atom of 1024 bytes, the 16-byte pieces of row r permuted
+// by XOR with r mod 8. A descriptor names the first byte; the next 32 of K are 32 bytes further, for the
+// swizzle acts on address bits.
 //
-// Accumulators: warp w of the warpgroup holds rows 16 w .. 16 w + 15; lane l holds of each group j of 8 columns
-//   d[4j], d[4j+1]: row l/4,     columns 8 j + 2 (l mod 4), +1
+// Accumulators: warp w of the warpgroup holds rows 16 w .. 16 w + 15; lane l, of each group j of 8 columns:
+//   d[4j],   d[4j+1]: row l/4,     columns 8 j + 2 (l mod 4), +1
 //   d[4j+2], d[4j+3]: row l/4 + 8, the same columns.
 //
-// Between the issue and the wait nothing may touch the accumulators, not even a move: the compiler would serialise
-// the products (it says so: C7510).
+// Between the issue and the wait nothing may touch the accumulators, not even a move: the compiler would
+// serialise the products (it says so: C7510).
 #pragma once
 
 #include <cstdint>
@@ -24,7 +25,7 @@ namespace switchback::ptx {
 __device__ __forceinline__ uint64_t wgmma_descriptor(const void* tile) {
   constexpr uint64_t kSwizzle128 = uint64_t{1} << 62;
   constexpr uint64_t kAtomStride = uint64_t{1024 >> 4} << 32;  // from one group of eight rows to the next
-  constexpr uint64_t kUnused = uint64_t{1} << 16;              // the leading offset has no meaning in this layout
+  constexpr uint64_t kUnused = uint64_t{1} << 16;  // the leading offset has no meaning in this layout
   return kSwizzle128 | kAtomStride | kUnused | ((shared_address(tile) & 0x3ffff) >> 4);
 }
 
@@ -35,7 +36,9 @@ __device__ __forceinline__ uint64_t wgmma_advance(uint64_t descriptor, uint32_t 
 
 // Before the first wgmma, and whenever ordinary instructions have written its registers.
 __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
-__device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+__device__ __forceinline__ void wgmma_commit() {
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
 
 // Waits until at most `kPending` groups of this warpgroup are unfinished.
 template <int kPending>
@@ -53,8 +56,9 @@ __device__ __forceinline__ void wgmma_results(int (&d)[kCount]) {
 // d = a b^T (add = 0) or d += a b^T (add = 1); N is twice the number of registers.
 //
 // The registers must be spelled out in the instruction's text, hence the lists below.
-#define SWITCHBACK_D8(i) "+r"(d[i]), "+r"(d[i + 1]), "+r"(d[i + 2]), "+r"(d[i + 3]), "+r"(d[i + 4]), "+r"(d[i + 5]), \
-    "+r"(d[i + 6]), "+r"(d[i + 7])
+#define SWITCHBACK_D8(i)                                                                      \
+  "+r"(d[i]), "+r"(d[i + 1]), "+r"(d[i + 2]), "+r"(d[i + 3]), "+r"(d[i + 4]), "+r"(d[i + 5]), \
+      "+r"(d[i + 6]), "+r"(d[i + 7])
 #define SWITCHBACK_D16(i) SWITCHBACK_D8(i), SWITCHBACK_D8(i + 8)
 #define SWITCHBACK_D32(i) SWITCHBACK_D16(i), SWITCHBACK_D16(i + 16)
 #define SWITCHBACK_D64(i) SWITCHBACK_D32(i), SWITCHBACK_D32(i + 32)
