@@ -92,7 +92,8 @@ std::vector<Tensor> read_weights(const SafetensorsFile& file, const ParameterAre
       fail(file.path(), " has no tensor ", segment.name, ": it belongs to another model (see --model)");
   for (const std::string& name : file.names())
     if (!arena.find(name) && !name.ends_with("attn_mask"))
-      fail(file.path(), " has a tensor ", name, " that this model does not have: it belongs to another model");
+      fail(file.path(), " has a tensor ", name,
+           " that this model does not have: it belongs to another model");
   std::vector<Tensor> hosts;
   for (const auto& segment : arena.segments()) {
     hosts.emplace_back(segment.shape, arena.masters().dtype());
@@ -103,7 +104,8 @@ std::vector<Tensor> read_weights(const SafetensorsFile& file, const ParameterAre
 
 void fill_arena(const std::vector<Tensor>& hosts, ParameterArena& arena) {
   size_t i = 0;
-  for (const auto& segment : arena.segments()) kernels(arena.device()).upload(arena.master_of(segment), hosts[i++]);
+  for (const auto& segment : arena.segments())
+    kernels(arena.device()).upload(arena.master_of(segment), hosts[i++]);
   arena.publish_masters();
 }
 
@@ -136,14 +138,15 @@ std::string save_checkpoint(const std::string& checkpoints, const ClipConfig& co
   if (error) fail("cannot make ", unfinished.string(), ": ", error.message());
   try {
     save_weights((unfinished / weights_file).string(), arena);
-    write_file((unfinished / config_file).string(), preprocessing_json(model_config_json(config), normalization));
+    write_file((unfinished / config_file).string(),
+               preprocessing_json(model_config_json(config), normalization));
     save_state((unfinished / state_file).string(), optimizer, progress);
   } catch (...) {
     fs::remove_all(unfinished, error);
     throw;
   }
-  // A run that went back comes by this step again: old and new change places in one move, so that a kill at any
-  // moment leaves one of them. File systems that cannot do that (NFS) have the old one step aside first.
+  // A run that went back comes by this step again: old and new change places in one move, so that a kill at
+  // any moment leaves one of them. File systems that cannot do that (NFS) have the old one step aside first.
   const bool again = fs::exists(complete);
   if (!again || renameat2(AT_FDCWD, unfinished.c_str(), AT_FDCWD, complete.c_str(), RENAME_EXCHANGE) != 0) {
     if (again) fs::rename(complete, fs::path(checkpoints) / ("removed-" + name), error);
@@ -153,7 +156,8 @@ std::string save_checkpoint(const std::string& checkpoints, const ClipConfig& co
   sync_folder(checkpoints);
 
   std::vector<fs::path> all = all_checkpoints(checkpoints);
-  std::erase_if(all, [&](const fs::path& path) { return path > complete; });  // a run that went back: not older
+  std::erase_if(all,
+                [&](const fs::path& path) { return path > complete; });  // a run that went back: not older
   for (size_t i = 0; keep_last > 0 && i + static_cast<size_t>(keep_last) < all.size(); ++i) {
     // Renamed first: a folder that is half removed must not look like a checkpoint.
     const fs::path removed = fs::path(checkpoints) / ("removed-" + all[i].filename().string());
@@ -185,8 +189,8 @@ TrainingProgress load_checkpoint(const std::string& folder, ParameterArena& aren
   p.loader = text("loader");
   if (p.step < 0 || p.samples_seen < 0 || p.loader.empty() ||
       p.loader.compare(0, p.loader.find(' '), std::to_string(p.samples_seen)) != 0)
-    fail(state.path(), " is damaged: step ", p.step, ", ", p.samples_seen, " samples seen and loader position \"",
-         p.loader, "\" do not fit together");
+    fail(state.path(), " is damaged: step ", p.step, ", ", p.samples_seen,
+         " samples seen and loader position \"", p.loader, "\" do not fit together");
   p.options_json = text("options");
 
   const std::vector<Tensor> weight_hosts = read_weights(weights, arena);
@@ -227,7 +231,8 @@ PixelNormalization checkpoint_normalization(const std::string& folder) {
   const auto& preprocess = json["preprocess_cfg"];
   for (const char* key : {"mean", "std"}) {
     if (!preprocess.contains(key)) continue;
-    if (!preprocess[key].is_array() || preprocess[key].size() != 3) fail(path, ": ", key, " is not three numbers");
+    if (!preprocess[key].is_array() || preprocess[key].size() != 3)
+      fail(path, ": ", key, " is not three numbers");
     for (int c = 0; c < 3; ++c) {
       if (!preprocess[key][c].is_number()) fail(path, ": ", key, " is not three numbers");
       (key[0] == 'm' ? n.mean : n.std)[c] = preprocess[key][c].get<float>();

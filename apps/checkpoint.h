@@ -7,7 +7,8 @@
 //     open_clip_config.json         the model: open_clip loads the two as they are
 //     training_state.safetensors    optimizer moments by parameter name; metadata: step, samples, loader, seed
 //
-// Random numbers come from counters (seed, step, sample), so step and seed are the whole state of the generator.
+// Random numbers come from counters (seed, step, sample), so step and seed are the whole state of the
+// generator.
 #pragma once
 
 #include <cstdint>
@@ -31,14 +32,14 @@ struct TrainingProgress {
 
 std::string checkpoint_name(int64_t step);  // "step_00000300"
 
-// Writes CHECKPOINTS/step_00000300 and returns its path. keep_last > 0: older ones beyond that number are removed
-// afterwards. Errors (disk full, no permission) leave every other checkpoint as it was.
+// Writes CHECKPOINTS/step_00000300 and returns its path. keep_last > 0: older ones beyond that number are
+// removed afterwards. Errors (disk full, no permission) leave every other checkpoint as it was.
 std::string save_checkpoint(const std::string& checkpoints, const ClipConfig& config,
                             const PixelNormalization& normalization, const ParameterArena& arena,
                             const AdamW& optimizer, const TrainingProgress& progress, int64_t keep_last);
 
-// The complete checkpoint of the highest step below `checkpoints`, or of the highest one before the checkpoint
-// `before`; empty when there is none.
+// The complete checkpoint of the highest step below `checkpoints`, or of the highest one before the
+// checkpoint `before`; empty when there is none.
 std::string latest_checkpoint(const std::string& checkpoints, const std::string& before = "");
 
 // Fills arena and optimizer. Errors name the first tensor that is missing, not expected, or of another shape.

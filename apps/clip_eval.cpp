@@ -1,5 +1,5 @@
-// clip_eval: what a trained CLIP can do: zero-shot classification from class names and templates, and retrieval
-// between images and captions (R@1, 5, 10 both ways).
+// clip_eval: what a trained CLIP can do: zero-shot classification from class names and templates, and
+// retrieval between images and captions (R@1, 5, 10 both ways).
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <nlohmann/json.hpp>
@@ -22,15 +22,19 @@ int run(int argc, char** argv) {
 
   CLI::App app("clip_eval: zero-shot classification and retrieval with a trained CLIP.");
   app.get_formatter()->column_width(34);
-  app.add_option("--checkpoint", checkpoint, "checkpoint folder (logs/RUN/checkpoints/step_...) or safetensors file")
+  app.add_option("--checkpoint", checkpoint,
+                 "checkpoint folder (logs/RUN/checkpoints/step_...) or safetensors file")
       ->required();
   app.add_option("--model", model, "preset or model JSON; needed for a bare safetensors file");
   app.add_option("--tokenizer", tokenizer_path, "vocabulary file or 'bytes' (default: by the model)");
-  app.add_option("--retrieval-data,--val-data", options.retrieval_data, "shards or CSV of image-caption pairs");
+  app.add_option("--retrieval-data,--val-data", options.retrieval_data,
+                 "shards or CSV of image-caption pairs");
   app.add_option("--zeroshot-data", options.zero_shot_data, "labelled shards (.cls)");
-  app.add_option("--classes", options.class_names, "class names, one per line (default: classnames.txt beside the data)");
-  app.add_option("--templates", options.templates,
-                 "templates with {c}, one per line (default: zeroshot_classification_templates.txt beside the data)");
+  app.add_option("--classes", options.class_names,
+                 "class names, one per line (default: classnames.txt beside the data)");
+  app.add_option(
+      "--templates", options.templates,
+      "templates with {c}, one per line (default: zeroshot_classification_templates.txt beside the data)");
   app.add_option("--label-key", options.label_key, "labels from this field of .json instead of .cls");
   app.add_option("--samples", options.samples, "pairs of --retrieval-data to use (default: all)")
       ->check(CLI::PositiveNumber);
@@ -48,7 +52,8 @@ int run(int argc, char** argv) {
     fail("nothing to evaluate: give --retrieval-data, --zeroshot-data or both");
 
   const bool folder = !checkpoint.ends_with(".safetensors");
-  if (!folder && model.empty()) fail("--checkpoint ", checkpoint, " is a bare safetensors file: say which --model it is");
+  if (!folder && model.empty())
+    fail("--checkpoint ", checkpoint, " is a bare safetensors file: say which --model it is");
   const ClipConfig config = model.empty() ? checkpoint_config(checkpoint) : find_model(model);
   if (tokenizer_path.empty() && config.text.vocab_size == 259) tokenizer_path = "bytes";
   std::shared_ptr<const Tokenizer> tokenizer =
@@ -69,8 +74,8 @@ int run(int argc, char** argv) {
   if (const auto r = data.retrieval(clip, clip_options, cpu_device)) {
     std::printf("retrieval, %lld pairs, loss %.4f\n", static_cast<long long>(r->samples), r->loss);
     auto print = [&](const char* direction, const RetrievalMetrics& m) {
-      std::printf("%s  R@1 %.4f  R@5 %.4f  R@10 %.4f  median rank %.0f  mean rank %.1f\n", direction, m.r1, m.r5, m.r10,
-                  m.median_rank, m.mean_rank);
+      std::printf("%s  R@1 %.4f  R@5 %.4f  R@10 %.4f  median rank %.0f  mean rank %.1f\n", direction, m.r1,
+                  m.r5, m.r10, m.median_rank, m.mean_rank);
       results[direction] = {{"R@1", m.r1}, {"R@5", m.r5}, {"R@10", m.r10}, {"median_rank", m.median_rank},
                             {"mean_rank", m.mean_rank}};
     };
@@ -80,7 +85,9 @@ int run(int argc, char** argv) {
   if (const auto z = data.zero_shot(clip, clip_options, cpu_device)) {
     std::printf("zero-shot, %lld images\ntop-5 %.4f  mean per class %.4f\nzero-shot top-1: %.3f\n",
                 static_cast<long long>(z->samples), z->top5, z->mean_per_class_recall, z->top1);
-    results["zero_shot"] = {{"top1", z->top1}, {"top5", z->top5}, {"mean_per_class", z->mean_per_class_recall},
+    results["zero_shot"] = {{"top1", z->top1},
+                            {"top5", z->top5},
+                            {"mean_per_class", z->mean_per_class_recall},
                             {"samples", z->samples}};
   }
   if (!output.empty()) write_file(output, results.dump(2) + "\n");

@@ -1,5 +1,6 @@
-// clip_train: trains a CLIP on image-text pairs. Reads top to bottom: options, model, data, one step, the loop around
-// it with its log, evaluations and checkpoints. docs/one_step.md walks through a step from here to a kernel and back.
+// clip_train: trains a CLIP on image-text pairs. Reads top to bottom: options, model, data, one step, the
+// loop around it with its log, evaluations and checkpoints. docs/one_step.md walks through a step from here
+// to a kernel and back.
 #include <chrono>
 #include <cmath>
 #include <csignal>
@@ -34,8 +35,8 @@ double now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-// SIGTERM and SIGUSR1 (SLURM's warning before a job ends), SIGINT: finish the step, save, exit with 0. A second signal
-// ends the program at once: the step may be waiting for a disk that is gone.
+// SIGTERM and SIGUSR1 (SLURM's warning before a job ends), SIGINT: finish the step, save, exit with 0. A
+// second signal ends the program at once: the step may be waiting for a disk that is gone.
 volatile std::sig_atomic_t stop_signal = 0;
 void on_stop_signal(int signal) {
   stop_signal = signal;
@@ -48,8 +49,8 @@ std::string run_name(const TrainingOptions& o) {
   const std::time_t t = std::time(nullptr);
   char date[32];
   std::strftime(date, sizeof date, "%Y_%m_%d-%H_%M_%S", std::localtime(&t));
-  std::string name = concat(date, "-model_", o.model, "-lr_", o.lr, "-b_", o.batch_size, "-j_", o.workers, "-p_",
-                            o.precision);
+  std::string name = concat(date, "-model_", o.model, "-lr_", o.lr, "-b_", o.batch_size, "-j_", o.workers,
+                            "-p_", o.precision);
   for (char& c : name)
     if (c == '/') c = '-';
   return name;
@@ -79,8 +80,8 @@ AdamWOptions optimizer_options(const TrainingOptions& o) {
   return a;
 }
 
-// How long training goes on, in steps. An epoch is rounded up to whole batches, as open_clip's is (there to a multiple
-// of --workers besides: its processes get equal shares; our threads need none).
+// How long training goes on, in steps. An epoch is rounded up to whole batches, as open_clip's is (there to a
+// multiple of --workers besides: its processes get equal shares; our threads need none).
 struct Plan {
   int64_t global_batch = 0;  // samples per step: batch size x parts
   int64_t steps_per_epoch = 0;
@@ -93,8 +94,8 @@ Plan make_plan(const TrainingOptions& o, int64_t samples) {
   const int64_t batches = (samples + o.batch_size - 1) / o.batch_size;
   p.steps_per_epoch = batches / o.accum_freq;
   if (p.steps_per_epoch == 0)
-    fail("an epoch of ", samples, " samples has ", batches, " batches of ", o.batch_size, ", fewer than --accum-freq ",
-         o.accum_freq, ": use a smaller batch or fewer parts");
+    fail("an epoch of ", samples, " samples has ", batches, " batches of ", o.batch_size,
+         ", fewer than --accum-freq ", o.accum_freq, ": use a smaller batch or fewer parts");
   p.total_steps = o.max_steps.value_or(p.steps_per_epoch * o.epochs);
   return p;
 }
@@ -112,8 +113,9 @@ Schedule make_schedule(const TrainingOptions& o, const Plan& plan) {
   return s;
 }
 
-// The forward pass of one step, up to the loss. images (B, S, S, 3), tokens (B, T); parts > 1 splits the batch: each
-// part's activations are given up and computed again in the backward pass (checkpoint), the loss sees all features.
+// The forward pass of one step, up to the loss. images (B, S, S, 3), tokens (B, T); parts > 1 splits the
+// batch: each part's activations are given up and computed again in the backward pass (checkpoint), the loss
+// sees all features.
 Variable forward(const Clip& clip, const Tensor& images, const Tensor& tokens, int64_t parts,
                  const Clip::Options& options) {
   if (parts == 1) return clip.loss(clip.encode_image(images, options), clip.encode_text(tokens, options));
@@ -137,25 +139,29 @@ Variable forward(const Clip& clip, const Tensor& images, const Tensor& tokens, i
 
 // Weights, moments and progress as `checkpoint` has them, and what is odd about going on from there.
 TrainingProgress go_on_from(const std::string& checkpoint, const std::string& checkpoints, const Plan& plan,
-                            const TrainingOptions& options, ParameterArena& arena, AdamW& optimizer, TrainingLog& log) {
+                            const TrainingOptions& options, ParameterArena& arena, AdamW& optimizer,
+                            TrainingLog& log) {
   TrainingProgress progress;
   try {
     progress = load_checkpoint(checkpoint, arena, optimizer);
   } catch (const Error& error) {
     const std::string older = options.resume == "latest" ? latest_checkpoint(checkpoints, checkpoint) : "";
     if (older.empty()) throw;
-    fail(error.what(), "; if it is damaged, remove ", checkpoint, ": --resume latest goes on from ", older, " then");
+    fail(error.what(), "; if it is damaged, remove ", checkpoint, ": --resume latest goes on from ", older,
+         " then");
   }
   log.info(concat("resuming from ", checkpoint, " at step ", progress.step));
   if (progress.seed != options.seed)
     log.warning(concat("the checkpoint was made with --seed ", progress.seed, ": going on with that one"));
   if (progress.samples_seen != progress.step * plan.global_batch)
-    log.warning(concat("the checkpoint's ", progress.step, " steps saw ", progress.samples_seen, " samples, not ",
-                       plan.global_batch, " each: data go on where they stopped; epochs, --max-steps and the learning "
+    log.warning(concat("the checkpoint's ", progress.step, " steps saw ", progress.samples_seen,
+                       " samples, not ", plan.global_batch,
+                       " each: data go on where they stopped; epochs, --max-steps and the learning "
                        "rate go by steps"));
   const std::filesystem::path newest = latest_checkpoint(checkpoints);
   if (newest.filename() > checkpoint_name(progress.step))
-    log.warning(concat(newest.string(), " is of a later step: --resume latest would take that one; remove it if this "
+    log.warning(concat(newest.string(),
+                       " is of a later step: --resume latest would take that one; remove it if this "
                        "run replaces it"));
   return progress;
 }
@@ -163,17 +169,18 @@ TrainingProgress go_on_from(const std::string& checkpoint, const std::string& ch
 void print_summary(TrainingLog& log, const TrainingOptions& o, const ClipConfig& config, const Plan& plan,
                    int64_t samples, const Schedule& schedule) {
   const ClipFlops flops = nominal_flops(config);
-  log.info(concat("Model ", config.name, ": ", parameter_count(config), " parameters, ", flops.image / 1e9, " + ",
-                  flops.text / 1e9, " GFLOP per image and text, ", flops.training() / 1e9, " GFLOP per training pair"));
-  log.info(concat("Data: ", samples, " samples per epoch; batch ", o.batch_size, " x ", o.accum_freq, " parts = ",
-                  plan.global_batch, " per step; ", plan.steps_per_epoch, " steps per epoch, ", plan.total_steps,
-                  " in all"));
-  log.info(concat("Optimizer ", o.opt, ": lr ", o.lr, ", warm-up ", schedule.warmup_steps, " steps, beta ", o.beta1,
-                  " ", o.beta2, ", eps ", o.eps, ", wd ", o.wd, "; a batch at chance has loss ln ", plan.global_batch,
-                  " = ", std::log(static_cast<double>(plan.global_batch))));
+  log.info(concat("Model ", config.name, ": ", parameter_count(config), " parameters, ", flops.image / 1e9,
+                  " + ", flops.text / 1e9, " GFLOP per image and text, ", flops.training() / 1e9,
+                  " GFLOP per training pair"));
+  log.info(concat("Data: ", samples, " samples per epoch; batch ", o.batch_size, " x ", o.accum_freq,
+                  " parts = ", plan.global_batch, " per step; ", plan.steps_per_epoch, " steps per epoch, ",
+                  plan.total_steps, " in all"));
+  log.info(concat("Optimizer ", o.opt, ": lr ", o.lr, ", warm-up ", schedule.warmup_steps, " steps, beta ",
+                  o.beta1, " ", o.beta2, ", eps ", o.eps, ", wd ", o.wd, "; a batch at chance has loss ln ",
+                  plan.global_batch, " = ", std::log(static_cast<double>(plan.global_batch))));
   if (schedule.kind != ScheduleKind::skip && schedule.warmup_steps >= plan.total_steps)
-    log.warning(concat("warm-up (--warmup ", schedule.warmup_steps, ") is not shorter than the run (", plan.total_steps,
-                       " steps): the learning rate never reaches --lr"));
+    log.warning(concat("warm-up (--warmup ", schedule.warmup_steps, ") is not shorter than the run (",
+                       plan.total_steps, " steps): the learning rate never reaches --lr"));
 }
 
 // The run itself, from the data to the last checkpoint.
@@ -198,7 +205,8 @@ int train(const TrainingOptions& options, const ClipConfig& config, Device devic
     const std::optional<uint64_t> declared = source->declared_count();
     samples = static_cast<int64_t>(declared ? *declared : source->count());
   }
-  if (samples == 0) fail(source ? source->why_empty() : "--train-num-samples is needed for a dry run without data");
+  if (samples == 0)
+    fail(source ? source->why_empty() : "--train-num-samples is needed for a dry run without data");
   const Plan plan = make_plan(options, samples);
   const Schedule schedule = make_schedule(options, plan);
   print_summary(log, options, config, plan, samples, schedule);
@@ -264,8 +272,8 @@ int train(const TrainingOptions& options, const ClipConfig& config, Device devic
   auto save = [&] {
     if (folder.path().empty()) return;
     progress.loader = loader.state().to_string();
-    const std::string path = save_checkpoint(folder.checkpoints(), config, normalization, arena, optimizer, progress,
-                                             options.keep_last_k.value_or(0));
+    const std::string path = save_checkpoint(folder.checkpoints(), config, normalization, arena, optimizer,
+                                             progress, options.keep_last_k.value_or(0));
     log.info("saved " + path);
     log.write_picture();
   };
@@ -278,7 +286,8 @@ int train(const TrainingOptions& options, const ClipConfig& config, Device devic
     if (r || z) log.evaluation(progress.epoch, progress.step, r, z, now() - start);
   };
   int64_t saved_at = progress.step;
-  // What fails between two steps (damaged data, an evaluation) must not cost the steps since the last checkpoint.
+  // What fails between two steps (damaged data, an evaluation) must not cost the steps since the last
+  // checkpoint.
   auto or_save = [&](const auto& work) {
     try {
       work();
@@ -304,11 +313,14 @@ int train(const TrainingOptions& options, const ClipConfig& config, Device devic
     arena.begin_backward();
     const Variable loss = forward(clip, images, tokens, options.accum_freq, training);
     const double loss_value = number(loss.value());
-    const double logit_scale = std::exp(number(clip.logit_scale().value()));  // of this loss, as open_clip logs it
+    const double logit_scale =
+        std::exp(number(clip.logit_scale().value()));  // of this loss, as open_clip logs it
     if (!std::isfinite(loss_value))
-      fail("the loss is ", std::isnan(loss_value) ? "NaN" : "infinite", " at step ", step, "; first tensor that is not finite: ",
+      fail("the loss is ", std::isnan(loss_value) ? "NaN" : "infinite", " at step ", step,
+           "; first tensor that is not finite: ",
            first_non_finite(arena, [&] { forward(clip, images, tokens, options.accum_freq, training); }),
-           ". Nothing was saved since; try a lower --lr, a longer --warmup, --opt stableadamw or --grad-clip-norm 1, "
+           ". Nothing was saved since; try a lower --lr, a longer --warmup, --opt stableadamw or "
+           "--grad-clip-norm 1, "
            "and go on with --resume latest");
     tape().backward(loss);
     arena.finish_backward();
@@ -345,13 +357,16 @@ int train(const TrainingOptions& options, const ClipConfig& config, Device devic
     // Evaluations and checkpoints, at the end of epochs and at their own intervals.
     const bool last = progress.step == plan.total_steps;
     const bool epoch_ends = progress.step % plan.steps_per_epoch == 0 || last;
-    auto due = [&](int64_t frequency) { return frequency > 0 && epoch_ends && (progress.epoch % frequency == 0 || last); };
+    auto due = [&](int64_t frequency) {
+      return frequency > 0 && epoch_ends && (progress.epoch % frequency == 0 || last);
+    };
     const bool by_step = options.eval_every_n_steps && progress.step % *options.eval_every_n_steps == 0;
     if (epoch_ends) log.end_epoch(record.epoch);
     const bool save_now = last || (epoch_ends && options.save_most_recent) || due(options.save_frequency) ||
                           (options.save_every_n_steps && progress.step % *options.save_every_n_steps == 0);
     if (save_now) save(), saved_at = progress.step;
-    or_save([&] { evaluate(by_step || due(options.val_frequency), by_step || due(options.zeroshot_frequency)); });
+    or_save(
+        [&] { evaluate(by_step || due(options.val_frequency), by_step || due(options.zeroshot_frequency)); });
   }
 
   if (stop_signal) {
@@ -361,7 +376,8 @@ int train(const TrainingOptions& options, const ClipConfig& config, Device devic
   } else {
     log.write_picture();
     const LoaderStatistics statistics = loader.statistics();
-    for (const auto& [reason, count] : statistics.reasons) log.info(concat("data: ", count, " samples: ", reason));
+    for (const auto& [reason, count] : statistics.reasons)
+      log.info(concat("data: ", count, " samples: ", reason));
     log.info("training is complete");
   }
   return 0;
@@ -393,7 +409,8 @@ int run(int argc, char** argv) {
   try {
     return train(options, config, device, dtype, tokenizer, folder, log);
   } catch (const std::exception& error) {
-    log.error(concat("clip_train: ", error.what()));  // stderr, and out.log, where people look the next morning
+    log.error(
+        concat("clip_train: ", error.what()));  // stderr, and out.log, where people look the next morning
     return 1;
   }
 }

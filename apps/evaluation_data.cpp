@@ -53,7 +53,8 @@ EvaluationData::EvaluationData(EvaluationOptions options, const ClipConfig& conf
       tokenizer_(std::move(tokenizer)),
       warn_(std::move(warn)) {
   SourceOptions source;
-  source.type = options_.dataset_type == "synthetic" ? "auto" : options_.dataset_type;  // --val-data are files
+  source.type =
+      options_.dataset_type == "synthetic" ? "auto" : options_.dataset_type;  // --val-data are files
   source.csv_separator = options_.csv_separator;
   source.csv_image_key = options_.csv_image_key;
   source.csv_caption_key = options_.csv_caption_key;
@@ -108,19 +109,23 @@ std::optional<ZeroShot> EvaluationData::zero_shot(const Clip& clip, const Clip::
   if (!zero_shot_source_) return {};
   const Tensor classifier = zero_shot_classifier(
       clip, clip_options, device,
-      [this](const std::string& text, std::span<int32_t> ids) { tokenizer_->encode(text, ids); }, classes_, templates_);
+      [this](const std::string& text, std::span<int32_t> ids) { tokenizer_->encode(text, ids); }, classes_,
+      templates_);
   Loader loader(zero_shot_source_, nullptr, loader_options());
   Batch batch;
   int64_t unlabelled = 0;
-  const ZeroShot result = evaluate_zero_shot(clip, clip_options, device, classifier, [&](EvaluationBatch& to) {
-    if (!loader.next(batch)) return false;
-    if (!options_.label_key.empty())
-      for (int64_t i = 0; i < batch.size; ++i) batch.labels[i] = label_of(batch.json[i], options_.label_key, classes_);
-    to.images = batch.images;
-    to.labels = batch.labels;
-    unlabelled += std::count_if(batch.labels.begin(), batch.labels.end(), [](int64_t label) { return label < 0; });
-    return true;
-  });
+  const ZeroShot result =
+      evaluate_zero_shot(clip, clip_options, device, classifier, [&](EvaluationBatch& to) {
+        if (!loader.next(batch)) return false;
+        if (!options_.label_key.empty())
+          for (int64_t i = 0; i < batch.size; ++i)
+            batch.labels[i] = label_of(batch.json[i], options_.label_key, classes_);
+        to.images = batch.images;
+        to.labels = batch.labels;
+        unlabelled +=
+            std::count_if(batch.labels.begin(), batch.labels.end(), [](int64_t label) { return label < 0; });
+        return true;
+      });
   if (unlabelled > 0) {
     const std::string line = concat("zero-shot: ", unlabelled, " images are left out: their ",
                                     options_.label_key.empty() ? ".cls" : options_.label_key,

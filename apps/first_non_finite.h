@@ -8,8 +8,8 @@
 
 namespace switchback {
 
-// The first tensor that is not finite: "parameter visual.conv1.weight", or "the result of gelu in REGION" of the
-// forward pass, which is run again without a tape.
+// The first tensor that is not finite: "parameter visual.conv1.weight", or "the result of gelu in REGION" of
+// the forward pass, which is run again without a tape.
 std::string first_non_finite(const ParameterArena& arena, const std::function<void()>& forward_pass);
 
 }  // namespace switchback

@@ -8,7 +8,8 @@
 
 namespace switchback {
 
-std::vector<std::string> complete_flags(int argc, const char* const* argv, const std::vector<std::string>& flags) {
+std::vector<std::string> complete_flags(int argc, const char* const* argv,
+                                        const std::vector<std::string>& flags) {
   std::vector<std::string> result;
   for (int i = 1; i < argc; ++i) {
     std::string word = argv[i];
@@ -20,7 +21,8 @@ std::vector<std::string> complete_flags(int argc, const char* const* argv, const
         std::vector<std::string> matches;
         for (const std::string& flag : flags)
           if (flag.starts_with(name)) matches.push_back(flag);
-        if (matches.empty()) fail("unknown flag ", name, "; did you mean ", nearest(name, flags), "? (--help lists all)");
+        if (matches.empty())
+          fail("unknown flag ", name, "; did you mean ", nearest(name, flags), "? (--help lists all)");
         if (matches.size() > 1) {
           std::string list;
           for (const std::string& m : matches) list += (list.empty() ? "" : ", ") + m;

@@ -1,5 +1,5 @@
-// flags.h: Python argparse's conveniences on top of CLI11, for all programs: unambiguous prefixes of long flags, and
-// unknown flags answered with the nearest name.
+// flags.h: Python argparse's conveniences on top of CLI11, for all programs: unambiguous prefixes of long
+// flags, and unknown flags answered with the nearest name.
 #pragma once
 
 #include <string>
@@ -15,6 +15,7 @@ namespace switchback {
 bool parse_flags(CLI::App& app, int argc, const char* const* argv);
 
 // The words of argv with long flags completed. flags: all long flags, with their dashes.
-std::vector<std::string> complete_flags(int argc, const char* const* argv, const std::vector<std::string>& flags);
+std::vector<std::string> complete_flags(int argc, const char* const* argv,
+                                        const std::vector<std::string>& flags);
 
 }  // namespace switchback

@@ -11,9 +11,9 @@ namespace switchback {
 
 class RunFolder {
  public:
-  // logs "none": nothing is written, path() is empty. Errors: the run exists and `resume` is false (open_clip's
-  // words; a run that failed before its loop began does not count); another process is training there; the folder
-  // cannot be made.
+  // logs "none": nothing is written, path() is empty. Errors: the run exists and `resume` is false
+  // (open_clip's words; a run that failed before its loop began does not count); another process is training
+  // there; the folder cannot be made.
   RunFolder(const std::string& logs, const std::string& name, bool resume);
   ~RunFolder();
   RunFolder(const RunFolder&) = delete;

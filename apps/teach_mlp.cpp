@@ -1,7 +1,8 @@
-// teach_mlp: a CLIP without pictures, to be read first. Two small networks look at the same hidden point of the
-// plane, one in polar coordinates (r, cos θ, sin θ), the other in cartesian ones (x, y). They learn to place both
-// descriptions of a point close together. Everything of a real training step is here: parameters in an arena, a
-// forward pass that records a tape, a backward pass, an optimizer step. Runs in seconds on a CPU.
+// teach_mlp: a CLIP without pictures, to be read first. Two small networks look at the same hidden point of
+// the plane, one in polar coordinates (r, cos θ, sin θ), the other in cartesian ones (x, y). They learn to
+// place both descriptions of a point close together. Everything of a real training step is here: parameters
+// in an arena, a forward pass that records a tape, a backward pass, an optimizer step. Runs in seconds on a
+// CPU.
 #include <cmath>
 #include <cstdio>
 
@@ -14,9 +15,13 @@ using namespace switchback;
 struct Mlp {  // x (B, in) -> features (B, 16), normalised
   Linear first, second;
   Mlp(ParameterArena& arena, const std::string& name, int64_t in)
-      : first(arena, {name + ".first.weight", name + ".first.bias"}, in, 64, Init::normal_with(1), Init::zeros()),
-        second(arena, {name + ".second.weight", name + ".second.bias"}, 64, 16, Init::normal_with(0.1), Init::zeros()) {}
-  Variable operator()(const Tensor& x) const { return l2_normalize(second(gelu(first(Variable(x)), Gelu::exact))); }
+      : first(arena, {name + ".first.weight", name + ".first.bias"}, in, 64, Init::normal_with(1),
+              Init::zeros()),
+        second(arena, {name + ".second.weight", name + ".second.bias"}, 64, 16, Init::normal_with(0.1),
+               Init::zeros()) {}
+  Variable operator()(const Tensor& x) const {
+    return l2_normalize(second(gelu(first(Variable(x)), Gelu::exact)));
+  }
 };
 
 // The share of points whose nearest cartesian neighbour is their own. polar, cartesian (B, 16)

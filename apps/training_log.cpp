@@ -37,8 +37,11 @@ std::string duration(double seconds) {
 }
 
 nlohmann::ordered_json metrics_json(const RetrievalMetrics& m, const std::string& prefix) {
-  return {{prefix + "_mean_rank", m.mean_rank}, {prefix + "_median_rank", m.median_rank}, {prefix + "_R@1", m.r1},
-          {prefix + "_R@5", m.r5},              {prefix + "_R@10", m.r10}};
+  return {{prefix + "_mean_rank", m.mean_rank},
+          {prefix + "_median_rank", m.median_rank},
+          {prefix + "_R@1", m.r1},
+          {prefix + "_R@5", m.r5},
+          {prefix + "_R@10", m.r10}};
 }
 
 }  // namespace
@@ -48,11 +51,12 @@ std::string open_clip_line(const StepRecord& r, double mean_loss, double data_se
   const long long samples = static_cast<long long>(r.step_in_epoch + 1) * r.global_batch;
   const int digits = static_cast<int>(std::ceil(std::log10(static_cast<double>(per_epoch + 1))));
   const double rate = static_cast<double>(r.global_batch) / r.step_seconds;
-  return format("Train Epoch: %lld [%*lld/%lld (%.0f%%)] Data (t): %.3f Batch (t): %.3f, %#g/s, %#g/s/gpu LR: %5f "
-                "Logit Scale: %.3f Contrastive_loss: %#.5g (%#.5g) Loss: %#.5g (%#.5g)",
-                static_cast<long long>(r.epoch), digits, samples, per_epoch,
-                100.0 * static_cast<double>(r.step_in_epoch + 1) / static_cast<double>(r.steps_per_epoch), data_seconds,
-                step_seconds, rate, rate, r.learning_rate, r.logit_scale, r.loss, mean_loss, r.loss, mean_loss);
+  return format(
+      "Train Epoch: %lld [%*lld/%lld (%.0f%%)] Data (t): %.3f Batch (t): %.3f, %#g/s, %#g/s/gpu LR: %5f "
+      "Logit Scale: %.3f Contrastive_loss: %#.5g (%#.5g) Loss: %#.5g (%#.5g)",
+      static_cast<long long>(r.epoch), digits, samples, per_epoch,
+      100.0 * static_cast<double>(r.step_in_epoch + 1) / static_cast<double>(r.steps_per_epoch), data_seconds,
+      step_seconds, rate, rate, r.learning_rate, r.logit_scale, r.loss, mean_loss, r.loss, mean_loss);
 }
 
 TrainingLog::TrainingLog(const TrainingLogOptions& options)
@@ -79,7 +83,10 @@ void TrainingLog::start(int64_t first_step, const std::string& options_json, con
   // open_clip's params.txt: "key: value", sorted
   std::vector<std::string> lines;
   for (const auto& [key, value] : configuration.items())
-    lines.push_back(key + ": " + (value.is_string() ? value.get<std::string>() : value.is_null() ? "None" : value.dump()));
+    lines.push_back(key + ": " +
+                    (value.is_string() ? value.get<std::string>()
+                     : value.is_null() ? "None"
+                                       : value.dump()));
   std::sort(lines.begin(), lines.end());
   std::string text;
   for (const std::string& line : lines) text += line + "\n";
@@ -98,7 +105,8 @@ SpikeDetector::Notice TrainingLog::remember(int64_t step, double loss, double ra
   return spikes_.add({step, loss, patch_rms});
 }
 
-// Steps that were done twice (a run that was killed between two checkpoints, or went back): the later record counts.
+// Steps that were done twice (a run that was killed between two checkpoints, or went back): the later record
+// counts.
 void TrainingLog::recall(int64_t first_step) {
   std::map<int64_t, std::array<double, 4>> steps;  // loss, rate, RMS of the patch embedding, largest RMS
   std::ifstream in(options_.folder + "/train.jsonl");
@@ -167,11 +175,13 @@ void TrainingLog::print_line(const StepRecord& r) {
   const double step_seconds = step_seconds_.value();
   const double rate = static_cast<double>(r.global_batch) / step_seconds;
   // The rate of the whole session tells the time that is left; the first step's warm-up weighs little in it.
-  const double left = step_total_ / static_cast<double>(steps_timed_) * static_cast<double>(r.total_steps - r.step - 1);
+  const double left =
+      step_total_ / static_cast<double>(steps_timed_) * static_cast<double>(r.total_steps - r.step - 1);
   std::string line = open_clip_line(r, epoch_loss_.value(), data_seconds_.value(), step_seconds);
-  line += format(" | data wait %.0f%% grad norm %.3g RMS %.2f %s %.3g TFLOP/s left %s",
-                 100 * data_seconds_.value() / step_seconds, r.gradient_norm, r.largest_rms,
-                 r.largest_rms_name.c_str(), rate * options_.flops_per_sample * 1e-12, duration(left).c_str());
+  line +=
+      format(" | data wait %.0f%% grad norm %.3g RMS %.2f %s %.3g TFLOP/s left %s",
+             100 * data_seconds_.value() / step_seconds, r.gradient_norm, r.largest_rms,
+             r.largest_rms_name.c_str(), rate * options_.flops_per_sample * 1e-12, duration(left).c_str());
   info(line);
   if (events_) {
     const std::pair<std::string, double> scalars[] = {{"train/data_time", data_seconds_.value()},
@@ -246,7 +256,8 @@ void TrainingLog::write_picture() {
   try {
     write_file(options_.folder + "/training.svg", svg_chart("training", {loss, rate, rms}));
   } catch (const Error& error) {  // a full disk must not end the run for a picture
-    if (!std::exchange(picture_failed_, true)) warning(concat(error.what(), "; going on without the picture"));
+    if (!std::exchange(picture_failed_, true))
+      warning(concat(error.what(), "; going on without the picture"));
   }
 }
 

@@ -55,8 +55,8 @@ class TrainingLog {
   void info(const std::string& line);
   void warning(const std::string& line);
   void error(const std::string& line);
-  // Once, before the first step: the resolved configuration becomes the first record. A resumed run (first_step > 0)
-  // takes the curves of its picture from the records of the sessions before.
+  // Once, before the first step: the resolved configuration becomes the first record. A resumed run
+  // (first_step > 0) takes the curves of its picture from the records of the sessions before.
   void start(int64_t first_step, const std::string& options_json, const std::string& model_json);
 
   // Call once per step; prints at open_clip's moments: every n-th step of an epoch, and its last one.
@@ -69,7 +69,8 @@ class TrainingLog {
  private:
   void print_line(const StepRecord& record);
   void recall(int64_t first_step);
-  SpikeDetector::Notice remember(int64_t step, double loss, double rate, double patch_rms, double largest_rms);
+  SpikeDetector::Notice remember(int64_t step, double loss, double rate, double patch_rms,
+                                 double largest_rms);
 
   struct Mean {
     double sum = 0;

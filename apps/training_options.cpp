@@ -15,7 +15,8 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// One description of every flag serves three purposes: parsing, the help, and the resolved configuration as JSON.
+// One description of every flag serves three purposes: parsing, the help, and the resolved configuration as
+// JSON.
 class Flags {
  public:
   Flags(CLI::App* app, Json* json) : app_(app), json_(json) {}
@@ -59,13 +60,15 @@ void describe(Flags& f, TrainingOptions& o) {
           "samples in an epoch (default: from sizes.json, or by reading the shards' headers)");
   f.value("--val-num-samples", o.val_num_samples, "samples of --val-data to use (default: all)");
   f.value("--dataset-type", o.dataset_type, "webdataset, csv, synthetic or auto (by the file's extension)");
-  f.flag("--skip-bad-shards", o.skip_bad_shards, "use what precedes the damage in a truncated shard, and warn");
+  f.flag("--skip-bad-shards", o.skip_bad_shards,
+         "use what precedes the damage in a truncated shard, and warn");
   f.value("--csv-separator", o.csv_separator, "column separator of CSV files (default: tab)");
   f.value("--csv-img-key", o.csv_img_key, "CSV column with the image's path");
   f.value("--csv-caption-key", o.csv_caption_key, "CSV column with the caption");
-  f.value("--tokenizer", o.tokenizer,
-          "vocabulary file (bpe_simple_vocab_16e6.txt.gz or merges.txt), or 'bytes', which needs no file "
-          "(default: 'bytes' for models with 259 tokens, else the file that scripts/fetch_vocabulary.sh gets)");
+  f.value(
+      "--tokenizer", o.tokenizer,
+      "vocabulary file (bpe_simple_vocab_16e6.txt.gz or merges.txt), or 'bytes', which needs no file "
+      "(default: 'bytes' for models with 259 tokens, else the file that scripts/fetch_vocabulary.sh gets)");
   f.value("--workers", o.workers, "threads that read and decode, per process");
   f.value("--shuffle-window", o.shuffle_window, "samples that are mixed with each other");
   f.value("--image-mean", o.image_mean, "mean of the pixels by channel, in [0, 1] (default: CLIP's)");
@@ -75,13 +78,15 @@ void describe(Flags& f, TrainingOptions& o) {
   f.group("Model");
   f.value("--model", o.model, "a ViT preset (ViT-B-32, ViT-L-14, ..., mini-64), or an open_clip model JSON");
   f.value("--pretrained", o.pretrained, "safetensors weights to start from");
-  f.value("--precision", o.precision, "fp32, amp_bf16 (bf16 values, fp32 masters) or auto (fp32 on a CPU, amp_bf16 on a GPU)");
+  f.value("--precision", o.precision,
+          "fp32, amp_bf16 (bf16 values, fp32 masters) or auto (fp32 on a CPU, amp_bf16 on a GPU)");
   f.value("--device", o.device, "cpu, cuda or auto (a GPU where this program finds one)");
   f.value("--force-image-size", o.force_image_size, "other image size than the model's");
   f.value("--force-context-length", o.force_context_length, "other text length than the model's");
   f.flag("--force-quick-gelu", o.force_quick_gelu, "x sigmoid(1.702 x) instead of the exact GELU");
   f.value("--force-patch-dropout", o.force_patch_dropout, "share of the patches left out in training");
-  f.value("--layer-scale", o.layer_scale, "initial value of layer-scale in both towers; 0 is the fix for fp8");
+  f.value("--layer-scale", o.layer_scale,
+          "initial value of layer-scale in both towers; 0 is the fix for fp8");
   f.flag("--siglip", o.siglip, "sigmoid loss with a bias instead of softmax");
   f.flag("--grad-checkpointing", o.grad_checkpointing, "keep block inputs only, compute the rest again");
 
@@ -97,7 +102,8 @@ void describe(Flags& f, TrainingOptions& o) {
   f.value("--beta2-lambda", o.beta2_lambda, "beta2 = 1 - t^-lambda instead of a constant");
   f.value("--eps", o.eps, "epsilon of Adam");
   f.value("--wd", o.wd, "decoupled weight decay");
-  f.value("--wd-groups", o.wd_groups, "which tensors decay: head (open_clip today) or v3 (open_clip 2-3, the paper)");
+  f.value("--wd-groups", o.wd_groups,
+          "which tensors decay: head (open_clip today) or v3 (open_clip 2-3, the paper)");
   f.value("--wd-exclude", o.wd_exclude, "more names without decay (globs)");
   f.flag("--decay-clipped-rate", o.decay_clipped_rate, "decay with StableAdamW's clipped rate");
   f.value("--grad-clip-norm", o.grad_clip_norm, "clip the gradient to this global L2 norm");
@@ -175,7 +181,8 @@ void parse_augmentation(TrainingOptions& o) {
     else if (key == "ratio") o.crop_ratio = parse_pair(item, text);
     else fail("--aug-cfg ", item, " is not supported; supported are scale and ratio");
   }
-  if (o.crop_scale[1] > 1) fail("--aug-cfg scale: a crop cannot be larger than the image, got ", o.crop_scale[1]);
+  if (o.crop_scale[1] > 1)
+    fail("--aug-cfg scale: a crop cannot be larger than the image, got ", o.crop_scale[1]);
 }
 
 template <class T>
@@ -219,7 +226,8 @@ void check(TrainingOptions& o, std::vector<std::string>& notices) {
   one_of("--lr-scheduler", o.lr_scheduler, {"cosine", "const", "const-cooldown"});
   one_of("--wd-groups", o.wd_groups, {"head", "v3"});
   if (o.precision == "amp" || o.precision == "amp_bfloat16") {
-    if (o.precision == "amp") notices.push_back("--precision amp: bf16 is used; there is no fp16 loss scaling");
+    if (o.precision == "amp")
+      notices.push_back("--precision amp: bf16 is used; there is no fp16 loss scaling");
     o.precision = "amp_bf16";
   }
   one_of("--precision", o.precision, {"auto", "fp32", "amp_bf16"});

@@ -76,9 +76,9 @@ struct TrainingOptions {
   bool dry_run = false;
 };
 
-// Parses argv. Prints the help and exits with 0 on --help. Errors: unknown flags name the nearest one; values out of
-// range name the flag, the value and what is allowed. Lines for the user ("--local-loss has no effect ...") are
-// appended to `notices`.
+// Parses argv. Prints the help and exits with 0 on --help. Errors: unknown flags name the nearest one; values
+// out of range name the flag, the value and what is allowed. Lines for the user ("--local-loss has no effect
+// ...") are appended to `notices`.
 TrainingOptions parse_training_options(int argc, char** argv, std::vector<std::string>& notices);
 
 // The model that the options ask for, overrides applied.

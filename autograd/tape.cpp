@@ -33,7 +33,9 @@ Tape::Region::~Region() { current_region = outer_; }
 std::string_view Tape::Region::current() { return current_region; }
 
 void Tape::observe(Observer observer) { current_observer = std::move(observer); }
-void Tape::observe_backward(std::function<void(std::string_view)> observer) { backward_observer = std::move(observer); }
+void Tape::observe_backward(std::function<void(std::string_view)> observer) {
+  backward_observer = std::move(observer);
+}
 
 void Tape::record(std::string_view name, const Variable& result, std::function<void()> backward) {
   if (current_observer) current_observer(current_region, name, result.value());

@@ -7,7 +7,8 @@
 //
 //   Variable y(...);
 //   k.gelu_forward(y.value(), x.value(), kind);
-//   tape().record("gelu", y, [&k, x, y, kind] { k.gelu_backward(x.grad_sink(), y.take_grad(), x.value(), kind); });
+//   tape().record("gelu", y, [&k, x, y, kind] { k.gelu_backward(x.grad_sink(), y.take_grad(), x.value(),
+//   kind); });
 //
 // One tape per thread. Nothing is recorded when the result needs no gradient or while a Tape::Pause lives.
 #pragma once
@@ -58,8 +59,8 @@ class Tape {
   // While it lives, this thread records on a fresh tape (recomputation inside a backward pass).
   class Scope;
 
-  // Names the part of the model whose ops run while it lives ("visual.transformer.resblocks.3"), for messages and
-  // profiles. `name` must outlive it.
+  // Names the part of the model whose ops run while it lives ("visual.transformer.resblocks.3"), for messages
+  // and profiles. `name` must outlive it.
   class Region {
    public:
     explicit Region(std::string_view name);
@@ -71,7 +72,8 @@ class Tape {
     std::string_view outer_;
   };
 
-  // Calls `observer` with every result of this thread's ops, in order, recorded or not (to find the first NaN).
+  // Calls `observer` with every result of this thread's ops, in order, recorded or not (to find the first
+  // NaN).
   using Observer = std::function<void(std::string_view region, std::string_view op, const Tensor& value)>;
   static void observe(Observer observer);
   // Calls `observer` in backward passes of this thread after every closure that ran (for profiles).
@@ -100,14 +102,15 @@ class Tape::Scope {
   Tape* outer_;
 };
 
-// The result of an op with these inputs: it needs a gradient when one of them does and the tape is not paused.
+// The result of an op with these inputs: it needs a gradient when one of them does and the tape is not
+// paused.
 template <class... Inputs>
 Variable result_of(Tensor value, const Inputs&... inputs) {
   return Variable(std::move(value), !Tape::paused() && (inputs.needs_grad() || ...));
 }
 
-// Runs `f` in the backward pass as soon as everything recorded after this call has run back: at that moment the
-// gradients of all parameters that are used only after this point are final.
+// Runs `f` in the backward pass as soon as everything recorded after this call has run back: at that moment
+// the gradients of all parameters that are used only after this point are final.
 void when_grads_ready(std::string_view name, std::function<void()> f);
 
 }  // namespace switchback

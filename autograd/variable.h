@@ -1,13 +1,13 @@
-// variable.h: a tensor that takes part in differentiation: a value, and a gradient that is written where it is
-// needed.
+// variable.h: a tensor that takes part in differentiation: a value, and a gradient that is written where it
+// is needed.
 //
 // A Variable is a shared handle: copies mean the same node. Its gradient comes into being on the first write:
 //   grad_sink()   where to write it. The first writer overwrites, later ones add: no memset, no temporary sums.
 //                 Empty when the variable needs no gradient: kernels skip the work.
 //   take_grad()   moves it out when the op that made the variable runs backward: its last reader frees it.
 //   adopt_grad()  gives the variable a gradient that exists already (the residual stream): moved, not copied;
-//                 added when there is one. Several variables may adopt the same tensor: the first that must add
-//                 to it takes a copy.
+//                 added when there is one. Several variables may adopt the same tensor: the first that must
+//                 add to it takes a copy.
 #pragma once
 
 #include <memory>

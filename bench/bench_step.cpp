@@ -6,8 +6,8 @@
 //
 // Prints the median step after three to warm up, samples/s and the model's FLOPs per second (nominal, 3
 // forward passes).
-// --profile adds where the time goes by op: wall time from the end of one op to the end of the next (on a GPU each op is
-// waited for, so that small ones look longer than they are).
+// --profile adds where the time goes by op: wall time from the end of one op to the end of the next (on a GPU
+// each op is waited for, so that small ones look longer than they are).
 // bench/framework_baseline.py runs this program and PyTorch in turns and prints the ratio.
 #include <algorithm>
 #include <chrono>
@@ -59,7 +59,8 @@ Options parse(int argc, char** argv) {
     else if (flag == "--device")
       o.device = value;
     else
-      fail("unknown flag ", flag, "; there are --model --batch-size --steps --opt --precision --device --profile");
+      fail("unknown flag ", flag,
+           "; there are --model --batch-size --steps --opt --precision --device --profile");
   }
   if (o.batch_size < 1 || o.steps < 1) fail("--batch-size and --steps must be positive");
   if (o.optimizer != "adamw" && o.optimizer != "stableadamw")
@@ -149,8 +150,8 @@ int run(const Options& o) {
       "switchback %s, batch %lld, %s, %s, %s: median step %.3f ms (fastest %.3f), %.1f samples/s, "
       "%.1f GFLOP/s, loss %.4f\n",
       config.name.c_str(), static_cast<long long>(o.batch_size), o.precision.c_str(), o.optimizer.c_str(),
-      (device == cpu_device ? concat(cpu_threads(), " threads") : concat(device)).c_str(), median * 1e3, times[0] * 1e3, rate, rate * nominal_flops(config).training() * 1e-9,
-      loss);
+      (device == cpu_device ? concat(cpu_threads(), " threads") : concat(device)).c_str(), median * 1e3,
+      times[0] * 1e3, rate, rate * nominal_flops(config).training() * 1e-9, loss);
 
   if (o.profile) {
     profile = {};

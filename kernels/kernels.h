@@ -3,8 +3,9 @@
 //   Kernels& k = kernels(x.device());
 //   k.gelu_forward(y, x, Gelu::exact);
 //
-// A kernel that a device does not implement is a compile error. The object owns its stream; no function takes one.
-// Calls may return before the device has finished; results of one device are ordered as they were called.
+// A kernel that a device does not implement is a compile error. The object owns its stream; no function takes
+// one. Calls may return before the device has finished; results of one device are ordered as they were
+// called.
 #pragma once
 
 #include <array>
@@ -43,7 +44,8 @@ struct AdamOptions {
   double epsilon = 1e-6;
   bool clip_update = false;         // StableAdamW: divide the rate by max(1, rms/clip_threshold)
   double clip_threshold = 1.0;      // d
-  bool decay_clipped_rate = false;  // weight decay uses the clipped rate (paper text) instead of α_t (its code)
+  bool decay_clipped_rate =
+      false;  // weight decay uses the clipped rate (paper text) instead of α_t (its code)
   double max_gradient_norm = 0;     // global L2 clipping; 0: off
 };
 

@@ -1,18 +1,19 @@
-// op_list.h: the table of contents of the engine. Every kernel stands here once, with its formula; the abstract
-// class `Kernels`, the CPU definitions (kernels/cpu) and the CUDA versions (kernels/cuda) are made from this list.
+// op_list.h: the table of contents of the engine. Every kernel stands here once, with its formula; the
+// abstract class `Kernels`, the CPU definitions (kernels/cpu) and the CUDA versions (kernels/cuda) are made
+// from this list.
 //
 // Rules for all of them
 //   Destination first. Shapes are in parentheses, textbook letters: B samples, T tokens, C channels, H heads,
 //   M rows, K inner size, N columns, E embedding size, S tensors of the arena.
-//   T is the type of the tensors (f64, f32, bf16; the same for all arguments unless said otherwise), R the type
-//   of statistics: f64 when T is f64, else f32. Sums are held in R.
+//   T is the type of the tensors (f64, f32, bf16; the same for all arguments unless said otherwise), R the
+//   type of statistics: f64 when T is f64, else f32. Sums are held in R.
 //   A Sink may be empty (nobody wants that gradient), may ask to overwrite or to add, and may be wider than T
 //   (an f32 parameter gradient of bf16 values).
 //   An optional view is empty when absent.
 //
 // No include guard: this file is included several times with different meanings of KERNEL.
 
-// ---- elementwise ---------------------------------------------------------------------------------------------
+// ---- elementwise ------------------------------------------------------------------------------------------
 // to = value
 KERNEL(fill, (View to, double value))
 // to = from, converted (any float type to any float type)
@@ -22,7 +23,7 @@ KERNEL(accumulate, (Sink to, CView from))
 // x = min(max(x, low), high)
 KERNEL(clamp, (View x, double low, double high))
 
-// ---- matrix products -----------------------------------------------------------------------------------------
+// ---- matrix products --------------------------------------------------------------------------------------
 // c = op(a) op(b), op(a) (M, K), op(b) (K, N), c (M, N); a and b are seen as matrices (rows, cols)
 KERNEL(matmul, (Sink c, CView a, Transpose transpose_a, CView b, Transpose transpose_b))
 // y = x wᵀ + bias.   x (M, K), w (N, K), bias (N) optional, y (M, N)
@@ -32,17 +33,18 @@ KERNEL(linear_backward_input, (Sink dx, CView dy, CView w))
 // dw = dyᵀ x, dbias = Σ_rows dy.   dw (N, K), dbias (N), dy (M, N), x (M, K)
 KERNEL(linear_backward_weight, (Sink dw, Sink dbias, CView dy, CView x))
 
-// ---- normalisation -------------------------------------------------------------------------------------------
+// ---- normalisation ----------------------------------------------------------------------------------------
 // y = gain (x - mean) rstd + bias, rstd = 1/sqrt(var + epsilon), over the last size.  x, y (M, C), mean, rstd (M) in R
 KERNEL(layernorm_forward, (View y, View mean, View rstd, CView x, CView gain, CView bias, double epsilon))
 // x̂ = (x - mean) rstd, g = dy gain:  dx = rstd (g - mean_C(g) - x̂ mean_C(g x̂)), dgain = Σ dy x̂, dbias = Σ dy
-KERNEL(layernorm_backward, (Sink dx, Sink dgain, Sink dbias, CView dy, CView x, CView mean, CView rstd, CView gain))
+KERNEL(layernorm_backward,
+       (Sink dx, Sink dgain, Sink dbias, CView dy, CView x, CView mean, CView rstd, CView gain))
 // y = x / max(|x|₂, 1e-12) by rows.  x (B, E) of T, y (B, E) in R, inverse_norm (B) in R
 KERNEL(l2_normalize_forward, (View y, View inverse_norm, CView x))
 // dx = inverse_norm (dy - y (y·dy)).  dy, y, inverse_norm in R, dx of T
 KERNEL(l2_normalize_backward, (Sink dx, CView dy, CView y, CView inverse_norm))
 
-// ---- transformer ---------------------------------------------------------------------------------------------
+// ---- transformer ------------------------------------------------------------------------------------------
 // exact: y = x Φ(x), Φ(x) = (1 + erf(x/√2))/2;   quick: y = x σ(1.702 x)
 KERNEL(gelu_forward, (View y, CView x, Gelu kind))
 // dx = dy y'(x)
@@ -51,25 +53,27 @@ KERNEL(gelu_backward, (Sink dx, CView dy, CView x, Gelu kind))
 // qkv (B, T, 3C): q, k, v one after the other, each H heads of D = C/H; out (B, T, C); lse (B, H, T) in R
 KERNEL(attention_forward, (View out, View lse, CView qkv, int64_t heads, bool causal))
 // dqkv (B, T, 3C) from dout (B, T, C) and what the forward pass saved
-KERNEL(attention_backward, (Sink dqkv, CView dout, CView qkv, CView out, CView lse, int64_t heads, bool causal))
+KERNEL(attention_backward,
+       (Sink dqkv, CView dout, CView qkv, CView out, CView lse, int64_t heads, bool causal))
 // y = x + gamma branch (gamma (C) optional: layer-scale; without it y = x + branch)
 KERNEL(residual_forward, (View y, CView x, CView branch, CView gamma))
 // dbranch = gamma dy, dgamma = Σ_rows dy branch   (dx is dy itself: autograd moves it)
 KERNEL(residual_backward, (Sink dbranch, Sink dgamma, CView dy, CView branch, CView gamma))
 
-// ---- images in -----------------------------------------------------------------------------------------------
+// ---- images in --------------------------------------------------------------------------------------------
 // keep (B, K) i32: for each sample K of `patches` patch numbers in ascending order, drawn without replacement:
 // those with the largest Philox keys.  step: i64 scalar on the device, so a replayed graph draws anew.
 KERNEL(choose_patches, (View keep, int64_t patches, uint64_t seed, CView step, int64_t first_sample))
 // pixels (B, H, W, 3) u8 -> patches (B K, 3 p p) of T, ordered (channel, row, column) like conv1's weight:
 // value = (pixel/255 - mean_c)/std_c.  keep (B, K) i32 optional: without it all patches, row by row
-KERNEL(extract_patches, (View patches, CView pixels, CView keep, int64_t patch_size, const PixelNormalization& normalization))
+KERNEL(extract_patches,
+       (View patches, CView pixels, CView keep, int64_t patch_size, const PixelNormalization& normalization))
 // x (B, K+1, C): x[b,0] = class_embedding + positions[0]; x[b,1+k] = patches[b,k] + positions[1 + keep[b,k]]
 // patches (B K, C), class_embedding (C), positions (N+1, C)
 KERNEL(vision_embed_forward, (View x, CView patches, CView class_embedding, CView positions, CView keep))
 KERNEL(vision_embed_backward, (Sink dpatches, Sink dclass_embedding, Sink dpositions, CView dx, CView keep))
 
-// ---- text in -------------------------------------------------------------------------------------------------
+// ---- text in ----------------------------------------------------------------------------------------------
 // x (B, T, C): x[b,t] = table[tokens[b,t]] + positions[t].  tokens (B, T) i32, table (V, C), positions (≥ T, C)
 KERNEL(text_embed_forward, (View x, CView table, CView positions, CView tokens))
 // dtable[v] = Σ over the places of token v (in ascending order of place), dpositions[t] = Σ_b dx[b,t]
@@ -77,47 +81,49 @@ KERNEL(text_embed_backward, (Sink dtable, Sink dpositions, CView dx, CView token
 // place (B) i32: the first place of the largest token id of each row of tokens (B, T): the end-of-text token
 KERNEL(find_largest_token, (View place, CView tokens))
 
-// ---- pooling -------------------------------------------------------------------------------------------------
+// ---- pooling ----------------------------------------------------------------------------------------------
 // y[b] = x[b, place[b]].  x (B, T, C), y (B, C), place (B) i32 optional: without it row 0 (the class token)
 KERNEL(pool_forward, (View y, CView x, CView place))
 // dx[b, place[b]] = dy[b]; the other rows are 0 (or kept, when dx accumulates)
 KERNEL(pool_backward, (Sink dx, CView dy, CView place))
 
-// ---- contrastive losses --------------------------------------------------------------------------------------
-// Everything here is in R. `images`, `texts` (B, E) are this rank's rows, L2-normalised; all_images, all_texts
-// (N, E) those of all ranks in order (on one rank: the same views); this rank's rows start at first_row. The loss
-// is this rank's share: a sum over its own rows divided by N, so that ranks add up, in loss and in gradients.
+// ---- contrastive losses -----------------------------------------------------------------------------------
+// Everything here is in R. `images`, `texts` (B, E) are this rank's rows, L2-normalised; all_images,
+// all_texts (N, E) those of all ranks in order (on one rank: the same views); this rank's rows start at
+// first_row. The loss is this rank's share: a sum over its own rows divided by N, so that ranks add up, in
+// loss and in gradients.
 //
 // Softmax (CLIP): l_ij = exp(logit_scale) I_i·T_j.
 // loss = 1/(2N) Σ_i [ lse_j(l_ij) - l_ii + lse_j(l_ji) - l_ii ];  image_lse[i] = lse_j(l_ij), text_lse[i] = lse_j(l_ji)  (B)
-KERNEL(contrastive_forward, (View loss, View image_lse, View text_lse, CView images, CView texts, CView all_images,
-                             CView all_texts, CView logit_scale, int64_t first_row))
+KERNEL(contrastive_forward, (View loss, View image_lse, View text_lse, CView images, CView texts,
+                             CView all_images, CView all_texts, CView logit_scale, int64_t first_row))
 // g_ij = (exp(l_ij - image_lse_i) + exp(l_ij - text_lse_j) - 2 δ_ij)/(2N) · dloss;   with the lse of all ranks (N):
 // dimages_i = exp(s) Σ_j g_ij T_j,  dtexts_i = exp(s) Σ_j g_ji I_j: exact and complete for this rank's features.
 // dlogit_scale = this rank's share: Σ_i Σ_j [ softmax_ij - δ_ij ] l_ij + [ softmax_ji - δ_ij ] l_ji, over 2N, times dloss
-KERNEL(contrastive_backward, (Sink dimages, Sink dtexts, Sink dlogit_scale, CView dloss, CView images, CView texts,
-                              CView all_images, CView all_texts, CView all_image_lse, CView all_text_lse,
-                              CView logit_scale, int64_t first_row))
+KERNEL(contrastive_backward, (Sink dimages, Sink dtexts, Sink dlogit_scale, CView dloss, CView images,
+                              CView texts, CView all_images, CView all_texts, CView all_image_lse,
+                              CView all_text_lse, CView logit_scale, int64_t first_row))
 // SigLIP: l_ij = exp(logit_scale) I_i·T_j + logit_bias, z_ij = +1 where i = j else -1.
 // loss = 1/N Σ_{i own} Σ_j softplus(-z_ij l_ij)
-KERNEL(siglip_forward, (View loss, CView images, CView texts, CView all_texts, CView logit_scale, CView logit_bias,
-                        int64_t first_row))
-// g_ij = -z_ij σ(-z_ij l_ij)/N · dloss; dimages_i = exp(s) Σ_j g_ij T_j, dtexts_i = exp(s) Σ_j g_ji I_j (complete);
-// dlogit_scale = Σ_{i own} Σ_j g_ij (l_ij - logit_bias), dlogit_bias = Σ_{i own} Σ_j g_ij (this rank's shares)
-KERNEL(siglip_backward, (Sink dimages, Sink dtexts, Sink dlogit_scale, Sink dlogit_bias, CView dloss, CView images,
-                         CView texts, CView all_images, CView all_texts, CView logit_scale, CView logit_bias,
-                         int64_t first_row))
+KERNEL(siglip_forward, (View loss, CView images, CView texts, CView all_texts, CView logit_scale,
+                        CView logit_bias, int64_t first_row))
+// g_ij = -z_ij σ(-z_ij l_ij)/N · dloss; dimages_i = exp(s) Σ_j g_ij T_j, dtexts_i = exp(s) Σ_j g_ji I_j
+// (complete); dlogit_scale = Σ_{i own} Σ_j g_ij (l_ij - logit_bias), dlogit_bias = Σ_{i own} Σ_j g_ij (this
+// rank's shares)
+KERNEL(siglip_backward, (Sink dimages, Sink dtexts, Sink dlogit_scale, Sink dlogit_bias, CView dloss,
+                         CView images, CView texts, CView all_images, CView all_texts, CView logit_scale,
+                         CView logit_bias, int64_t first_row))
 
-// ---- optimizer (over the whole arena at once) ----------------------------------------------------------------
+// ---- optimizer (over the whole arena at once) -------------------------------------------------------------
 // sum_squares (S) in R: Σ g² of each tensor, not finite when the tensor holds an Inf or a NaN
 KERNEL(gradient_statistics, (View sum_squares, CView gradients, const Segments& segments))
 // Paper section 6.1, steps 1-4. g is scaled by gradient_scale and clipped to the global norm first.
 // A tensor whose sum of squares is not finite is skipped whole: rms[s] = -1, moments kept.
 //   first = β̂1 first + (1-β̂1) g;  second = β̂2 second + (1-β̂2) g²;  rms[s] = sqrt(mean(g²/max(second, ε²)))
-KERNEL(adam_moments, (View first, View second, View rms, CView gradients, CView sum_squares, const Segments& segments,
-                      CView scalars, const AdamOptions& options))
+KERNEL(adam_moments, (View first, View second, View rms, CView gradients, CView sum_squares,
+                      const Segments& segments, CView scalars, const AdamOptions& options))
 // Steps 5-6. rate = lr rate_scale[s] / max(1, rms[s]/clip_threshold) (AdamW: lr rate_scale[s])
 //   master = master (1 - decay_rate weight_decay[s]) - rate first/(sqrt(second) + ε);   values = master, rounded to T
 // values is empty where values and masters are the same memory.
-KERNEL(adam_update, (View masters, View values, CView first, CView second, CView rms, const Segments& segments,
-                     CView scalars, const AdamOptions& options))
+KERNEL(adam_update, (View masters, View values, CView first, CView second, CView rms,
+                     const Segments& segments, CView scalars, const AdamOptions& options))

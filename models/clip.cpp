@@ -8,8 +8,9 @@ Clip::Clip(ParameterArena& arena, const ClipConfig& config)
     : config_((check_config(config), config)),
       text_head_(TextTransformer::add_head(arena, config)),
       logit_scale_(arena.add("logit_scale", {}, Init::value(config.init_logit_scale), true)),
-      logit_bias_(config.init_logit_bias ? arena.add("logit_bias", {}, Init::value(*config.init_logit_bias), true)
-                                         : Parameter()),
+      logit_bias_(config.init_logit_bias
+                      ? arena.add("logit_bias", {}, Init::value(*config.init_logit_bias), true)
+                      : Parameter()),
       visual_(arena, config),
       text_(arena, config, text_head_) {}
 

@@ -44,8 +44,10 @@ class Reader {
   void refuse(std::initializer_list<const char*> keys) const {
     for (const char* key : keys) {
       auto it = object_.find(key);
-      if (it == object_.end() || it->is_null() || *it == false || *it == 0 || *it == "" || *it == "none") continue;
-      fail("model config ", where_, ": \"", key, "\" is not supported: switchback trains plain ViT CLIP towers");
+      if (it == object_.end() || it->is_null() || *it == false || *it == 0 || *it == "" || *it == "none")
+        continue;
+      fail("model config ", where_, ": \"", key,
+           "\" is not supported: switchback trains plain ViT CLIP towers");
     }
   }
   // Keys that must have the one value that a plain ViT CLIP has, or be absent.
@@ -87,7 +89,8 @@ ClipConfig find_model(const std::string& name) {
     if (c.name == plain) return c;
   if (plain.starts_with("RN") || plain.starts_with("convnext") || plain.starts_with("coca") ||
       plain.find("SigLIP") != std::string::npos || plain.find("CLIPA") != std::string::npos)
-    fail("model ", name, " is not supported: switchback trains plain ViT CLIP towers, for example --model ViT-B-32");
+    fail("model ", name,
+         " is not supported: switchback trains plain ViT CLIP towers, for example --model ViT-B-32");
   fail("unknown model ", name, "; did you mean ", nearest(plain, model_names()),
        "? (or give an open_clip model JSON: --model my.json)");
 }
@@ -107,7 +110,8 @@ ClipConfig parse_model_config(const std::string& text, const std::string& name) 
   top.read("init_logit_bias", c.init_logit_bias);
 
   const Reader vision = top.section("vision_cfg");
-  vision.refuse({"timm_model_name", "attentional_pool", "no_ln_pre", "final_ln_after_pool", "input_patchnorm", "output_tokens", "block_type", "qk_norm", "scaled_cosine_attn"});
+  vision.refuse({"timm_model_name", "attentional_pool", "no_ln_pre", "final_ln_after_pool", "input_patchnorm",
+                 "output_tokens", "block_type", "qk_norm", "scaled_cosine_attn"});
   vision.require("pool_type", "tok");
   vision.require("pos_embed_type", "learnable");
   vision.require("norm_kwargs", Json::object());
@@ -124,8 +128,8 @@ ClipConfig parse_model_config(const std::string& text, const std::string& name) 
   vision.read("ls_init_value", c.vision.layer_scale);
 
   const Reader text_section = top.section("text_cfg");
-  text_section.refuse({"hf_model_name", "embed_cls", "no_causal_mask", "final_ln_after_pool", "proj_bias", "block_type",
-                       "qk_norm"});
+  text_section.refuse({"hf_model_name", "embed_cls", "no_causal_mask", "final_ln_after_pool", "proj_bias",
+                       "block_type", "qk_norm"});
   text_section.require("pool_type", "argmax");
   text_section.require("proj_type", "linear");
   text_section.require("norm_kwargs", Json::object());
@@ -194,9 +198,11 @@ void check_config(const ClipConfig& c) {
   positive(c.text.layers, "text layers");
   positive(c.text.mlp_width(), "text mlp width");
   if (c.vision.image_size < c.vision.patch_size)
-    fail("model ", c.name, ": patch_size ", c.vision.patch_size, " is larger than image_size ", c.vision.image_size);
+    fail("model ", c.name, ": patch_size ", c.vision.patch_size, " is larger than image_size ",
+         c.vision.image_size);
   if (c.vision.image_size % c.vision.patch_size != 0)
-    fail("model ", c.name, ": patch_size ", c.vision.patch_size, " does not divide image_size ", c.vision.image_size);
+    fail("model ", c.name, ": patch_size ", c.vision.patch_size, " does not divide image_size ",
+         c.vision.image_size);
   if (c.vision.width % c.vision.head_width != 0)
     fail("model ", c.name, ": vision width ", c.vision.width, " is not a multiple of head_width ",
          c.vision.head_width);

@@ -1,7 +1,7 @@
 // config.h: what a CLIP looks like: two transformer towers and the size of their common embedding.
 //
-// Names and defaults follow open_clip's model JSON. A config comes from a preset's name ("ViT-B-32"), or from such
-// a JSON file (read_model_config).
+// Names and defaults follow open_clip's model JSON. A config comes from a preset's name ("ViT-B-32"), or from
+// such a JSON file (read_model_config).
 #pragma once
 
 #include <cstdint>
@@ -51,8 +51,8 @@ struct ClipConfig {
   std::optional<double> init_logit_bias;         // SigLIP: -10
 };
 
-// A preset's config. Errors: unknown names list the nearest ones; ResNets and other non-ViT models of open_clip
-// say that they are not supported.
+// A preset's config. Errors: unknown names list the nearest ones; ResNets and other non-ViT models of
+// open_clip say that they are not supported.
 ClipConfig find_model(const std::string& name_or_json_path);
 std::vector<std::string> model_names();
 

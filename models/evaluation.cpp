@@ -17,8 +17,8 @@ Tensor join(const std::vector<Tensor>& parts) {
   return concat_rows(variables).value();
 }
 
-// The number of entries that beat row[own]; of equal ones the earlier wins. A NaN is beaten by everything: a broken model
-// must not come out as a perfect one.
+// The number of entries that beat row[own]; of equal ones the earlier wins. A NaN is beaten by everything: a
+// broken model must not come out as a perfect one.
 int64_t rank_of(std::span<const float> row, int64_t own) {
   const float score = row[own];
   int64_t worse = 0;
@@ -42,7 +42,8 @@ void for_similarity_blocks(const Tensor& queries, const Tensor& candidates,
 
 RetrievalMetrics retrieval_metrics(const Tensor& queries, const Tensor& candidates) {
   const int64_t n = queries.rows();
-  CHECK(n > 0 && candidates.rows() == n, "retrieval of ", n, " queries among ", candidates.rows(), " candidates");
+  CHECK(n > 0 && candidates.rows() == n, "retrieval of ", n, " queries among ", candidates.rows(),
+        " candidates");
   std::vector<int64_t> ranks(static_cast<size_t>(n));
   for_similarity_blocks(queries, candidates, [&](int64_t from, const Tensor& block) {
     for (int64_t i = 0; i < block.rows(); ++i) {
@@ -63,7 +64,8 @@ RetrievalMetrics retrieval_metrics(const Tensor& queries, const Tensor& candidat
   return m;
 }
 
-Retrieval evaluate_retrieval(const Clip& clip, const Clip::Options& options, Device device, const NextBatch& next) {
+Retrieval evaluate_retrieval(const Clip& clip, const Clip::Options& options, Device device,
+                             const NextBatch& next) {
   Tape::Pause pause;
   Retrieval result;
   std::vector<Tensor> images, texts;  // (B, E) each
@@ -94,8 +96,9 @@ std::string fill_template(std::string text, const std::string& class_name) {
   return text;
 }
 
-Tensor zero_shot_classifier(const Clip& clip, const Clip::Options& options, Device device, const Tokenize& tokenize,
-                            const std::vector<std::string>& classes, const std::vector<std::string>& templates) {
+Tensor zero_shot_classifier(const Clip& clip, const Clip::Options& options, Device device,
+                            const Tokenize& tokenize, const std::vector<std::string>& classes,
+                            const std::vector<std::string>& templates) {
   if (classes.empty()) fail("zero-shot: there are no class names");
   if (templates.empty()) fail("zero-shot: there are no templates");
   Tape::Pause pause;
@@ -107,7 +110,8 @@ Tensor zero_shot_classifier(const Clip& clip, const Clip::Options& options, Devi
     for (int64_t t = 0; t < count; ++t) {
       tokenize(fill_template(templates[t], classes[c]), tokens.span<int32_t>().subspan(t * length, length));
     }
-    const Tensor features = to_host(clip.encode_text(to_device(tokens, device), options).value());  // (templates, E)
+    const Tensor features =
+        to_host(clip.encode_text(to_device(tokens, device), options).value());  // (templates, E)
     std::span<float> row = classifier.span<float>().subspan(c * embed, embed);
     double norm = 0;
     for (int64_t e = 0; e < embed; ++e) {
@@ -121,8 +125,8 @@ Tensor zero_shot_classifier(const Clip& clip, const Clip::Options& options, Devi
   return to_device(classifier, device);
 }
 
-ZeroShot evaluate_zero_shot(const Clip& clip, const Clip::Options& options, Device device, const Tensor& classifier,
-                            const NextBatch& next) {
+ZeroShot evaluate_zero_shot(const Clip& clip, const Clip::Options& options, Device device,
+                            const Tensor& classifier, const NextBatch& next) {
   Tape::Pause pause;
   const int64_t classes = classifier.rows();
   ZeroShot result;
@@ -135,7 +139,8 @@ ZeroShot evaluate_zero_shot(const Clip& clip, const Clip::Options& options, Devi
       for (int64_t i = 0; i < block.rows(); ++i) {
         const int64_t label = batch.labels[from + i];
         if (label < 0) continue;
-        if (label >= classes) fail("zero-shot: label ", label, ", but there are only ", classes, " class names");
+        if (label >= classes)
+          fail("zero-shot: label ", label, ", but there are only ", classes, " class names");
         const int64_t rank = rank_of(block.span<float>().subspan(i * classes, classes), label);
         ++seen[label];
         right[label] += rank == 0;

@@ -1,6 +1,6 @@
-// evaluation.h: what a CLIP can do: find the right text for an image and the right image for a text (retrieval), and
-// name what an image shows among given classes (zero-shot classification). Similarities are computed in blocks of
-// rows; the N x N matrix never exists.
+// evaluation.h: what a CLIP can do: find the right text for an image and the right image for a text
+// (retrieval), and name what an image shows among given classes (zero-shot classification). Similarities are
+// computed in blocks of rows; the N x N matrix never exists.
 #pragma once
 
 #include <functional>
@@ -12,8 +12,8 @@
 
 namespace switchback {
 
-// Of one direction. The rank of a query is the number of candidates that score higher than its own partner; a tie
-// counts against it when the other one comes first.
+// Of one direction. The rank of a query is the number of candidates that score higher than its own partner; a
+// tie counts against it when the other one comes first.
 struct RetrievalMetrics {
   double mean_rank = 0, median_rank = 0;  // counted from 1, as open_clip prints them
   double r1 = 0, r5 = 0, r10 = 0;         // share of queries with rank < 1, 5, 10
@@ -42,19 +42,21 @@ struct EvaluationBatch {
 // Fills the batch; false when there are no more.
 using NextBatch = std::function<bool(EvaluationBatch&)>;
 
-Retrieval evaluate_retrieval(const Clip& clip, const Clip::Options& options, Device device, const NextBatch& next);
+Retrieval evaluate_retrieval(const Clip& clip, const Clip::Options& options, Device device,
+                             const NextBatch& next);
 
 // "a photo of a {c}." with the class's name; {} is a placeholder too.
 std::string fill_template(std::string text, const std::string& class_name);
 
-// One row per class (K, E) f32 on `device`: the mean of the normalised features of all templates filled with the
-// class's name, normalised again. tokenize: text -> T ids.
+// One row per class (K, E) f32 on `device`: the mean of the normalised features of all templates filled with
+// the class's name, normalised again. tokenize: text -> T ids.
 using Tokenize = std::function<void(const std::string& text, std::span<int32_t> ids)>;
-Tensor zero_shot_classifier(const Clip& clip, const Clip::Options& options, Device device, const Tokenize& tokenize,
-                            const std::vector<std::string>& classes, const std::vector<std::string>& templates);
+Tensor zero_shot_classifier(const Clip& clip, const Clip::Options& options, Device device,
+                            const Tokenize& tokenize, const std::vector<std::string>& classes,
+                            const std::vector<std::string>& templates);
 
 // Errors: a label that is no class.
-ZeroShot evaluate_zero_shot(const Clip& clip, const Clip::Options& options, Device device, const Tensor& classifier,
-                            const NextBatch& next);
+ZeroShot evaluate_zero_shot(const Clip& clip, const Clip::Options& options, Device device,
+                            const Tensor& classifier, const NextBatch& next);
 
 }  // namespace switchback

@@ -23,8 +23,9 @@ ClipFlops nominal_flops(const ClipConfig& c) {
   const double patches = static_cast<double>(v.patches());
   const double width = static_cast<double>(v.width), embed = static_cast<double>(c.embed_dim);
   ClipFlops f;
-  f.image = tower(patches + 1, width, static_cast<double>(v.mlp_width()), static_cast<double>(v.layers), embed) +
-            2 * patches * 3 * static_cast<double>(v.patch_size * v.patch_size) * width;
+  f.image =
+      tower(patches + 1, width, static_cast<double>(v.mlp_width()), static_cast<double>(v.layers), embed) +
+      2 * patches * 3 * static_cast<double>(v.patch_size * v.patch_size) * width;
   f.text = tower(static_cast<double>(c.text.context_length), static_cast<double>(c.text.width),
                  static_cast<double>(c.text.mlp_width()), static_cast<double>(c.text.layers), embed);
   return f;
@@ -36,7 +37,8 @@ int64_t parameter_count(const ClipConfig& c) {
   const int64_t vision = v.width + (v.patches() + 1) * v.width + v.width * c.embed_dim +
                          v.width * 3 * v.patch_size * v.patch_size + 4 * v.width +
                          v.layers * block_parameters(v.width, v.mlp_width(), v.layer_scale.has_value());
-  const int64_t text = t.context_length * t.width + t.width * c.embed_dim + t.vocab_size * t.width + 2 * t.width +
+  const int64_t text = t.context_length * t.width + t.width * c.embed_dim + t.vocab_size * t.width +
+                       2 * t.width +
                        t.layers * block_parameters(t.width, t.mlp_width(), t.layer_scale.has_value());
   return vision + text + 1 + (c.init_logit_bias ? 1 : 0);
 }

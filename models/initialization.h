@@ -1,4 +1,5 @@
-// initialization.h: the first values of a CLIP, tower by tower, as open_clip draws them (distributions, not bits).
+// initialization.h: the first values of a CLIP, tower by tower, as open_clip draws them (distributions, not
+// bits).
 //
 //   vision: PyTorch's defaults. qkv Xavier-uniform over (3C, C), linears U(±1/√fan_in) for weight and bias.
 //   text:   GPT-2's: N(0, C^-1/2) for qkv, N(0, C^-1/2 (2L)^-1/2) for what writes to the residual stream.
@@ -11,7 +12,9 @@
 
 namespace switchback {
 
-inline Init default_linear(int64_t fan_in) { return Init::uniform_within(1 / std::sqrt(static_cast<double>(fan_in))); }
+inline Init default_linear(int64_t fan_in) {
+  return Init::uniform_within(1 / std::sqrt(static_cast<double>(fan_in)));
+}
 
 inline BlockOptions vision_block(const ClipConfig& c) {
   const VisionConfig& v = c.vision;

@@ -14,13 +14,14 @@ TextTransformer::Head TextTransformer::add_head(ParameterArena& arena, const Cli
 TextTransformer::TextTransformer(ParameterArena& arena, const ClipConfig& config, Head head)
     : head_(std::move(head)),
       transformer_(arena, "transformer", config.text.layers, text_block(config)),
-      token_embedding_(
-          arena.add("token_embedding.weight", {config.text.vocab_size, config.text.width}, Init::normal_with(0.02))),
+      token_embedding_(arena.add("token_embedding.weight", {config.text.vocab_size, config.text.width},
+                                 Init::normal_with(0.02))),
       ln_final_(arena, "ln_final", config.text.width) {}
 
 Variable TextTransformer::operator()(const Tensor& tokens, bool recompute) const {
-  CHECK(tokens.shape().rank() == 2 && tokens.shape()[1] <= head_.positional_embedding.shape()[0], "tokens are ",
-        tokens.shape(), ", the model wants (B, at most ", head_.positional_embedding.shape()[0], ")");
+  CHECK(tokens.shape().rank() == 2 && tokens.shape()[1] <= head_.positional_embedding.shape()[0],
+        "tokens are ", tokens.shape(), ", the model wants (B, at most ",
+        head_.positional_embedding.shape()[0], ")");
   Tensor end({tokens.shape()[0]}, DType::i32, tokens.device());  // place of the end-of-text token
   kernels(tokens.device()).find_largest_token(end, tokens);
 

@@ -2,8 +2,8 @@
 //
 //   token embedding + positions -> causal blocks -> ln_final -> the end-of-text token -> text_projection
 //
-// open_clip keeps the text tower's parameters at the top level of the model and some of them before the vision
-// tower: the parameters are handed in by Clip, which fixes that order.
+// open_clip keeps the text tower's parameters at the top level of the model and some of them before the
+// vision tower: the parameters are handed in by Clip, which fixes that order.
 #pragma once
 
 #include "models/config.h"

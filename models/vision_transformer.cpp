@@ -21,8 +21,8 @@ VisionTransformer::VisionTransformer(ParameterArena& arena, const ClipConfig& co
 Variable VisionTransformer::operator()(const Tensor& pixels, const PixelNormalization& normalization,
                                        const PatchDropout* dropout, bool recompute) const {
   const Shape& s = pixels.shape();
-  CHECK(s.rank() == 4 && s[1] == config_.image_size && s[2] == config_.image_size && s[3] == 3, "images are ", s,
-        ", the model wants (B, ", config_.image_size, ", ", config_.image_size, ", 3)");
+  CHECK(s.rank() == 4 && s[1] == config_.image_size && s[2] == config_.image_size && s[3] == 3, "images are ",
+        s, ", the model wants (B, ", config_.image_size, ", ", config_.image_size, ", 3)");
   const int64_t batch = s[0];
   Kernels& k = kernels(pixels.device());
 

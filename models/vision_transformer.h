@@ -1,7 +1,7 @@
 // vision_transformer.h: pixels (B, S, S, 3) u8 -> image features (B, E).
 //
-//   patches -> conv1 (a linear over each patch, no bias) -> class token + positions -> [patch dropout] -> ln_pre
-//   -> blocks -> ln_post -> class token -> proj
+//   patches -> conv1 (a linear over each patch, no bias) -> class token + positions -> [patch dropout] ->
+//   ln_pre -> blocks -> ln_post -> class token -> proj
 #pragma once
 
 #include "models/config.h"
@@ -21,8 +21,8 @@ class VisionTransformer {
   VisionTransformer(ParameterArena& arena, const ClipConfig& config);
 
   // dropout: nullptr in evaluation. Left-out patches are never embedded.
-  Variable operator()(const Tensor& pixels, const PixelNormalization& normalization, const PatchDropout* dropout,
-                      bool recompute) const;
+  Variable operator()(const Tensor& pixels, const PixelNormalization& normalization,
+                      const PatchDropout* dropout, bool recompute) const;
 
  private:
   VisionConfig config_;

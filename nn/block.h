@@ -3,8 +3,8 @@
 //   x = x + gamma_1 attention(ln_1(x))
 //   x = x + gamma_2 mlp(ln_2(x)),       mlp = c_proj(gelu(c_fc(x)))
 //
-// gamma (C) is layer-scale (paper section 5): with initial value 0 the network starts as the identity, and its
-// features stay small enough for tensor-wise fp8. Without it the branches are added as they are.
+// gamma (C) is layer-scale (paper section 5): with initial value 0 the network starts as the identity, and
+// its features stay small enough for tensor-wise fp8. Without it the branches are added as they are.
 #pragma once
 
 #include <optional>
@@ -33,15 +33,16 @@ class Block {
       : name_(prefix),
         options_(o),
         ln_1_(arena, prefix + ".ln_1", o.width),
-        qkv_(arena, {prefix + ".attn.in_proj_weight", prefix + ".attn.in_proj_bias"}, o.width, 3 * o.width, o.qkv,
-             Init::zeros()),
-        out_(arena, {prefix + ".attn.out_proj.weight", prefix + ".attn.out_proj.bias"}, o.width, o.width, o.out,
-             Init::zeros()),
+        qkv_(arena, {prefix + ".attn.in_proj_weight", prefix + ".attn.in_proj_bias"}, o.width, 3 * o.width,
+             o.qkv, Init::zeros()),
+        out_(arena, {prefix + ".attn.out_proj.weight", prefix + ".attn.out_proj.bias"}, o.width, o.width,
+             o.out, Init::zeros()),
         gamma_1_(gamma(arena, prefix + ".ls_1.gamma", o)),
         ln_2_(arena, prefix + ".ln_2", o.width),
-        fc_(arena, {prefix + ".mlp.c_fc.weight", prefix + ".mlp.c_fc.bias"}, o.width, o.mlp_width, o.fc, o.fc_bias),
-        proj_(arena, {prefix + ".mlp.c_proj.weight", prefix + ".mlp.c_proj.bias"}, o.mlp_width, o.width, o.proj,
-              o.proj_bias),
+        fc_(arena, {prefix + ".mlp.c_fc.weight", prefix + ".mlp.c_fc.bias"}, o.width, o.mlp_width, o.fc,
+            o.fc_bias),
+        proj_(arena, {prefix + ".mlp.c_proj.weight", prefix + ".mlp.c_proj.bias"}, o.mlp_width, o.width,
+              o.proj, o.proj_bias),
         gamma_2_(gamma(arena, prefix + ".ls_2.gamma", o)) {}
 
   // x (B, T, C) -> (B, T, C)

@@ -1,5 +1,5 @@
-// init.h: how a parameter gets its first values. Drawn on the CPU from a Philox stream named by (seed, parameter
-// name), so the values depend neither on the device nor on the order of construction.
+// init.h: how a parameter gets its first values. Drawn on the CPU from a Philox stream named by (seed,
+// parameter name), so the values depend neither on the device nor on the order of construction.
 #pragma once
 
 #include <cstdint>

@@ -38,7 +38,8 @@ void ParameterArena::allocate() {
   Kernels& k = kernels(device_);
   MemoryContext context("parameters");
   masters_ = Tensor({total}, master_dtype, device_);
-  k.fill(masters_, 0);  // padding too: it is read by nobody, but checkpoints of the flat buffers are equal bytes
+  k.fill(masters_,
+         0);  // padding too: it is read by nobody, but checkpoints of the flat buffers are equal bytes
   if (value_dtype_ != master_dtype) values_ = Tensor({total}, value_dtype_, device_);
   {
     MemoryContext gradients("gradients");
@@ -70,7 +71,8 @@ void ParameterArena::finish_backward() {
 }
 
 const ParameterArena::Segment* ParameterArena::find(std::string_view name) const {
-  auto it = std::find_if(segments_.begin(), segments_.end(), [&](const Segment& s) { return s.name == name; });
+  auto it =
+      std::find_if(segments_.begin(), segments_.end(), [&](const Segment& s) { return s.name == name; });
   return it == segments_.end() ? nullptr : &*it;
 }
 

@@ -4,10 +4,10 @@
 //   values     the model's type                 what kernels read; the same memory as masters when the types agree
 //   gradients  the masters' type                written by backward passes through Variable::grad_sink
 //
-// Layers add their parameters in their constructors; allocate() then lays all of them out, in the order they were
-// added, and fills in their first values. Every parameter is a `segment` of the buffers that starts at a multiple
-// of 128 elements. One buffer instead of hundreds of tensors: the optimizer is three kernel calls, gradients of a block
-// are one contiguous range to all-reduce, and a checkpoint is a loop over segments.
+// Layers add their parameters in their constructors; allocate() then lays all of them out, in the order they
+// were added, and fills in their first values. Every parameter is a `segment` of the buffers that starts at a
+// multiple of 128 elements. One buffer instead of hundreds of tensors: the optimizer is three kernel calls,
+// gradients of a block are one contiguous range to all-reduce, and a checkpoint is a loop over segments.
 #pragma once
 
 #include <deque>
@@ -70,8 +70,8 @@ class ParameterArena {
   Device device() const { return device_; }
   int64_t parameter_count() const;  // without padding
 
-  // The segment table for the optimizer's kernels, on the device. Weight decay and rate factors may be set until
-  // the first call of table().
+  // The segment table for the optimizer's kernels, on the device. Weight decay and rate factors may be set
+  // until the first call of table().
   void set_weight_decay(size_t segment, double decay) { weight_decay_.at(segment) = decay; }
   void set_rate_scale(size_t segment, double scale) { rate_scale_.at(segment) = scale; }
   // A frozen parameter wants no gradient and is not updated.

@@ -29,10 +29,12 @@ void set_weight_decay(ParameterArena& arena, const AdamWOptions& options) {
   const auto& segments = arena.segments();
   for (const std::string& glob : options.undecayed)
     if (std::ranges::none_of(segments, [&](const auto& s) { return matches_glob(s.name, glob); }))
-      fail("--wd-exclude ", glob, " matches no parameter (names are like visual.conv1.weight, globs like *.weight)");
+      fail("--wd-exclude ", glob,
+           " matches no parameter (names are like visual.conv1.weight, globs like *.weight)");
   for (size_t i = 0; i < segments.size(); ++i) {
     const auto& s = segments[i];
-    const bool decayed = s.parameter.needs_grad() && decays(s.name, s.shape, options.decay_rule, options.undecayed);
+    const bool decayed =
+        s.parameter.needs_grad() && decays(s.name, s.shape, options.decay_rule, options.undecayed);
     arena.set_weight_decay(i, decayed ? options.weight_decay : 0);
   }
 }
@@ -80,8 +82,8 @@ void AdamW::step(double learning_rate) {
 void AdamW::begin_step(double learning_rate) {
   CHECK(std::isfinite(learning_rate), "the learning rate is ", learning_rate);
   const int64_t t = ++steps_.span<int64_t>()[0];
-  const double beta2 =
-      options_.beta2_lambda > 0 ? scheduled_beta2(t, options_.beta2_lambda) : debiased_beta(t, options_.beta2);
+  const double beta2 = options_.beta2_lambda > 0 ? scheduled_beta2(t, options_.beta2_lambda)
+                                                 : debiased_beta(t, options_.beta2);
   std::vector<double> scalars(step_scalar_count);
   scalars[scalar_learning_rate] = learning_rate;
   scalars[scalar_beta1] = debiased_beta(t, options_.beta1);

@@ -1,16 +1,19 @@
 // adamw.h: AdamW over all parameters at once. With update clipping it is StableAdamW (stable_adamw.h).
 //
-// Per tensor θ with gradient g, step t = 1, 2, ... (paper section 6.1; α_t is the learning rate, λ the weight decay):
+// Per tensor θ with gradient g, step t = 1, 2, ... (paper section 6.1; α_t is the learning rate, λ the weight
+// decay):
 //   β̂ = β (1 - β^(t-1))/(1 - β^t)          Adam's bias correction, folded into the decay rates
 //   first  = β̂1 first + (1 - β̂1) g         the momentum
 //   second = β̂2 second + (1 - β̂2) g²
 //   rms    = sqrt(mean(g²/max(second, ε²))) about 1 in calm times; large when `second` has fallen behind
 //   θ      = θ (1 - α_t λ) - η_t first/(sqrt(second) + ε),   η_t = α_t, or α_t/max(1, rms) for StableAdamW
-// g is the arena's gradient times gradient_scale, clipped to a global norm where that is asked for. A tensor whose
-// gradient holds an Inf or a NaN is left alone for this step, weight decay included; t counts the step all the same.
+// g is the arena's gradient times gradient_scale, clipped to a global norm where that is asked for. A tensor
+// whose gradient holds an Inf or a NaN is left alone for this step, weight decay included; t counts the step
+// all the same.
 //
-// The arithmetic is in kernels (gradient_statistics, adam_moments, adam_update); this class owns the state and
-// computes the scalars of a step. One step is three parts, so that the middle one can be captured and replayed:
+// The arithmetic is in kernels (gradient_statistics, adam_moments, adam_update); this class owns the state
+// and computes the scalars of a step. One step is three parts, so that the middle one can be captured and
+// replayed:
 //   begin_step(rate)   on the host: t, β̂1, β̂2, written to the device
 //   update()           kernel calls only, with the same addresses every time
 //   finish_step()      fetches the numbers for the log. Today it waits for the device, which costs nothing on the CPU;
@@ -36,8 +39,8 @@ struct AdamWOptions {
   double weight_decay = 0.2;     // of the tensors that `decays` names (groups.h)
   DecayRule decay_rule = DecayRule::head;
   std::vector<std::string> undecayed;  // more globs of names without decay (--wd-exclude)
-  double gradient_scale = 1;     // 1/loss scale, when the loss was multiplied by one (paper section 8: 1/65536)
-  AdamOptions update;            // ε, update clipping, which rate decays the weights, global gradient clipping
+  double gradient_scale = 1;  // 1/loss scale, when the loss was multiplied by one (paper section 8: 1/65536)
+  AdamOptions update;         // ε, update clipping, which rate decays the weights, global gradient clipping
 };
 
 // What a step did, for the log.
@@ -66,8 +69,8 @@ class AdamW {
   void update();
   void finish_step();
 
-  // The last step whose numbers have arrived: report().step tells which. On the CPU the last one; a device that
-  // works ahead of the host may be one behind, so read it before the next step and take `step` from it.
+  // The last step whose numbers have arrived: report().step tells which. On the CPU the last one; a device
+  // that works ahead of the host may be one behind, so read it before the next step and take `step` from it.
   const OptimizerReport& report() const { return report_; }
   double rms_of(std::string_view name) const;  // of report(); negative when skipped or before the first step
 

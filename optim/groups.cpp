@@ -12,8 +12,8 @@ namespace switchback {
 namespace {
 
 // What open_clip's modules name in no_weight_decay().
-constexpr std::array<std::string_view, 3> undecayed_embeddings{"positional_embedding", "visual.positional_embedding",
-                                                               "visual.class_embedding"};
+constexpr std::array<std::string_view, 3> undecayed_embeddings{
+    "positional_embedding", "visual.positional_embedding", "visual.class_embedding"};
 constexpr std::array<std::string_view, 4> undecayed_parts{"bn", "ln", "bias", "logit_scale"};
 
 }  // namespace
@@ -28,12 +28,15 @@ bool matches_glob(std::string_view name, std::string_view glob) {
   return fnmatch(std::string(glob).c_str(), std::string(name).c_str(), FNM_NOESCAPE) == 0;
 }
 
-bool decays(std::string_view name, const Shape& shape, DecayRule rule, std::span<const std::string> excluded) {
+bool decays(std::string_view name, const Shape& shape, DecayRule rule,
+            std::span<const std::string> excluded) {
   if (shape.rank() < 2) return false;
-  if (std::ranges::any_of(excluded, [&](const std::string& glob) { return matches_glob(name, glob); })) return false;
-  if (rule == DecayRule::head) return std::ranges::find(undecayed_embeddings, name) == undecayed_embeddings.end();
-  return std::ranges::none_of(undecayed_parts,
-                              [&](std::string_view part) { return name.find(part) != std::string_view::npos; });
+  if (std::ranges::any_of(excluded, [&](const std::string& glob) { return matches_glob(name, glob); }))
+    return false;
+  if (rule == DecayRule::head)
+    return std::ranges::find(undecayed_embeddings, name) == undecayed_embeddings.end();
+  return std::ranges::none_of(
+      undecayed_parts, [&](std::string_view part) { return name.find(part) != std::string_view::npos; });
 }
 
 }  // namespace switchback

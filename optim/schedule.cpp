@@ -11,14 +11,17 @@ namespace switchback {
 double Schedule::rate(int64_t step) const {
   CHECK(step >= 0, "steps count from 0, got ", step);
   if (kind == ScheduleKind::skip) return learning_rate;
-  if (step < warmup_steps) return learning_rate * static_cast<double>(step + 1) / static_cast<double>(warmup_steps);
+  if (step < warmup_steps)
+    return learning_rate * static_cast<double>(step + 1) / static_cast<double>(warmup_steps);
   if (kind == ScheduleKind::constant) return learning_rate;
 
   const int64_t length = kind == ScheduleKind::cosine ? total_steps - warmup_steps : cooldown_steps;
   const int64_t elapsed = step - (total_steps - length);
   if (elapsed < 0) return learning_rate;  // before the cool-down
-  // A step past the end (the last steps of a run that was prolonged) stays at the end; the cosine would rise again.
-  const double part = length > 0 ? std::min(1.0, static_cast<double>(elapsed) / static_cast<double>(length)) : 1.0;
+  // A step past the end (the last steps of a run that was prolonged) stays at the end; the cosine would rise
+  // again.
+  const double part =
+      length > 0 ? std::min(1.0, static_cast<double>(elapsed) / static_cast<double>(length)) : 1.0;
   if (kind == ScheduleKind::cosine) return 0.5 * (1 + std::cos(std::numbers::pi * part)) * learning_rate;
   return std::pow(1 - part, cooldown_power) * (learning_rate - cooldown_end) + cooldown_end;
 }
@@ -29,7 +32,8 @@ void Schedule::check() const {
   if (kind == ScheduleKind::skip) return;
   if (warmup_steps < 0) fail("--warmup is ", warmup_steps, ": give a number of steps, 0 or more");
   if (kind == ScheduleKind::constant) return;
-  if (total_steps <= 0) fail("a schedule over ", total_steps, " steps: training has no step (check --epochs)");
+  if (total_steps <= 0)
+    fail("a schedule over ", total_steps, " steps: training has no step (check --epochs)");
   if (kind != ScheduleKind::constant_cooldown) return;
   if (cooldown_steps <= 0)
     fail("--lr-scheduler const-cooldown needs --epochs-cooldown, and a cool-down of at least one step, got ",

@@ -34,7 +34,8 @@ struct Schedule {
 // "cosine", "const", "const-cooldown": the values of --lr-scheduler. Error on any other name.
 ScheduleKind schedule_kind(std::string_view name);
 
-// β̂2 = 1 - t^-λ, t counted from 1 (paper section 6.2): 0 at the first step, and a memory of about t^λ steps later.
+// β̂2 = 1 - t^-λ, t counted from 1 (paper section 6.2): 0 at the first step, and a memory of about t^λ steps
+// later.
 double scheduled_beta2(int64_t t, double lambda);
 
 // Adam's bias correction folded into the decay rate (paper section 6.1, step 2), t counted from 1:

@@ -15,7 +15,8 @@ SpikeDetector::SpikeDetector(const SpikeRules& rules) : rules_(rules) {
 bool SpikeDetector::deviates(double loss) const {
   if (!std::isfinite(loss)) return true;
   const auto n = static_cast<double>(recent_losses_.size());
-  if (n < static_cast<double>(rules_.window)) return false;  // also after a resume: nothing to compare with yet
+  if (n < static_cast<double>(rules_.window))
+    return false;  // also after a resume: nothing to compare with yet
   double mean = 0, variance = 0;
   for (double recent : recent_losses_) mean += recent / n;
   for (double recent : recent_losses_) variance += (recent - mean) * (recent - mean) / n;
@@ -71,7 +72,8 @@ SpikeSummary SpikeDetector::summary() const {
 
   int64_t covered = 0, counted_to = 0;  // steps of windows that overlap are counted once
   for (int64_t event : rms_events_) {
-    const auto from = std::ranges::lower_bound(considered_, event + rules_.follow_first) - considered_.begin();
+    const auto from =
+        std::ranges::lower_bound(considered_, event + rules_.follow_first) - considered_.begin();
     const auto to = std::ranges::upper_bound(considered_, event + rules_.follow_last) - considered_.begin();
     covered += std::max<int64_t>(0, to - std::max<int64_t>(from, counted_to));
     counted_to = std::max<int64_t>(counted_to, to);

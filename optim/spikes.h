@@ -1,14 +1,17 @@
 // spikes.h: finds RMS spikes and loss spikes in a training run, and counts how often one follows the other.
 //
-// Why: the paper (section 3.4, appendix D) predicts a loss spike 1 to 8 steps after the second moment of the patch
-// embedding has fallen behind its squared gradients, that is after RMS_t = sqrt(mean(g²/max(u, ε²))) leaves 1.
+// Why: the paper (section 3.4, appendix D) predicts a loss spike 1 to 8 steps after the second moment of the
+// patch embedding has fallen behind its squared gradients, that is after RMS_t = sqrt(mean(g²/max(u, ε²)))
+// leaves 1.
 //
 // Definitions (those the paper leaves open are ours and say so):
 //   RMS deviation    RMS_t ≥ 2.3
 //   loss deviation   loss_t > mean + 3.2 std of the losses of the 128 recorded steps before t. Ours: the window,
-//                    that t itself is not in it, and that a loss that is not finite deviates (and stays out of it)
+//                    that t itself is not in it, and that a loss that is not finite deviates (and stays out
+//                    of it)
 //   event            deviations of one kind, each less than 10 steps after the one before, are one event, dated at
-//                    its first. A loss event counts only with two deviations or more; a lone one may be a bad batch
+//                    its first. A loss event counts only with two deviations or more; a lone one may be a bad
+//                    batch
 //   ignored          steps below 1000 (low learning rate): they fill the window and never deviate
 //   explained        a loss event at step L with an RMS event at step R, 1 ≤ L - R ≤ 8
 //   chance           (steps that lie 1 to 8 after an RMS event) / (steps considered): the probability that a loss
@@ -59,7 +62,8 @@ class SpikeDetector {
     std::optional<int64_t> loss_event;  // the step of a newly confirmed loss event: it began a few steps ago
     std::optional<int64_t> explained_by;  // the RMS event before it
   };
-  // Steps ascend; gaps are allowed (a log that records every tenth step). Error when the step does not ascend.
+  // Steps ascend; gaps are allowed (a log that records every tenth step). Error when the step does not
+  // ascend.
   Notice add(const SpikeSample& sample);
 
   SpikeSummary summary() const;

@@ -34,8 +34,9 @@ template <class... Parts>
 
 }  // namespace switchback
 
-#define CHECK(condition, ...)                                                                            \
-  do {                                                                                                   \
-    if (!(condition)) [[unlikely]]                                                                       \
-      ::switchback::fail(::switchback::concat(__VA_ARGS__), " [", __FILE__, ":", __LINE__, ": " #condition "]"); \
+#define CHECK(condition, ...)                                                              \
+  do {                                                                                     \
+    if (!(condition)) [[unlikely]]                                                         \
+      ::switchback::fail(::switchback::concat(__VA_ARGS__), " [", __FILE__, ":", __LINE__, \
+                         ": " #condition "]");                                             \
   } while (0)

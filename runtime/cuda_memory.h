@@ -1,4 +1,5 @@
-// cuda_memory.h: memory of a GPU for the caching allocator, and host memory that a GPU can copy from by itself.
+// cuda_memory.h: memory of a GPU for the caching allocator, and host memory that a GPU can copy from by
+// itself.
 #pragma once
 
 #include <cstddef>
@@ -8,8 +9,8 @@
 
 namespace switchback {
 
-// cudaMalloc and cudaFree on one device. Nothing is called before the first take(). A cudaFree waits for the device,
-// so memory that the allocator gives back is not in use any more.
+// cudaMalloc and cudaFree on one device. Nothing is called before the first take(). A cudaFree waits for the
+// device, so memory that the allocator gives back is not in use any more.
 std::unique_ptr<MemorySource> cuda_memory(Device device);
 
 // Page-locked host memory: copies between it and a GPU run beside the CPU.

@@ -1,4 +1,5 @@
-// dtype.h: the element types of tensors, and the one dispatch helper that turns a run-time DType into a C++ type.
+// dtype.h: the element types of tensors, and the one dispatch helper that turns a run-time DType into a C++
+// type.
 #pragma once
 
 #include <cstddef>

@@ -15,7 +15,7 @@ namespace {
 
 constexpr std::string_view file_version = "brain.Event:2";
 
-// ---- little-endian numbers and protobuf fields ---------------------------------------------------------------
+// ---- little-endian numbers and protobuf fields ------------------------------------------------------------
 template <class Unsigned>
 void put_fixed(std::string& to, Unsigned value) {
   for (size_t i = 0; i < sizeof(Unsigned); ++i) to.push_back(static_cast<char>(value >> (8 * i) & 0xff));
@@ -54,7 +54,7 @@ std::string event_at(int64_t step) {
   return event;
 }
 
-// ---- CRC-32C, a byte at a time: a few hundred bytes a step ----------------------------------------------------
+// ---- CRC-32C, a byte at a time: a few hundred bytes a step ------------------------------------------------
 constexpr std::array<uint32_t, 256> crc_table = [] {
   std::array<uint32_t, 256> table{};
   for (uint32_t byte = 0; byte < 256; ++byte) {
@@ -65,7 +65,7 @@ constexpr std::array<uint32_t, 256> crc_table = [] {
   return table;
 }();
 
-// ---- what is there already -----------------------------------------------------------------------------------
+// ---- what is there already --------------------------------------------------------------------------------
 constexpr size_t header_size = 12, trailer_size = 4;
 
 // The length of the whole records at the start of the file; the rest is the torn end of a killed run.

@@ -29,7 +29,8 @@ Tensor Tensor::reshape(Shape shape) const {
 }
 
 Tensor Tensor::part(int64_t from, Shape shape) const {
-  CHECK(from >= 0 && from + shape.size() <= size(), "part [", from, ", ", from + shape.size(), ") of ", shape_);
+  CHECK(from >= 0 && from + shape.size() <= size(), "part [", from, ", ", from + shape.size(), ") of ",
+        shape_);
   Tensor t = *this;
   t.shape_ = shape;
   t.data_ = static_cast<char*>(data_) + static_cast<size_t>(from) * size_of(dtype_);

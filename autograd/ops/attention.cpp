@@ -1,5 +1,5 @@
-// attention: out = softmax(q kᵀ/√D + mask) v per sample and head. Saves qkv, out and one number a row (lse): the
-// T x T probabilities are computed again in the backward pass.
+// attention: out = softmax(q kᵀ/√D + mask) v per sample and head. Saves qkv, out and one number a row (lse):
+// the T x T probabilities are computed again in the backward pass.
 #include "autograd/ops.h"
 
 namespace switchback {

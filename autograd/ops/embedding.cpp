@@ -15,7 +15,8 @@ Variable vision_embed(const Variable& patches, const Variable& class_embedding, 
   Variable x = result_of(std::move(value), patches, class_embedding, positions);
   tape().record("vision_embed", x, [&k, patches, class_embedding, positions, keep, x] {
     Tensor dx = x.take_grad();
-    k.vision_embed_backward(patches.grad_sink(), class_embedding.grad_sink(), positions.grad_sink(), dx, keep);
+    k.vision_embed_backward(patches.grad_sink(), class_embedding.grad_sink(), positions.grad_sink(), dx,
+                            keep);
   });
   return x;
 }

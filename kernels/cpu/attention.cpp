@@ -1,9 +1,9 @@
 // attention.cpp: per sample and head, out = softmax(q kᵀ/√D + mask) v.
 //
-// qkv (B, T, 3C) holds q, k, v side by side; head h owns columns [hD, (h+1)D) of each; out (B, T, C);
-// lse (B, H, T). One thread works on one head of one sample: the scores (T, T) of that head live in its scratch memory and
-// stay in the cache for any T of a CLIP (257 tokens: 264 KB in f32). Products are gemm.h's, straight on the
-// packed layout.
+// qkv (B, T, 3C) holds q, k, v side by side; head h owns columns [hD, (h+1)D) of each; out (B, T, C); lse (B,
+// H, T). One thread works on one head of one sample: the scores (T, T) of that head live in its scratch
+// memory and stay in the cache for any T of a CLIP (257 tokens: 264 KB in f32). Products are gemm.h's,
+// straight on the packed layout.
 //
 // Forward:   s_ij = (q_i·k_j)/√D for j allowed (causal: j <= i);  lse_i = log Σ_j exp(s_ij);
 //            p_ij = exp(s_ij - lse_i)

@@ -1,5 +1,5 @@
-// cpu_kernels.h: the definitions. Each op of op_list.h as plain loops over f64, f32 and bf16; the file of an op
-// family carries its name. They are what every faster kernel is tested against.
+// cpu_kernels.h: the definitions. Each op of op_list.h as plain loops over f64, f32 and bf16; the file of an
+// op family carries its name. They are what every faster kernel is tested against.
 #pragma once
 
 #include "kernels/kernels.h"

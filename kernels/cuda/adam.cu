@@ -1,15 +1,15 @@
-// adam.cu: AdamW and StableAdamW over the whole arena (paper section 6.1), in three passes. The formulas, the skipping of
-// tensors that are not finite and the freezing are those of kernels/cpu/adam.cpp.
+// adam.cu: AdamW and StableAdamW over the whole arena (paper section 6.1), in three passes. The formulas, the
+// skipping of tensors that are not finite and the freezing are those of kernels/cpu/adam.cpp.
 //
 //   gradient_statistics   sum_squares[s] = Σ g²
 //   adam_moments          g' = g · gradient_scale · clip;  first, second;  rms[s] = sqrt(mean(g'²/max(second, ε²)))
 //   adam_update           master = master (1 - decay_rate weight_decay[s]) - rate first/(sqrt(second) + ε)
 //
-// The table of tensors lies on the device and its sizes are not known to the host. So tensors are cut into pieces of
-// `piece` elements, a tiny kernel counts the pieces before each tensor, and a launch has as many blocks as there can be
-// pieces at most; a block finds its tensor by bisection. One block sums one piece (in f32 by thread, f64 over threads),
-// one block a tensor adds the pieces' sums in order: the same bits every time. Everything that changes from step to step
-// is read on the device.
+// The table of tensors lies on the device and its sizes are not known to the host. So tensors are cut into
+// pieces of `piece` elements, a tiny kernel counts the pieces before each tensor, and a launch has as many
+// blocks as there can be pieces at most; a block finds its tensor by bisection. One block sums one piece (in
+// f32 by thread, f64 over threads), one block a tensor adds the pieces' sums in order: the same bits every
+// time. Everything that changes from step to step is read on the device.
 #include "kernels/cuda/reduce.cuh"
 
 namespace switchback::cuda {
@@ -31,7 +31,8 @@ __device__ int64_t pieces_of(const Table& t, int s) { return (t.ranges[2 * s + 1
 __global__ void __launch_bounds__(threads)
 prepare(Table t, float* factor, const float* sum_squares, const double* scalars, double max_gradient_norm) {
   __shared__ int64_t before[threads + 1];
-  const int each = (t.count + threads - 1) / threads, from = min(t.count, static_cast<int>(threadIdx.x) * each);
+  const int each = (t.count + threads - 1) / threads,
+            from = min(t.count, static_cast<int>(threadIdx.x) * each);
   const int to = min(t.count, from + each);
   int64_t own = 0;
   for (int s = from; s < to; ++s) own += pieces_of(t, s);
@@ -95,12 +96,14 @@ __global__ void __launch_bounds__(threads) square_pieces(double* of_piece, const
 
 __device__ double sum_of_pieces(const double* of_piece, const Table& t) {
   double sum = 0;
-  for (int p = t.first_piece[blockIdx.x] + threadIdx.x; p < t.first_piece[blockIdx.x + 1]; p += threads) sum += of_piece[p];
+  for (int p = t.first_piece[blockIdx.x] + threadIdx.x; p < t.first_piece[blockIdx.x + 1]; p += threads)
+    sum += of_piece[p];
   return block_sum<threads>(sum);
 }
 
 // One block a tensor.
-__global__ void __launch_bounds__(threads) finish_squares(float* sum_squares, const double* of_piece, Table t) {
+__global__ void __launch_bounds__(threads)
+    finish_squares(float* sum_squares, const double* of_piece, Table t) {
   const double sum = sum_of_pieces(of_piece, t);
   if (threadIdx.x == 0) sum_squares[blockIdx.x] = static_cast<float>(sum);
 }
@@ -117,13 +120,16 @@ finish_rms(float* rms, const double* of_piece, const float* sum_squares, Table t
 // of_piece[p] = Σ g'²/max(second, ε²) over the piece
 template <class T>
 __global__ void __launch_bounds__(threads)
-update_moments(float* first, float* second, double* of_piece, const T* gradients, const float* sum_squares, Table t,
-               const float* factor, const double* scalars, float least) {
+    update_moments(float* first, float* second, double* of_piece, const T* gradients,
+                   const float* sum_squares, Table t, const float* factor, const double* scalars,
+                   float least) {
   const Piece p(t);
   if (p.segment < 0 || t.rate_scale[p.segment] == 0 || !isfinite(sum_squares[p.segment])) return;
   const float scale = *factor;
-  const float keep1 = static_cast<float>(scalars[scalar_beta1]), add1 = static_cast<float>(1 - scalars[scalar_beta1]);
-  const float keep2 = static_cast<float>(scalars[scalar_beta2]), add2 = static_cast<float>(1 - scalars[scalar_beta2]);
+  const float keep1 = static_cast<float>(scalars[scalar_beta1]),
+              add1 = static_cast<float>(1 - scalars[scalar_beta1]);
+  const float keep2 = static_cast<float>(scalars[scalar_beta2]),
+              add2 = static_cast<float>(1 - scalars[scalar_beta2]);
   float sum = 0;
   for (int64_t i = p.from + threadIdx.x * per_thread; i < p.to; i += threads * per_thread) {
     float g[per_thread], v[per_thread], u[per_thread];
@@ -155,7 +161,8 @@ update_masters(float* masters, T* values, const float* first, const float* secon
   if (measured < 0 || rate_scale == 0) return;
   const double full = scalars[scalar_learning_rate] * rate_scale;
   const double clipped = full / fmax(1.0, static_cast<double>(measured) / options.clip_threshold);
-  const double step_rate = options.clip_update ? clipped : full, decay_rate = options.decay_clipped_rate ? step_rate : full;
+  const double step_rate = options.clip_update ? clipped : full,
+               decay_rate = options.decay_clipped_rate ? step_rate : full;
   const float rate = static_cast<float>(step_rate), epsilon = static_cast<float>(options.epsilon);
   const float shrink = static_cast<float>(1 - decay_rate * t.weight_decay[p.segment]);
   for (int64_t i = p.from + threadIdx.x * per_thread; i < p.to; i += threads * per_thread) {
@@ -184,8 +191,8 @@ struct Pass {
     pieces = elements / piece + count;
     first_piece = k.scratch({count + 1}, DType::i32);
     of_piece = k.scratch({pieces}, DType::f64);
-    table = {data<int64_t>(segments.ranges), data<double>(segments.rate_scale), data<double>(segments.weight_decay),
-             static_cast<int>(count), data<int32_t>(first_piece)};
+    table = {data<int64_t>(segments.ranges), data<double>(segments.rate_scale),
+             data<double>(segments.weight_decay), static_cast<int>(count), data<int32_t>(first_piece)};
   }
   unsigned blocks() const { return blocks_for(pieces, 1); }
   unsigned tensors() const { return static_cast<unsigned>(table.count); }
@@ -203,10 +210,12 @@ void CudaKernels::gradient_statistics(View sum_squares, CView gradients, const S
   check_launch(op);
   visit(gradients.dtype, op, [&](auto tag) {
     using T = decltype(tag);
-    square_pieces<<<pass.blocks(), threads, 0, stream_>>>(data<double>(pass.of_piece), data<T>(gradients), pass.table);
+    square_pieces<<<pass.blocks(), threads, 0, stream_>>>(data<double>(pass.of_piece), data<T>(gradients),
+                                                          pass.table);
     check_launch(op);
   });
-  finish_squares<<<pass.tensors(), threads, 0, stream_>>>(data<float>(sum_squares), data<double>(pass.of_piece), pass.table);
+  finish_squares<<<pass.tensors(), threads, 0, stream_>>>(data<float>(sum_squares),
+                                                          data<double>(pass.of_piece), pass.table);
   check_launch(op);
 }
 
@@ -223,23 +232,24 @@ void CudaKernels::adam_moments(View first, View second, View rms, CView gradient
   if (count == 0) return;
   const Pass pass(op, *this, segments, elements);
   const Tensor factor = scratch({1});
-  prepare<<<1, threads, 0, stream_>>>(pass.table, data<float>(factor), data<float>(sum_squares), data<double>(scalars),
-                                      options.max_gradient_norm);
+  prepare<<<1, threads, 0, stream_>>>(pass.table, data<float>(factor), data<float>(sum_squares),
+                                      data<double>(scalars), options.max_gradient_norm);
   check_launch(op);
   visit(gradients.dtype, op, [&](auto tag) {
     using T = decltype(tag);
     update_moments<<<pass.blocks(), threads, 0, stream_>>>(
-        data<float>(first), data<float>(second), data<double>(pass.of_piece), data<T>(gradients), data<float>(sum_squares),
-        pass.table, data<float>(factor), data<double>(scalars), static_cast<float>(options.epsilon * options.epsilon));
+        data<float>(first), data<float>(second), data<double>(pass.of_piece), data<T>(gradients),
+        data<float>(sum_squares), pass.table, data<float>(factor), data<double>(scalars),
+        static_cast<float>(options.epsilon * options.epsilon));
     check_launch(op);
   });
-  finish_rms<<<pass.tensors(), threads, 0, stream_>>>(data<float>(rms), data<double>(pass.of_piece), data<float>(sum_squares),
-                                                      pass.table);
+  finish_rms<<<pass.tensors(), threads, 0, stream_>>>(data<float>(rms), data<double>(pass.of_piece),
+                                                      data<float>(sum_squares), pass.table);
   check_launch(op);
 }
 
-void CudaKernels::adam_update(View masters, View values, CView first, CView second, CView rms, const Segments& segments,
-                              CView scalars, const AdamOptions& options) {
+void CudaKernels::adam_update(View masters, View values, CView first, CView second, CView rms,
+                              const Segments& segments, CView scalars, const AdamOptions& options) {
   const char* op = "adam_update";
   const int64_t elements = masters.size(), count = segments.count();
   check_place(op, "masters", masters, DType::f32);
@@ -254,9 +264,9 @@ void CudaKernels::adam_update(View masters, View values, CView first, CView seco
   check_launch(op);
   visit(values ? values.dtype : DType::f32, op, [&](auto tag) {
     using T = decltype(tag);
-    update_masters<<<pass.blocks(), threads, 0, stream_>>>(data<float>(masters), data<T>(values), data<float>(first),
-                                                           data<float>(second), data<float>(rms), pass.table,
-                                                           data<double>(scalars), options);
+    update_masters<<<pass.blocks(), threads, 0, stream_>>>(
+        data<float>(masters), data<T>(values), data<float>(first), data<float>(second), data<float>(rms),
+        pass.table, data<double>(scalars), options);
     check_launch(op);
   });
 }

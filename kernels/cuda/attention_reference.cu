@@ -1,8 +1,8 @@
-// attention_reference.cu: attention for every type and head size that the tuned kernels do not serve, and the choice
-// between the two.
+// attention_reference.cu: attention for every type and head size that the tuned kernels do not serve, and the
+// choice between the two.
 //
-// Plain and slow: one block a query row (forward, dq) or a key row (dk, dv); the row of scores lies in shared memory.
-// Everything is f32, nothing is rounded before the result.
+// Plain and slow: one block a query row (forward, dq) or a key row (dk, dv); the row of scores lies in shared
+// memory. Everything is f32, nothing is rounded before the result.
 //   s_ij = (q_i·k_j)/√D for j allowed (causal: j <= i),  lse_i = log Σ_j exp(s_ij),  p_ij = exp(s_ij - lse_i)
 //   dp_ij = dout_i·v_j,  delta_i = dout_i·out_i,  ds_ij = p_ij (dp_ij - delta_i)/√D
 //   dq_i = Σ_j ds_ij k_j,  dk_j = Σ_i ds_ij q_i,  dv_j = Σ_i p_ij dout_i
@@ -28,7 +28,9 @@ struct Heads {
   __device__ int64_t packed(int64_t b, int h, int t, int part) const {
     return ((b * tokens + t) * 3 + part) * channels() + h * head_size;
   }
-  __device__ int64_t plain(int64_t b, int h, int t) const { return (b * tokens + t) * channels() + h * head_size; }
+  __device__ int64_t plain(int64_t b, int h, int t) const {
+    return (b * tokens + t) * channels() + h * head_size;
+  }
 };
 
 // This block's row: sample, head, token.
@@ -81,7 +83,8 @@ struct Pair {
   float p, ds;
 };
 template <class T>
-__device__ Pair pair_of(const T* qkv, const T* dout, const Heads& s, int64_t b, int h, int i, int j, float lse, float delta) {
+__device__ Pair pair_of(const T* qkv, const T* dout, const Heads& s, int64_t b, int h, int i, int j,
+                        float lse, float delta) {
   const float score = s.scale * dot(qkv + s.packed(b, h, i, 0), qkv + s.packed(b, h, j, 1), s.head_size);
   const float p = expf(score - lse);
   const float dp = dot(dout + s.plain(b, h, i), qkv + s.packed(b, h, j, 2), s.head_size);
@@ -95,8 +98,10 @@ query_gradient(Out<To> dqkv, const T* dout, const T* qkv, const T* out, const fl
   const Place at(s);
   const int allowed = s.causal ? at.t + 1 : s.tokens;
   const int64_t own = s.plain(at.b, at.h, at.t);
-  const float own_lse = lse[(at.b * s.heads + at.h) * s.tokens + at.t], delta = dot(dout + own, out + own, s.head_size);
-  for (int j = threadIdx.x; j < allowed; j += threads) ds[j] = pair_of(qkv, dout, s, at.b, at.h, at.t, j, own_lse, delta).ds;
+  const float own_lse = lse[(at.b * s.heads + at.h) * s.tokens + at.t],
+              delta = dot(dout + own, out + own, s.head_size);
+  for (int j = threadIdx.x; j < allowed; j += threads)
+    ds[j] = pair_of(qkv, dout, s, at.b, at.h, at.t, j, own_lse, delta).ds;
   __syncthreads();
   for (int d = threadIdx.x; d < s.head_size; d += threads) {
     float dq = 0;
@@ -115,7 +120,8 @@ key_gradients(Out<To> dqkv, const T* dout, const T* qkv, const T* out, const flo
   for (int i = first + threadIdx.x; i < s.tokens; i += threads) {
     const int64_t row = s.plain(at.b, at.h, i);
     const float delta = dot(dout + row, out + row, s.head_size);
-    const Pair pair = pair_of(qkv, dout, s, at.b, at.h, i, at.t, lse[(at.b * s.heads + at.h) * s.tokens + i], delta);
+    const Pair pair =
+        pair_of(qkv, dout, s, at.b, at.h, i, at.t, lse[(at.b * s.heads + at.h) * s.tokens + i], delta);
     p[i] = pair.p;
     ds[i] = pair.ds;
   }
@@ -134,17 +140,22 @@ key_gradients(Out<To> dqkv, const T* dout, const T* qkv, const T* out, const flo
 Heads heads_of(const char* op, const CView& qkv, int64_t heads, bool causal) {
   CHECK(qkv.shape.rank() == 3 && qkv.cols() % 3 == 0, op, ": qkv is ", qkv.shape, ", it must be (B, T, 3C)");
   const int64_t channels = qkv.cols() / 3;
-  CHECK(heads > 0 && channels % heads == 0, op, ": ", channels, " channels of qkv ", qkv.shape, " do not divide into ",
-        heads, " heads");
+  CHECK(heads > 0 && channels % heads == 0, op, ": ", channels, " channels of qkv ", qkv.shape,
+        " do not divide into ", heads, " heads");
   check_place(op, "qkv", qkv, qkv.dtype);
   const int64_t head_size = channels / heads;
-  return {qkv.shape[0], static_cast<int>(qkv.shape[1]), static_cast<int>(heads), static_cast<int>(head_size), causal,
+  return {qkv.shape[0],
+          static_cast<int>(qkv.shape[1]),
+          static_cast<int>(heads),
+          static_cast<int>(head_size),
+          causal,
           1 / std::sqrt(static_cast<float>(head_size))};
 }
 size_t row_bytes(const char* op, const Heads& s, int rows) {
   // 16 bytes more: unrolled loops read whole groups of 16 and throw the rest away.
   const size_t bytes = sizeof(float) * static_cast<size_t>(rows) * static_cast<size_t>(s.tokens) + 16;
-  if (bytes > 48 * 1024) fail(op, ": ", s.tokens, " tokens in heads of ", s.head_size, ": there is no kernel for these");
+  if (bytes > 48 * 1024)
+    fail(op, ": ", s.tokens, " tokens in heads of ", s.head_size, ": there is no kernel for these");
   return bytes;
 }
 // The tuned kernels move rows in pieces of 16 bytes.
@@ -163,12 +174,14 @@ void CudaKernels::attention_forward(View out, View lse, CView qkv, int64_t heads
     return cuda::attention_forward(out, lse, qkv, heads, causal, stream_);
   visit(qkv.dtype, op, [&](auto tag) {
     using T = decltype(tag);
-    forward<<<blocks_for(rows, 1), threads, row_bytes(op, s, 1), stream_>>>(data<T>(out), data<float>(lse), data<T>(qkv), s);
+    forward<<<blocks_for(rows, 1), threads, row_bytes(op, s, 1), stream_>>>(data<T>(out), data<float>(lse),
+                                                                            data<T>(qkv), s);
     check_launch(op);
   });
 }
 
-void CudaKernels::attention_backward(Sink dqkv, CView dout, CView qkv, CView out, CView lse, int64_t heads, bool causal) {
+void CudaKernels::attention_backward(Sink dqkv, CView dout, CView qkv, CView out, CView lse, int64_t heads,
+                                     bool causal) {
   if (!dqkv) return;
   const char* op = "attention_backward";
   const Heads s = heads_of(op, qkv, heads, causal);
@@ -178,8 +191,8 @@ void CudaKernels::attention_backward(Sink dqkv, CView dout, CView qkv, CView out
   check_shape(op, "lse", lse, {qkv.shape[0], heads, qkv.shape[1]}, DType::f32);
   check_sink(op, "dqkv", dqkv, qkv.shape[0] * qkv.shape[1], 3 * channels, qkv.dtype);
   if (rows == 0) return;
-  if (qkv.dtype == DType::bf16 && dqkv.to.dtype == DType::bf16 && attention_serves(s.head_size) && lies_well(qkv.data) &&
-      lies_well(dqkv.to.data) && lies_well(dout.data) && lies_well(out.data)) {
+  if (qkv.dtype == DType::bf16 && dqkv.to.dtype == DType::bf16 && attention_serves(s.head_size) &&
+      lies_well(qkv.data) && lies_well(dqkv.to.data) && lies_well(dout.data) && lies_well(out.data)) {
     dqkv.to.shape = qkv.shape;
     dout.shape = out.shape;
     return cuda::attention_backward(dqkv, dout, qkv, out, lse, heads, causal, stream_);
@@ -188,11 +201,11 @@ void CudaKernels::attention_backward(Sink dqkv, CView dout, CView qkv, CView out
     using T = decltype(tag);
     visit_sink<T>(dqkv, op, [&](auto to) {
       const auto sink = out_of<decltype(to)>(dqkv);
-      query_gradient<<<blocks_for(rows, 1), threads, row_bytes(op, s, 1), stream_>>>(sink, data<T>(dout), data<T>(qkv),
-                                                                                    data<T>(out), data<float>(lse), s);
+      query_gradient<<<blocks_for(rows, 1), threads, row_bytes(op, s, 1), stream_>>>(
+          sink, data<T>(dout), data<T>(qkv), data<T>(out), data<float>(lse), s);
       check_launch(op);
-      key_gradients<<<blocks_for(rows, 1), threads, row_bytes(op, s, 2), stream_>>>(sink, data<T>(dout), data<T>(qkv),
-                                                                                   data<T>(out), data<float>(lse), s);
+      key_gradients<<<blocks_for(rows, 1), threads, row_bytes(op, s, 2), stream_>>>(
+          sink, data<T>(dout), data<T>(qkv), data<T>(out), data<float>(lse), s);
       check_launch(op);
     });
   });

@@ -1,5 +1,5 @@
-// checks.h: preconditions of the CUDA launchers: the op's name, the operand, what it is and what it should be.
-// Plain C++: host code alone.
+// checks.h: preconditions of the CUDA launchers: the op's name, the operand, what it is and what it should
+// be. Plain C++: host code alone.
 #pragma once
 
 #include "runtime/view.h"
@@ -16,7 +16,8 @@ inline void check_shape(const char* op, const char* name, const CView& x, const 
   CHECK(x.shape == shape, op, ": ", name, " is ", x.shape, ", it must be ", shape);
 }
 // Leading sizes may be split differently: only rows and columns count.
-inline void check_matrix(const char* op, const char* name, const CView& x, int64_t rows, int64_t cols, DType dtype) {
+inline void check_matrix(const char* op, const char* name, const CView& x, int64_t rows, int64_t cols,
+                         DType dtype) {
   check_place(op, name, x, dtype);
   CHECK(x.size() == rows * cols && (x.size() == 0 || x.cols() == cols), op, ": ", name, " is ", x.shape,
         ", it must be ", Shape{rows, cols});
@@ -26,7 +27,8 @@ inline void check_vector(const char* op, const char* name, const CView& x, int64
   CHECK(x.size() == size, op, ": ", name, " is ", x.shape, ", it must be ", Shape{size});
 }
 // Sinks may be empty, and may have the type of statistics.
-inline void check_sink(const char* op, const char* name, const Sink& sink, int64_t rows, int64_t cols, DType dtype) {
+inline void check_sink(const char* op, const char* name, const Sink& sink, int64_t rows, int64_t cols,
+                       DType dtype) {
   if (!sink) return;
   const bool wider = sink.to.dtype == statistics_dtype(dtype);
   check_matrix(op, name, sink.to, rows, cols, wider ? sink.to.dtype : dtype);

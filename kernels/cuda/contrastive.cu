@@ -4,8 +4,8 @@
 //   g_ij = (e^(l_ij - image_lse_i) + e^(l_ij - text_lse_j) - 2δ_ij)/(2N) dloss
 //   dI_i = e^s Σ_j g_ij T_j,   dT_i = e^s Σ_j g_ji I_j
 //
-// Both directions are the same work with the sides exchanged: "one side" below. logit_scale and dloss are read on the
-// device. images, texts (B, E), all_images, all_texts (N, E), lse (B), all lse (N).
+// Both directions are the same work with the sides exchanged: "one side" below. logit_scale and dloss are
+// read on the device. images, texts (B, E), all_images, all_texts (N, E), lse (B), all lse (N).
 #include "kernels/cuda/logits.cuh"
 
 namespace switchback::cuda {
@@ -13,14 +13,16 @@ namespace {
 
 // One block a row of similarities: lse[i], loss[i] = lse[i] - l_ii.
 __global__ void __launch_bounds__(row_threads)
-row_lse(float* lse, float* loss, const float* similarities, int64_t columns, const float* logit_scale, int64_t first_match) {
+    row_lse(float* lse, float* loss, const float* similarities, int64_t columns, const float* logit_scale,
+            int64_t first_match) {
   const float* row = similarities + blockIdx.x * columns;
   const float scale = expf(*logit_scale);
   float largest = -INFINITY;
   for (int64_t j = threadIdx.x; j < columns; j += row_threads) largest = fmaxf(largest, row[j] * scale);
   largest = block_max(largest);
   float sum = 0;
-  for (int64_t j = threadIdx.x; j < columns; j += row_threads) sum += expf(row[j] * scale - largest);  // NaN travels on
+  for (int64_t j = threadIdx.x; j < columns; j += row_threads)
+    sum += expf(row[j] * scale - largest);  // NaN travels on
   sum = block_sum<row_threads>(sum);
   if (threadIdx.x > 0) return;
   const float value = largest + logf(sum);
@@ -28,7 +30,8 @@ row_lse(float* lse, float* loss, const float* similarities, int64_t columns, con
   loss[blockIdx.x] = value - row[first_match + blockIdx.x] * scale;
 }
 
-// One block a row: similarities become dloss/d similarity; share[i] = Σ_j [softmax_ij - δ_ij] l_ij of this side.
+// One block a row: similarities become dloss/d similarity; share[i] = Σ_j [softmax_ij - δ_ij] l_ij of this
+// side.
 __global__ void __launch_bounds__(row_threads)
 row_gradient(float* share, float* similarities, int64_t columns, const float* own_lse, const float* other_lse,
              const float* logit_scale, const float* dloss, int64_t first_match) {
@@ -50,7 +53,8 @@ row_gradient(float* share, float* similarities, int64_t columns, const float* ow
 }  // namespace
 
 void CudaKernels::contrastive_forward(View loss, View image_lse, View text_lse, CView images, CView texts,
-                                      CView all_images, CView all_texts, CView logit_scale, int64_t first_row) {
+                                      CView all_images, CView all_texts, CView logit_scale,
+                                      int64_t first_row) {
   const char* op = "contrastive_forward";
   const PairSizes s = pair_sizes(op, images, texts, all_texts, first_row);
   check_matrix(op, "all_images", all_images, s.all, s.width, DType::f32);
@@ -73,9 +77,10 @@ void CudaKernels::contrastive_forward(View loss, View image_lse, View text_lse, 
   check_launch(op);
 }
 
-void CudaKernels::contrastive_backward(Sink dimages, Sink dtexts, Sink dlogit_scale, CView dloss, CView images,
-                                       CView texts, CView all_images, CView all_texts, CView all_image_lse,
-                                       CView all_text_lse, CView logit_scale, int64_t first_row) {
+void CudaKernels::contrastive_backward(Sink dimages, Sink dtexts, Sink dlogit_scale, CView dloss,
+                                       CView images, CView texts, CView all_images, CView all_texts,
+                                       CView all_image_lse, CView all_text_lse, CView logit_scale,
+                                       int64_t first_row) {
   const char* op = "contrastive_backward";
   const PairSizes s = pair_sizes(op, images, texts, all_texts, first_row);
   check_matrix(op, "all_images", all_images, s.all, s.width, DType::f32);
@@ -87,13 +92,13 @@ void CudaKernels::contrastive_backward(Sink dimages, Sink dtexts, Sink dlogit_sc
   check_scalar(op, "logit_scale", logit_scale, DType::f32);
   if (dlogit_scale) check_scalar(op, "dlogit_scale", dlogit_scale.to, DType::f32);
   const Tensor shares = scratch({2, s.own});
-  const auto side = [&](const Sink& down, float* share, const CView& own, const CView& all, const CView& own_lse,
-                        const CView& other_lse) {
+  const auto side = [&](const Sink& down, float* share, const CView& own, const CView& all,
+                        const CView& own_lse, const CView& other_lse) {
     if (!down && !dlogit_scale) return;
     for_logit_blocks(*this, own, all, s, [&](int64_t from, int64_t rows, float* block) {
-      row_gradient<<<blocks_for(rows, 1), row_threads, 0, stream_>>>(share + from, block, s.all, data<float>(own_lse),
-                                                                     data<float>(other_lse), data<float>(logit_scale),
-                                                                     data<float>(dloss), first_row + from);
+      row_gradient<<<blocks_for(rows, 1), row_threads, 0, stream_>>>(
+          share + from, block, s.all, data<float>(own_lse), data<float>(other_lse), data<float>(logit_scale),
+          data<float>(dloss), first_row + from);
       check_launch(op);
       block_gradient(*this, down, from, rows, block, all, s);
     });

@@ -12,8 +12,8 @@
 
 namespace switchback::cuda {
 
-// Small uploads (the scalars of a step, a batch of token numbers) go through page-locked memory, so that nobody waits:
-// a ring whose wrap-around waits for the stream once.
+// Small uploads (the scalars of a step, a batch of token numbers) go through page-locked memory, so that
+// nobody waits: a ring whose wrap-around waits for the stream once.
 struct CudaKernels::Staging {
   static constexpr size_t bytes = size_t{1} << 20, largest = bytes / 4;
   PinnedBuffer buffer{bytes};
@@ -45,9 +45,10 @@ CudaKernels::~CudaKernels() {
 }
 
 void CudaKernels::upload(View to, CView host) {
-  CHECK(to.size() == host.size() && to.dtype == host.dtype, "upload of ", host.dtype, " ", host.shape, " to ", to.dtype,
-        " ", to.shape);
-  CHECK(to.device.kind == Device::cuda && host.device.kind == Device::cpu, "upload from ", host.device, " to ", to.device);
+  CHECK(to.size() == host.size() && to.dtype == host.dtype, "upload of ", host.dtype, " ", host.shape, " to ",
+        to.dtype, " ", to.shape);
+  CHECK(to.device.kind == Device::cuda && host.device.kind == Device::cpu, "upload from ", host.device,
+        " to ", to.device);
   const size_t bytes = host.bytes();
   if (bytes == 0) return;
   if (bytes <= Staging::largest) {
@@ -61,11 +62,12 @@ void CudaKernels::upload(View to, CView host) {
 }
 
 void CudaKernels::download(View host, CView from) {
-  CHECK(host.size() == from.size() && host.dtype == from.dtype, "download of ", from.dtype, " ", from.shape, " to ",
-        host.dtype, " ", host.shape);
-  CHECK(from.device.kind == Device::cuda && host.device.kind == Device::cpu, "download from ", from.device, " to ",
-        host.device);
-  if (from.bytes() > 0) CUDA_CHECK(cudaMemcpyAsync(host.data, from.data, from.bytes(), cudaMemcpyDeviceToHost, stream_));
+  CHECK(host.size() == from.size() && host.dtype == from.dtype, "download of ", from.dtype, " ", from.shape,
+        " to ", host.dtype, " ", host.shape);
+  CHECK(from.device.kind == Device::cuda && host.device.kind == Device::cpu, "download from ", from.device,
+        " to ", host.device);
+  if (from.bytes() > 0)
+    CUDA_CHECK(cudaMemcpyAsync(host.data, from.data, from.bytes(), cudaMemcpyDeviceToHost, stream_));
   synchronize();
 }
 
@@ -78,7 +80,10 @@ int device_count(std::string* why_none) {
     cudaGetLastError();
     count = 0;
   }
-  if (why_none) *why_none = error != cudaSuccess ? cudaGetErrorString(error) : count == 0 ? "the driver shows no GPU" : "";
+  if (why_none)
+    *why_none = error != cudaSuccess ? cudaGetErrorString(error)
+                : count == 0         ? "the driver shows no GPU"
+                                     : "";
   return count;
 }
 

@@ -15,7 +15,8 @@ __device__ double to_double(float x) { return x; }
 __device__ double to_double(bf16 x) { return to_float(x); }
 
 template <class To, class From>
-__global__ void __launch_bounds__(threads_of_block) accumulate_doubles(To* to, const From* from, int64_t count, bool add) {
+__global__ void __launch_bounds__(threads_of_block)
+    accumulate_doubles(To* to, const From* from, int64_t count, bool add) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * threads_of_block + threadIdx.x;
   if (i >= count) return;
   to[i] = convert<To>(to_double(from[i]) + (add ? to_double(to[i]) : 0.0));
@@ -30,7 +31,9 @@ void launch_doubles(const Sink& sink, const CView& from, cudaStream_t stream) {
 template <class T>
 struct Same {  // y = x
   const T* x;
-  __device__ void operator()(float (&y)[elements_of_thread], int64_t i, int64_t valid) const { load(y, x + i, valid); }
+  __device__ void operator()(float (&y)[elements_of_thread], int64_t i, int64_t valid) const {
+    load(y, x + i, valid);
+  }
 };
 struct Constant {
   float value;
@@ -61,7 +64,8 @@ void CudaKernels::fill(View to, double value) {
   check_place("fill", "to", to, to.dtype);
   if (to.size() == 0) return;
   if (to.dtype == DType::f64) {
-    fill_doubles<<<blocks_for(to.size(), threads_of_block), threads_of_block, 0, stream_>>>(data<double>(to), to.size(), value);
+    fill_doubles<<<blocks_for(to.size(), threads_of_block), threads_of_block, 0, stream_>>>(data<double>(to),
+                                                                                            to.size(), value);
     return check_launch("fill");
   }
   visit(to.dtype, "fill", [&](auto tag) {

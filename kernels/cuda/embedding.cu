@@ -1,13 +1,13 @@
 // embedding.cu: what enters the two towers.
 //   vision: x[b,0] = class_embedding + positions[0];  x[b,1+k] = patches[b,k] + positions[1 + keep[b,k]]
 //   text:   x[b,t] = table[tokens[b,t]] + positions[t]
-// Backward, without float atomics. Positions: for each one a sum over the samples in a fixed order. The token table:
-// places sorted by token (token_sort.cuh), then summed run by run:
+// Backward, without float atomics. Positions: for each one a sum over the samples in a fixed order. The token
+// table: places sorted by token (token_sort.cuh), then summed run by run:
 //
 //   sorted places  | 0 0 0 0 0 0 0 0 | 0 0 0 3 3 7 7 7 | 7 9 9 9 ...     cut into chunks of `run_chunk`
 //
-// A run within one chunk is summed by that chunk's block and stored. Of a run that crosses borders each chunk keeps its
-// part, and the block of the chunk where the run begins adds the parts in order in a second launch.
+// A run within one chunk is summed by that chunk's block and stored. Of a run that crosses borders each chunk
+// keeps its part, and the block of the chunk where the run begins adds the parts in order in a second launch.
 #include "kernels/cuda/reduce.cuh"
 #include "kernels/cuda/token_sort.cuh"
 
@@ -41,7 +41,8 @@ template <class T>
 struct PatchGradient {  // rows 1 ... K of each sample
   const T* dx;
   int kept, width;
-  __device__ void operator()(float (&dpatches)[elements_of_thread], int64_t row, int column, int valid) const {
+  __device__ void operator()(float (&dpatches)[elements_of_thread], int64_t row, int column,
+                             int valid) const {
     load(dpatches, dx + (row + row / kept + 1) * width + column, valid);
   }
 };
@@ -72,11 +73,13 @@ __global__ void invert(int32_t* row_of, const int32_t* keep, int64_t samples, in
   if (place >= 0 && place < places) row_of[b * places + place] = k + 1;
 }
 
-// sums (places, width): Σ over samples of the row of dx that carries this position. Block: 32 x 8 threads, one place,
+// sums (places, width): Σ over samples of the row of dx that carries this position. Block: 32 x 8 threads,
+// one place,
 // 128 columns; without row_of the row is the place, and places from `length` on have none.
 template <class T>
 __global__ void __launch_bounds__(32 * sum_lanes)
-position_sums(AnyOut first, AnyOut all, const T* dx, const int32_t* row_of, int64_t samples, int length, int places, int width) {
+    position_sums(AnyOut first, AnyOut all, const T* dx, const int32_t* row_of, int64_t samples, int length,
+                  int places, int width) {
   const int place = blockIdx.y, column = (blockIdx.x * 32 + threadIdx.x) * sum_columns;
   float sums[sum_columns] = {};
   if (column < width) {
@@ -104,8 +107,8 @@ position_sums(AnyOut first, AnyOut all, const T* dx, const int32_t* row_of, int6
 
 // Σ over samples by position into `all` (places, width); that of position 0 also into `first` (width).
 template <class T>
-void sum_positions(const char* op, const Sink& first, const Sink& all, const T* dx, const int32_t* row_of, int64_t samples,
-                   int64_t length, int64_t places, int64_t width, cudaStream_t stream) {
+void sum_positions(const char* op, const Sink& first, const Sink& all, const T* dx, const int32_t* row_of,
+                   int64_t samples, int64_t length, int64_t places, int64_t width, cudaStream_t stream) {
   CHECK(places < 65536, op, ": ", places, " positions");
   if (width == 0) return;
   const dim3 grid(blocks_for(width, 32 * sum_columns), static_cast<unsigned>(all ? places : 1));
@@ -115,13 +118,15 @@ void sum_positions(const char* op, const Sink& first, const Sink& all, const T* 
   check_launch(op);
 }
 
-// ---- the token table ---------------------------------------------------------------------------------------------
+// ---- the token table --------------------------------------------------------------------------------------
 constexpr int run_chunk = 128, run_threads = 64, run_columns = 8;  // a block: 128 places, 512 columns
 
-// parts (chunks, 2, width): 0: of the run that came in from the chunk before, 1: of the run that goes on into the next.
+// parts (chunks, 2, width): 0: of the run that came in from the chunk before, 1: of the run that goes on into
+// the next.
 template <class T, class To>
 __global__ void __launch_bounds__(run_threads)
-sum_runs(Out<To> dtable, float* parts, const T* dx, const SortedToken* sorted, int count, int width, int vocabulary) {
+    sum_runs(Out<To> dtable, float* parts, const T* dx, const SortedToken* sorted, int count, int width,
+             int vocabulary) {
   const int column = (blockIdx.y * run_threads + threadIdx.x) * run_columns;
   if (column >= width) return;
   const int from = blockIdx.x * run_chunk, to = min(count, from + run_chunk), left = width - column;
@@ -138,17 +143,20 @@ sum_runs(Out<To> dtable, float* parts, const T* dx, const SortedToken* sorted, i
     if (!ends && i + 1 < to) continue;
     if (came_in) Out<float>{part, false}.store(0, sum, left);
     else if (!ends) Out<float>{part + width, false}.store(0, sum, left);
-    else if (here.token < vocabulary) dtable.store(static_cast<int64_t>(here.token) * width + column, sum, left);
+    else if (here.token < vocabulary)
+      dtable.store(static_cast<int64_t>(here.token) * width + column, sum, left);
     came_in = false;
 #pragma unroll
     for (float& v : sum) v = 0;
   }
 }
 
-// The block of the chunk where a crossing run begins adds its parts: one block a chunk, most have nothing to do.
+// The block of the chunk where a crossing run begins adds its parts: one block a chunk, most have nothing to
+// do.
 template <class To>
 __global__ void __launch_bounds__(run_threads)
-join_runs(Out<To> dtable, const float* parts, const SortedToken* sorted, int count, int width, int vocabulary) {
+    join_runs(Out<To> dtable, const float* parts, const SortedToken* sorted, int count, int width,
+              int vocabulary) {
   const int column = (blockIdx.y * run_threads + threadIdx.x) * run_columns;
   const int from = blockIdx.x * run_chunk, next = from + run_chunk;
   if (column >= width || next >= count) return;
@@ -202,7 +210,8 @@ VisionSizes vision_sizes(const char* op, const CView& x, const CView& keep) {
 
 }  // namespace
 
-void CudaKernels::vision_embed_forward(View x, CView patches, CView class_embedding, CView positions, CView keep) {
+void CudaKernels::vision_embed_forward(View x, CView patches, CView class_embedding, CView positions,
+                                       CView keep) {
   const char* op = "vision_embed_forward";
   const VisionSizes s = vision_sizes(op, x, keep);
   check_place(op, "x", x, x.dtype);
@@ -212,13 +221,19 @@ void CudaKernels::vision_embed_forward(View x, CView patches, CView class_embedd
   CHECK(positions.rows() > (keep ? 0 : s.kept), op, ": positions are ", positions.shape, ", x is ", x.shape);
   visit(x.dtype, op, [&](auto tag) {
     using T = decltype(tag);
-    const VisionForward<T> f{data<T>(patches), data<T>(class_embedding), data<T>(positions), data<int32_t>(keep),
-                             static_cast<int>(s.kept), static_cast<int>(s.width), static_cast<int>(positions.rows())};
+    const VisionForward<T> f{data<T>(patches),
+                             data<T>(class_embedding),
+                             data<T>(positions),
+                             data<int32_t>(keep),
+                             static_cast<int>(s.kept),
+                             static_cast<int>(s.width),
+                             static_cast<int>(positions.rows())};
     for_rows(op, out_of<T>(x), s.samples * (s.kept + 1), s.width, f, stream_);
   });
 }
 
-void CudaKernels::vision_embed_backward(Sink dpatches, Sink dclass_embedding, Sink dpositions, CView dx, CView keep) {
+void CudaKernels::vision_embed_backward(Sink dpatches, Sink dclass_embedding, Sink dpositions, CView dx,
+                                        CView keep) {
   const char* op = "vision_embed_backward";
   const VisionSizes s = vision_sizes(op, dx, keep);
   check_place(op, "dx", dx, dx.dtype);
@@ -226,7 +241,8 @@ void CudaKernels::vision_embed_backward(Sink dpatches, Sink dclass_embedding, Si
   check_sink_vector(op, "dclass_embedding", dclass_embedding, s.width, dx.dtype);
   const int64_t places = dpositions ? dpositions.to.rows() : 1;
   check_sink(op, "dpositions", dpositions, places, s.width, dx.dtype);
-  CHECK(!dpositions || places > (keep ? 0 : s.kept), op, ": dpositions are ", dpositions.to.shape, ", dx is ", dx.shape);
+  CHECK(!dpositions || places > (keep ? 0 : s.kept), op, ": dpositions are ", dpositions.to.shape, ", dx is ",
+        dx.shape);
   visit(dx.dtype, op, [&](auto tag) {
     using T = decltype(tag);
     visit_sink<T>(dpatches, op, [&](auto to) {
@@ -239,11 +255,12 @@ void CudaKernels::vision_embed_backward(Sink dpatches, Sink dclass_embedding, Si
       row_of = scratch({s.samples, places}, DType::i32);
       CUDA_CHECK(cudaMemsetAsync(row_of.data(), 0xff, static_cast<size_t>(row_of.size()) * 4, stream_));
       invert<<<blocks_for(s.samples * (s.kept + 1), 256), 256, 0, stream_>>>(
-          data<int32_t>(row_of), data<int32_t>(keep), s.samples, static_cast<int>(s.kept), static_cast<int>(places));
+          data<int32_t>(row_of), data<int32_t>(keep), s.samples, static_cast<int>(s.kept),
+          static_cast<int>(places));
       check_launch(op);
     }
-    sum_positions(op, dclass_embedding, dpositions, data<T>(dx), static_cast<const int32_t*>(row_of.data()), s.samples,
-                  s.kept + 1, places, s.width, stream_);
+    sum_positions(op, dclass_embedding, dpositions, data<T>(dx), static_cast<const int32_t*>(row_of.data()),
+                  s.samples, s.kept + 1, places, s.width, stream_);
   });
 }
 
@@ -258,8 +275,8 @@ void CudaKernels::text_embed_forward(View x, CView table, CView positions, CView
   CHECK(positions.rows() >= length, op, ": positions are ", positions.shape, ", x is ", x.shape);
   visit(x.dtype, op, [&](auto tag) {
     using T = decltype(tag);
-    const TextForward<T> f{data<T>(table), data<T>(positions), data<int32_t>(tokens), static_cast<int>(length),
-                           static_cast<int>(width), static_cast<int>(table.rows())};
+    const TextForward<T> f{data<T>(table),           data<T>(positions),      data<int32_t>(tokens),
+                           static_cast<int>(length), static_cast<int>(width), static_cast<int>(table.rows())};
     for_rows(op, out_of<T>(x), samples * length, width, f, stream_);
   });
 }
@@ -278,7 +295,8 @@ void CudaKernels::text_embed_backward(Sink dtable, Sink dpositions, CView dx, CV
   CHECK(count < INT32_MAX, op, ": ", count, " tokens at once");
   visit(dx.dtype, op, [&](auto tag) {
     using T = decltype(tag);
-    if (dpositions) sum_positions(op, {}, dpositions, data<T>(dx), nullptr, samples, length, places, width, stream_);
+    if (dpositions)
+      sum_positions(op, {}, dpositions, data<T>(dx), nullptr, samples, length, places, width, stream_);
     if (!dtable) return;
     if (!dtable.accumulate) fill(dtable.to, 0);  // tokens that do not occur
     if (count == 0 || width == 0) return;
@@ -288,10 +306,13 @@ void CudaKernels::text_embed_backward(Sink dtable, Sink dpositions, CView dx, CV
     const dim3 grid(blocks_for(chunks, 1), blocks_for(width, run_threads * run_columns));
     visit_sink<T>(dtable, op, [&](auto to) {
       const auto sink = out_of<decltype(to)>(dtable);
-      const int n = static_cast<int>(count), columns = static_cast<int>(width), rows = static_cast<int>(vocabulary);
-      sum_runs<<<grid, run_threads, 0, stream_>>>(sink, data<float>(parts), data<T>(dx), data<SortedToken>(sorted), n, columns, rows);
+      const int n = static_cast<int>(count), columns = static_cast<int>(width),
+                rows = static_cast<int>(vocabulary);
+      sum_runs<<<grid, run_threads, 0, stream_>>>(sink, data<float>(parts), data<T>(dx),
+                                                  data<SortedToken>(sorted), n, columns, rows);
       check_launch(op);
-      join_runs<<<grid, run_threads, 0, stream_>>>(sink, data<float>(parts), data<SortedToken>(sorted), n, columns, rows);
+      join_runs<<<grid, run_threads, 0, stream_>>>(sink, data<float>(parts), data<SortedToken>(sorted), n,
+                                                   columns, rows);
       check_launch(op);
     });
   });
@@ -302,8 +323,8 @@ void CudaKernels::find_largest_token(View place, CView tokens) {
   check_place(op, "tokens", tokens, DType::i32);
   check_vector(op, "place", place, tokens.rows(), DType::i32);
   if (tokens.size() == 0) return;
-  largest_token<<<blocks_for(tokens.rows(), 8), 256, 0, stream_>>>(data<int32_t>(place), data<int32_t>(tokens),
-                                                                  tokens.rows(), static_cast<int>(tokens.cols()));
+  largest_token<<<blocks_for(tokens.rows(), 8), 256, 0, stream_>>>(
+      data<int32_t>(place), data<int32_t>(tokens), tokens.rows(), static_cast<int>(tokens.cols()));
   check_launch(op);
 }
 

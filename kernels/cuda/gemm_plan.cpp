@@ -15,10 +15,11 @@
 namespace switchback::cuda {
 namespace {
 
-#define CUBLAS_CHECK(call)                                                                                      \
-  do {                                                                                                          \
-    const cublasStatus_t cublas_check_status = (call);                                                          \
-    CHECK(cublas_check_status == CUBLAS_STATUS_SUCCESS, #call ": ", cublasLtGetStatusString(cublas_check_status)); \
+#define CUBLAS_CHECK(call)                                          \
+  do {                                                              \
+    const cublasStatus_t cublas_check_status = (call);              \
+    CHECK(cublas_check_status == CUBLAS_STATUS_SUCCESS, #call ": ", \
+          cublasLtGetStatusString(cublas_check_status));            \
   } while (0)
 
 constexpr int candidates = 8, timed_runs = 3;
@@ -35,26 +36,28 @@ void set(cublasLtMatmulDesc_t description, cublasLtMatmulDescAttributes_t attrib
   CUBLAS_CHECK(cublasLtMatmulDescSetAttribute(description, attribute, &value, sizeof(value)));
 }
 template <class T>
-void set(cublasLtMatmulPreference_t preference, cublasLtMatmulPreferenceAttributes_t attribute, const T& value) {
+void set(cublasLtMatmulPreference_t preference, cublasLtMatmulPreferenceAttributes_t attribute,
+         const T& value) {
   CUBLAS_CHECK(cublasLtMatmulPreferenceSetAttribute(preference, attribute, &value, sizeof(value)));
 }
 
 // A row-major matrix as it lies in memory, (rows, cols), which in columns is (cols, rows).
 cublasLtMatrixLayout_t layout(DType dtype, int64_t rows, int64_t cols) {
   cublasLtMatrixLayout_t made = nullptr;
-  CUBLAS_CHECK(cublasLtMatrixLayoutCreate(&made, type_of(dtype), static_cast<uint64_t>(cols), static_cast<uint64_t>(rows), cols));
+  CUBLAS_CHECK(cublasLtMatrixLayoutCreate(&made, type_of(dtype), static_cast<uint64_t>(cols),
+                                          static_cast<uint64_t>(rows), cols));
   return made;
 }
 
 // A problem as a word without spaces.
 std::string word_of(const GemmProblem& p) {
-  return concat(p.m, 'x', p.n, 'x', p.k, p.a_transposed ? 'T' : 'N', p.b_transposed ? 'T' : 'N', '-', p.inputs, '-',
-                p.output, "-e", int{p.epilogue}, p.accumulate ? "-add" : "", "-align", int{p.alignment_a}, '.',
-                int{p.alignment_b}, '.', int{p.alignment_c});
+  return concat(p.m, 'x', p.n, 'x', p.k, p.a_transposed ? 'T' : 'N', p.b_transposed ? 'T' : 'N', '-',
+                p.inputs, '-', p.output, "-e", int{p.epilogue}, p.accumulate ? "-add" : "", "-align",
+                int{p.alignment_a}, '.', int{p.alignment_b}, '.', int{p.alignment_c});
 }
 
-// The timed choices: lines "problem candidate". Of two lines for one problem the first counts. Without a place to write
-// to, choices live as long as the process.
+// The timed choices: lines "problem candidate". Of two lines for one problem the first counts. Without a
+// place to write to, choices live as long as the process.
 class ChoiceFile {
  public:
   ChoiceFile() = default;
@@ -71,7 +74,8 @@ class ChoiceFile {
     if (!choices_.emplace(problem, candidate).second || path_.empty()) return;
     std::error_code ignored;
     std::filesystem::create_directories(path_.parent_path(), ignored);
-    std::ofstream(path_, std::ios::app) << problem + ' ' + std::to_string(candidate) + '\n';  // one write: lines stay whole
+    std::ofstream(path_, std::ios::app)
+        << problem + ' ' + std::to_string(candidate) + '\n';  // one write: lines stay whole
   }
 
  private:
@@ -146,10 +150,12 @@ const GemmPlans::Plan* GemmPlans::make(const GemmProblem& p, const void* a, cons
   set(plan->description, CUBLASLT_MATMUL_DESC_TRANSB, p.a_transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
   if (p.epilogue != GemmProblem::plain) {
     const bool add = p.epilogue == GemmProblem::add_bias;
-    set(plan->description, CUBLASLT_MATMUL_DESC_EPILOGUE, add ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_BGRADB);
+    set(plan->description, CUBLASLT_MATMUL_DESC_EPILOGUE,
+        add ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_BGRADB);
     set(plan->description, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE,
         static_cast<int32_t>(type_of(add ? p.inputs : p.output)));
-    set(plan->description, CUBLASLT_MATMUL_DESC_BIAS_POINTER, c);  // of the right alignment, for the heuristic
+    set(plan->description, CUBLASLT_MATMUL_DESC_BIAS_POINTER,
+        c);  // of the right alignment, for the heuristic
   }
   plan->a = p.b_transposed ? layout(p.inputs, p.n, p.k) : layout(p.inputs, p.k, p.n);
   plan->b = p.a_transposed ? layout(p.inputs, p.k, p.m) : layout(p.inputs, p.m, p.k);
@@ -158,15 +164,17 @@ const GemmPlans::Plan* GemmPlans::make(const GemmProblem& p, const void* a, cons
   cublasLtMatmulPreference_t preference = nullptr;
   CUBLAS_CHECK(cublasLtMatmulPreferenceCreate(&preference));
   set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, static_cast<uint64_t>(workspace_bytes));
-  set(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, static_cast<uint32_t>(CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE));
+  set(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+      static_cast<uint32_t>(CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE));
   set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, static_cast<uint32_t>(p.alignment_b));
   set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, static_cast<uint32_t>(p.alignment_a));
   set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, static_cast<uint32_t>(p.alignment_c));
   set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, static_cast<uint32_t>(p.alignment_c));
   cublasLtMatmulHeuristicResult_t found[candidates];
   int count = 0;
-  const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(library_->handle, plan->description, plan->a, plan->b,
-                                                               plan->c, plan->c, preference, candidates, found, &count);
+  const cublasStatus_t status =
+      cublasLtMatmulAlgoGetHeuristic(library_->handle, plan->description, plan->a, plan->b, plan->c, plan->c,
+                                     preference, candidates, found, &count);
   cublasLtMatmulPreferenceDestroy(preference);
   plan->possible = status == CUBLAS_STATUS_SUCCESS && count > 0;
   if (plan->possible) plan->algorithm = found[0].algo;
@@ -180,7 +188,8 @@ const GemmPlans::Plan* GemmPlans::make(const GemmProblem& p, const void* a, cons
   } else if (plan->possible && count > 1 && library_->tuned && capture == cudaStreamCaptureStatusNone) {
     const Tensor spare({p.m, p.n}, p.output, library_->device);
     const Tensor bias({std::max(p.m, p.n)}, DType::f32, library_->device);
-    CUDA_CHECK(cudaMemsetAsync(spare.data(), 0, static_cast<size_t>(spare.size()) * size_of(p.output), library_->stream));
+    CUDA_CHECK(cudaMemsetAsync(spare.data(), 0, static_cast<size_t>(spare.size()) * size_of(p.output),
+                               library_->stream));
     CUDA_CHECK(cudaMemsetAsync(bias.data(), 0, static_cast<size_t>(bias.size()) * 4, library_->stream));
     if (p.epilogue != GemmProblem::plain)
       set(plan->description, CUBLASLT_MATMUL_DESC_BIAS_POINTER, const_cast<const void*>(bias.data()));
@@ -190,7 +199,8 @@ const GemmPlans::Plan* GemmPlans::make(const GemmProblem& p, const void* a, cons
     float best = INFINITY;
     int fastest_candidate = 0;
     for (int i = 0; i < count; ++i) {
-      if (plan->run(*library_, found[i].algo, spare.data(), a, b) != CUBLAS_STATUS_SUCCESS) continue;  // warms up, too
+      if (plan->run(*library_, found[i].algo, spare.data(), a, b) != CUBLAS_STATUS_SUCCESS)
+        continue;  // warms up, too
       float fastest = INFINITY;
       for (int run = 0; run < timed_runs; ++run) {
         CUDA_CHECK(cudaEventRecord(start, library_->stream));

@@ -2,17 +2,19 @@
 //
 //   c (m, n) = op(a) op(b) [+ c] [+ bias],   row-major
 //
-// cuBLASLt thinks in columns. A row-major matrix is its own transpose in columns, so cᵀ = op(b)ᵀ op(a)ᵀ: the operands
-// change places, nothing is copied. Its bias then runs along our columns (n), which is what a linear layer wants, and its
-// "gradient of B's bias" sums our a over the inner dimension: with a = dyᵀ that is dbias, free of charge within
-// dw = dyᵀ x.
+// cuBLASLt thinks in columns. A row-major matrix is its own transpose in columns, so cᵀ = op(b)ᵀ op(a)ᵀ: the
+// operands change places, nothing is copied. Its bias then runs along our columns (n), which is what a linear
+// layer wants, and its "gradient of B's bias" sums our a over the inner dimension: with a = dyᵀ that is
+// dbias, free of charge within dw = dyᵀ x.
 //
-// A plan (descriptors, layouts, algorithm) is made on the first product of its shape, types, epilogue and alignment.
-// The algorithm is the fastest of the heuristic's first candidates, timed once on the real operands and a spare c. The
-// choice is written to a file and read from there by every later process: algorithms differ in the order of their sums,
-// and two runs should give the same bits. The file is $SWITCHBACK_GEMM_CACHE, or
-// ~/.cache/switchback/gemm-<GPU>-<version of cuBLASLt>.txt. SWITCHBACK_GEMM_TUNING=0 takes the first candidate, untimed.
-// Candidates whose partial sums race are never asked for: split-k only with partials in the workspace, added in order.
+// A plan (descriptors, layouts, algorithm) is made on the first product of its shape, types, epilogue and
+// alignment. The algorithm is the fastest of the heuristic's first candidates, timed once on the real
+// operands and a spare c. The choice is written to a file and read from there by every later process:
+// algorithms differ in the order of their sums, and two runs should give the same bits. The file is
+// $SWITCHBACK_GEMM_CACHE, or
+// ~/.cache/switchback/gemm-<GPU>-<version of cuBLASLt>.txt. SWITCHBACK_GEMM_TUNING=0 takes the first
+// candidate, untimed. Candidates whose partial sums race are never asked for: split-k only with partials in
+// the workspace, added in order.
 //
 // Sums are f32; f32 operands are multiplied in full f32, not in TF32.
 #pragma once
@@ -34,7 +36,7 @@ struct GemmProblem {
   bool a_transposed = false, b_transposed = false;  // a lies in memory as (k, m), b as (n, k)
   DType inputs = DType::f32;                        // f32, bf16
   DType output = DType::f32;
-  Epilogue epilogue = plain;                        // bias: of the inputs' type; bias gradient: of the output's
+  Epilogue epilogue = plain;  // bias: of the inputs' type; bias gradient: of the output's
   bool accumulate = false;
   uint8_t alignment_a = 16, alignment_b = 16, alignment_c = 16;  // bytes, set by multiply()
 

@@ -2,9 +2,9 @@
 //
 // One warp a row. The row stays in registers between the passes over it (mean, variance, result) up to
 // 256 `held` columns, which covers every CLIP (1664); what is wider is read again from the cache.
-// Backward: dx by the same scheme, and in the same sweep each warp adds its rows' dgain and dbias into sums of its own in
-// shared memory; a block's warps, then the blocks, are added in order. Without dx, or for rows too wide for that, the
-// sums are a sweep of their own (reduce.cuh).
+// Backward: dx by the same scheme, and in the same sweep each warp adds its rows' dgain and dbias into sums
+// of its own in shared memory; a block's warps, then the blocks, are added in order. Without dx, or for rows
+// too wide for that, the sums are a sweep of their own (reduce.cuh).
 // x, y, dy (M, C), mean, rstd (M) f32, gain, bias (C).
 #include <utility>
 
@@ -18,9 +18,11 @@ constexpr int stride = 32 * group;    // columns of a warp at a time
 constexpr int held = 7;               // groups of a lane that stay in registers: 1792 columns
 constexpr int warps_of_block = 4;
 
-// Calls f(values, column, columns left) for each group of this lane's columns: from registers first, then from memory.
+// Calls f(values, column, columns left) for each group of this lane's columns: from registers first, then
+// from memory.
 template <class T, class F>
-__device__ __forceinline__ void for_groups(const float (&kept)[held][group], const T* row, int width, const F& f) {
+__device__ __forceinline__ void for_groups(const float (&kept)[held][group], const T* row, int width,
+                                           const F& f) {
   const int first = threadIdx.x % 32 * group;
 #pragma unroll
   for (int g = 0; g < held; ++g)
@@ -41,7 +43,8 @@ __device__ __forceinline__ void keep(float (&kept)[held][group], const T* row, i
 
 template <class T>
 __global__ void __launch_bounds__(32 * warps_of_block)
-forward(T* y, float* mean, float* rstd, const T* x, const T* gain, const T* bias, int64_t rows, int width, float epsilon) {
+    forward(T* y, float* mean, float* rstd, const T* x, const T* gain, const T* bias, int64_t rows, int width,
+            float epsilon) {
   const int64_t row = static_cast<int64_t>(blockIdx.x) * warps_of_block + threadIdx.x / 32;
   if (row >= rows) return;
   const T* from = x + row * width;
@@ -78,7 +81,8 @@ forward(T* y, float* mean, float* rstd, const T* x, const T* gain, const T* bias
 // g = dy gain:  dx = rstd (g - mean(g) - x̂ mean(g x̂))
 template <class T, class To>
 __global__ void __launch_bounds__(32 * warps_of_block)
-backward(Out<To> dx, const T* dy, const T* x, const float* mean, const float* rstd, const T* gain, int64_t rows, int width) {
+    backward(Out<To> dx, const T* dy, const T* x, const float* mean, const float* rstd, const T* gain,
+             int64_t rows, int width) {
   const int64_t row = static_cast<int64_t>(blockIdx.x) * warps_of_block + threadIdx.x / 32;
   if (row >= rows) return;
   const T* from = x + row * width;
@@ -87,7 +91,8 @@ backward(Out<To> dx, const T* dy, const T* x, const float* mean, const float* rs
   float kept[held][group];
   keep(kept, from, width);
   float sum_g = 0, sum_gx = 0;
-  // dy is read twice: its second reading comes out of the cache, and holding it too would cost half the warps.
+  // dy is read twice: its second reading comes out of the cache, and holding it too would cost half the
+  // warps.
   const auto g_of = [&](float (&g)[group], int column, int left) {
     float scale[group];
     load(g, gradient + column, left);
@@ -104,7 +109,8 @@ backward(Out<To> dx, const T* dy, const T* x, const float* mean, const float* rs
       sum_gx += g[e] * ((v[e] - m) * r);
     }
   });
-  const float mean_g = warp_sum(sum_g) / static_cast<float>(width), mean_gx = warp_sum(sum_gx) / static_cast<float>(width);
+  const float mean_g = warp_sum(sum_g) / static_cast<float>(width),
+              mean_gx = warp_sum(sum_gx) / static_cast<float>(width);
   for_groups(kept, from, width, [&](const float (&v)[group], int column, int left) {
     float g[group];
     g_of(g, column, left);
@@ -117,8 +123,8 @@ backward(Out<To> dx, const T* dy, const T* x, const float* mean, const float* rs
 // The same for the rows of a chunk, and partials (chunks, 2, width): Σ dy x̂, Σ dy over the chunk.
 template <class T, class To>
 __global__ void __launch_bounds__(32 * warps_of_block)
-backward_with_sums(Out<To> dx, float* partials, const T* dy, const T* x, const float* mean, const float* rstd, const T* gain,
-                   int64_t rows, int width, int64_t chunk) {
+    backward_with_sums(Out<To> dx, float* partials, const T* dy, const T* x, const float* mean,
+                       const float* rstd, const T* gain, int64_t rows, int width, int64_t chunk) {
   extern __shared__ float4 shared[];  // (warps, 2, padded width)
   const int padded = (width + group - 1) / group * group, warp = threadIdx.x / 32;
   float* gain_sums = reinterpret_cast<float*>(shared) + warp * 2 * padded;
@@ -160,7 +166,8 @@ backward_with_sums(Out<To> dx, float* partials, const T* dy, const T* x, const f
         biases[q] = *reinterpret_cast<float4*>(to_bias + 4 * q);
       }
     });
-    const float mean_g = warp_sum(sum_g) / static_cast<float>(width), mean_gx = warp_sum(sum_gx) / static_cast<float>(width);
+    const float mean_g = warp_sum(sum_g) / static_cast<float>(width),
+                mean_gx = warp_sum(sum_gx) / static_cast<float>(width);
     for_groups(kept, from, width, [&](const float (&v)[group], int column, int left) {
       float g[group], scale[group];
       load(g, gradient + column, left);
@@ -197,7 +204,8 @@ struct GainAndBias {  // dy x̂, dy
 
 }  // namespace
 
-void CudaKernels::layernorm_forward(View y, View mean, View rstd, CView x, CView gain, CView bias, double epsilon) {
+void CudaKernels::layernorm_forward(View y, View mean, View rstd, CView x, CView gain, CView bias,
+                                    double epsilon) {
   const char* op = "layernorm_forward";
   const int64_t rows = x.rows(), width = x.cols();
   check_place(op, "x", x, x.dtype);
@@ -216,8 +224,8 @@ void CudaKernels::layernorm_forward(View y, View mean, View rstd, CView x, CView
   });
 }
 
-void CudaKernels::layernorm_backward(Sink dx, Sink dgain, Sink dbias, CView dy, CView x, CView mean, CView rstd,
-                                     CView gain) {
+void CudaKernels::layernorm_backward(Sink dx, Sink dgain, Sink dbias, CView dy, CView x, CView mean,
+                                     CView rstd, CView gain) {
   const char* op = "layernorm_backward";
   const int64_t rows = x.rows(), width = x.cols();
   check_place(op, "x", x, x.dtype);
@@ -231,21 +239,24 @@ void CudaKernels::layernorm_backward(Sink dx, Sink dgain, Sink dbias, CView dy, 
   visit(x.dtype, op, [&](auto tag) {
     using T = decltype(tag);
     const int columns = static_cast<int>(width);
-    const int64_t padded = (width + group - 1) / group * group, shared_bytes = 2 * warps_of_block * padded * 4;
+    const int64_t padded = (width + group - 1) / group * group,
+                  shared_bytes = 2 * warps_of_block * padded * 4;
     if (dx && (dgain || dbias) && rows > 0 && shared_bytes <= 48 * 1024) {
       const int64_t wanted = std::clamp<int64_t>(rows / 32, 1, 512), chunk = (rows + wanted - 1) / wanted;
       const int64_t chunks = (rows + chunk - 1) / chunk;
       const Tensor partials = scratch({chunks, 2, width});
       float* sums = data<float>(partials);
       visit_sink<T>(dx, op, [&](auto to) {
-        backward_with_sums<<<blocks_for(chunks, 1), 32 * warps_of_block, static_cast<size_t>(shared_bytes), stream_>>>(
-            out_of<decltype(to)>(dx), sums, data<T>(dy), data<T>(x), data<float>(mean), data<float>(rstd), data<T>(gain),
-            rows, columns, chunk);
+        backward_with_sums<<<blocks_for(chunks, 1), 32 * warps_of_block, static_cast<size_t>(shared_bytes),
+                             stream_>>>(out_of<decltype(to)>(dx), sums, data<T>(dy), data<T>(x),
+                                        data<float>(mean), data<float>(rstd), data<T>(gain), rows, columns,
+                                        chunk);
         check_launch(op);
       });
       for (const auto& [sink, from] : {std::pair(dgain, sums), std::pair(dbias, sums + width)}) {
         if (!sink) continue;
-        add_partials<<<blocks_for(width, 32), dim3(32, sum_lanes), 0, stream_>>>(any_out(sink), from, chunks, 2 * width, columns);
+        add_partials<<<blocks_for(width, 32), dim3(32, sum_lanes), 0, stream_>>>(any_out(sink), from, chunks,
+                                                                                 2 * width, columns);
         check_launch(op);
       }
       return;
@@ -257,8 +268,8 @@ void CudaKernels::layernorm_backward(Sink dx, Sink dgain, Sink dbias, CView dy, 
     if (rows == 0) return;
     visit_sink<T>(dx, op, [&](auto to) {
       backward<<<blocks_for(rows, warps_of_block), 32 * warps_of_block, 0, stream_>>>(
-          out_of<decltype(to)>(dx), data<T>(dy), data<T>(x), data<float>(mean), data<float>(rstd), data<T>(gain), rows,
-          columns);
+          out_of<decltype(to)>(dx), data<T>(dy), data<T>(x), data<float>(mean), data<float>(rstd),
+          data<T>(gain), rows, columns);
       check_launch(op);
     });
   });

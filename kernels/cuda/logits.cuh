@@ -1,8 +1,8 @@
 // logits.cuh: what both contrastive losses share: a block of rows of the similarity matrix at a time.
 //
-// The N x N logits never exist as a whole: as many own rows as fit into `block_elements` times all N columns do, in f32.
-// The products are full f32 (gemm_plan.h). Sums over a row are one block's, sums over rows are taken in f64 by one
-// block at the end, all in a fixed order.
+// The N x N logits never exist as a whole: as many own rows as fit into `block_elements` times all N columns
+// do, in f32. The products are full f32 (gemm_plan.h). Sums over a row are one block's, sums over rows are
+// taken in f64 by one block at the end, all in a fixed order.
 #pragma once
 
 #include "kernels/cuda/gemm_plan.h"
@@ -16,7 +16,9 @@ constexpr int row_threads = 256;                      // a block a row
 
 struct PairSizes {
   int64_t own, all, width;
-  int64_t block_rows() const { return std::clamp<int64_t>(block_elements / std::max<int64_t>(1, all), 1, std::max<int64_t>(1, own)); }
+  int64_t block_rows() const {
+    return std::clamp<int64_t>(block_elements / std::max<int64_t>(1, all), 1, std::max<int64_t>(1, own));
+  }
 };
 inline PairSizes pair_sizes(const char* op, const CView& images, const CView& texts, const CView& all_texts,
                             int64_t first_row) {
@@ -24,40 +26,47 @@ inline PairSizes pair_sizes(const char* op, const CView& images, const CView& te
   check_place(op, "images", images, DType::f32);
   check_matrix(op, "texts", texts, s.own, s.width, DType::f32);
   check_matrix(op, "all_texts", all_texts, s.all, s.width, DType::f32);
-  CHECK(first_row >= 0 && first_row + s.own <= s.all, op, ": own rows ", first_row, " to ", first_row + s.own, " of ",
-        all_texts.shape);
+  CHECK(first_row >= 0 && first_row + s.own <= s.all, op, ": own rows ", first_row, " to ", first_row + s.own,
+        " of ", all_texts.shape);
   CHECK(s.own > 0 && s.width > 0, op, ": images are ", images.shape);
   return s;
 }
 
 // c (m, n) = [c +] a b or a bᵀ
-inline void multiply(const CudaKernels& k, float* c, bool accumulate, const float* a, const float* b, bool b_transposed,
-                     int64_t m, int64_t n, int64_t inner) {
+inline void multiply(const CudaKernels& k, float* c, bool accumulate, const float* a, const float* b,
+                     bool b_transposed, int64_t m, int64_t n, int64_t inner) {
   GemmProblem p;
   p.m = m;
   p.n = n;
   p.k = inner;
   p.b_transposed = b_transposed;
   p.accumulate = accumulate;
-  CHECK(k.products().multiply(p, c, a, b), "contrastive loss: cuBLASLt has no product for ", Shape{m, n, inner});
+  CHECK(k.products().multiply(p, c, a, b), "contrastive loss: cuBLASLt has no product for ",
+        Shape{m, n, inner});
 }
 
-// For blocks of own rows: logits (rows, N) = own rows times all rows; then each(first row, rows, logits) launches.
+// For blocks of own rows: logits (rows, N) = own rows times all rows; then each(first row, rows, logits)
+// launches.
 template <class Each>
-void for_logit_blocks(const CudaKernels& k, const CView& own, const CView& all, const PairSizes& s, const Each& each) {
+void for_logit_blocks(const CudaKernels& k, const CView& own, const CView& all, const PairSizes& s,
+                      const Each& each) {
   const int64_t block_rows = s.block_rows();
   const Tensor block = k.scratch({block_rows, s.all});
   for (int64_t from = 0; from < s.own; from += block_rows) {
     const int64_t rows = std::min(block_rows, s.own - from);
-    multiply(k, data<float>(block), false, data<float>(own) + from * s.width, data<float>(all), true, rows, s.all, s.width);
+    multiply(k, data<float>(block), false, data<float>(own) + from * s.width, data<float>(all), true, rows,
+             s.all, s.width);
     each(from, rows, data<float>(block));
   }
 }
 
-// d own rows (rows, E) of a block, from block (rows, N) of dloss/d similarity and the other side's rows (N, E).
-inline void block_gradient(const CudaKernels& k, const Sink& sink, int64_t from, int64_t rows, const float* block,
-                           const CView& all, const PairSizes& s) {
-  if (sink) multiply(k, data<float>(sink.to) + from * s.width, sink.accumulate, block, data<float>(all), false, rows, s.width, s.all);
+// d own rows (rows, E) of a block, from block (rows, N) of dloss/d similarity and the other side's rows (N,
+// E).
+inline void block_gradient(const CudaKernels& k, const Sink& sink, int64_t from, int64_t rows,
+                           const float* block, const CView& all, const PairSizes& s) {
+  if (sink)
+    multiply(k, data<float>(sink.to) + from * s.width, sink.accumulate, block, data<float>(all), false, rows,
+             s.width, s.all);
 }
 
 // to = or += factor · dloss · Σ values (count); dloss may be absent.
@@ -66,7 +75,8 @@ finish_scalar(Out<float> to, const float* values, int64_t count, double factor, 
   double sum = 0;
   for (int64_t i = threadIdx.x; i < count; i += 1024) sum += static_cast<double>(values[i]);
   sum = block_sum<1024>(sum);
-  if (threadIdx.x == 0) to.put(0, static_cast<float>(sum * factor * (dloss ? static_cast<double>(*dloss) : 1.0)));
+  if (threadIdx.x == 0)
+    to.put(0, static_cast<float>(sum * factor * (dloss ? static_cast<double>(*dloss) : 1.0)));
 }
 
 // The largest of a block's values, given to all of its threads.

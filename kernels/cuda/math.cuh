@@ -9,8 +9,8 @@ struct Normal {
   float cdf, density;  // Φ(x), φ(x) = e^(-x²/2)/√(2π)
 };
 
-// Φ(-|x|) = erfc(z)/2 with z = |x|/√2, and erfc(z) = t P(t) e^(-z²), t = 1/(1 + 0.33 z): the polynomial of the CPU's
-// kernels/cpu/math.h (absolute error of Φ 3e-7); both results want the same exponential.
+// Φ(-|x|) = erfc(z)/2 with z = |x|/√2, and erfc(z) = t P(t) e^(-z²), t = 1/(1 + 0.33 z): the polynomial of
+// the CPU's kernels/cpu/math.h (absolute error of Φ 3e-7); both results want the same exponential.
 __device__ __forceinline__ Normal normal(float x) {
   const float z = fabsf(x) * 0.707106781f;
   const float t = __fdividef(1.0f, fmaf(0.33f, z, 1.0f));

@@ -2,8 +2,8 @@
 //
 //   y = x wᵀ + bias,   dx = dy w,   dw = dyᵀ x,   dbias = Σ_rows dy
 //
-// By cuBLASLt (gemm_plan.h); what it has no algorithm for (empty sums, odd leading dimensions) goes through a plain
-// tiled kernel. Sums are f32, the bias is added to the finished sum, and the result is rounded once.
+// By cuBLASLt (gemm_plan.h); what it has no algorithm for (empty sums, odd leading dimensions) goes through a
+// plain tiled kernel. Sums are f32, the bias is added to the finished sum, and the result is rounded once.
 #include "kernels/cuda/gemm_plan.h"
 #include "kernels/cuda/reduce.cuh"
 
@@ -14,12 +14,13 @@ constexpr int tile = 16;
 
 // c (m, n) = op(a) op(b) + bias, element by element: tiles of 16 x 16 through shared memory.
 template <class T, class To>
-__global__ void __launch_bounds__(tile * tile)
-multiply_plainly(Out<To> c, const T* a, bool a_transposed, const T* b, bool b_transposed, const T* bias, int64_t m,
-                 int64_t n, int64_t k) {
+__global__ void __launch_bounds__(tile* tile)
+    multiply_plainly(Out<To> c, const T* a, bool a_transposed, const T* b, bool b_transposed, const T* bias,
+                     int64_t m, int64_t n, int64_t k) {
   __shared__ float left[tile][tile + 1], right[tile][tile + 1];
   const int x = threadIdx.x, y = threadIdx.y;
-  const int64_t row = static_cast<int64_t>(blockIdx.x) * tile + y, column = static_cast<int64_t>(blockIdx.y) * tile + x;
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * tile + y,
+                column = static_cast<int64_t>(blockIdx.y) * tile + x;
   float sum = 0;
   for (int64_t from = 0; from < k; from += tile) {
     const int64_t ka = from + x, kb = from + y;
@@ -34,8 +35,8 @@ multiply_plainly(Out<To> c, const T* a, bool a_transposed, const T* b, bool b_tr
 }
 
 // sink (m, n) = op(a) op(b) + bias
-void product(const char* op, const CudaKernels& k, const Sink& sink, const CView& a, bool a_transposed, const CView& b,
-             bool b_transposed, int64_t m, int64_t n, int64_t inner, const CView& bias = {}) {
+void product(const char* op, const CudaKernels& k, const Sink& sink, const CView& a, bool a_transposed,
+             const CView& b, bool b_transposed, int64_t m, int64_t n, int64_t inner, const CView& bias = {}) {
   if (m * n == 0) return;
   GemmProblem problem;
   problem.m = m;
@@ -53,8 +54,9 @@ void product(const char* op, const CudaKernels& k, const Sink& sink, const CView
     visit_sink<T>(sink, op, [&](auto to) {
       const dim3 grid(blocks_for(m, tile), blocks_for(n, tile));
       CHECK(grid.y < 65536, op, ": ", n, " columns and no algorithm of cuBLASLt");
-      multiply_plainly<<<grid, dim3(tile, tile), 0, k.stream()>>>(out_of<decltype(to)>(sink), data<T>(a), a_transposed,
-                                                                  data<T>(b), b_transposed, data<T>(bias), m, n, inner);
+      multiply_plainly<<<grid, dim3(tile, tile), 0, k.stream()>>>(out_of<decltype(to)>(sink), data<T>(a),
+                                                                  a_transposed, data<T>(b), b_transposed,
+                                                                  data<T>(bias), m, n, inner);
       check_launch(op);
     });
   });
@@ -76,8 +78,8 @@ void CudaKernels::matmul(Sink c, CView a, Transpose transpose_a, CView b, Transp
   const bool ta = transpose_a == Transpose::yes, tb = transpose_b == Transpose::yes;
   const int64_t m = ta ? a.cols() : a.rows(), k = ta ? a.rows() : a.cols();
   const int64_t n = tb ? b.rows() : b.cols(), inner = tb ? b.cols() : b.rows();
-  CHECK(k == inner, "matmul: a is ", a.shape, ta ? " transposed" : "", ", b is ", b.shape, tb ? " transposed" : "",
-        ": inner sizes ", k, " and ", inner);
+  CHECK(k == inner, "matmul: a is ", a.shape, ta ? " transposed" : "", ", b is ", b.shape,
+        tb ? " transposed" : "", ": inner sizes ", k, " and ", inner);
   check_place("matmul", "a", a, a.dtype);
   check_place("matmul", "b", b, a.dtype);
   check_sink("matmul", "c", c, m, n, a.dtype);
@@ -112,8 +114,10 @@ void CudaKernels::linear_backward_weight(Sink dw, Sink dbias, CView dy, CView x)
   check_sink(op, "dw", dw, n, k, dy.dtype);
   check_sink_vector(op, "dbias", dbias, n, dy.dtype);
 
-  // Within the product, where its epilogue serves: bf16 operands and a bias gradient of dw's type to overwrite.
-  if (dw && dbias && m * n * k > 0 && dy.dtype == DType::bf16 && dbias.to.dtype == dw.to.dtype && !dbias.accumulate) {
+  // Within the product, where its epilogue serves: bf16 operands and a bias gradient of dw's type to
+  // overwrite.
+  if (dw && dbias && m * n * k > 0 && dy.dtype == DType::bf16 && dbias.to.dtype == dw.to.dtype &&
+      !dbias.accumulate) {
     GemmProblem problem;
     problem.m = n;
     problem.n = k;

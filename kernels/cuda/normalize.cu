@@ -84,7 +84,8 @@ void CudaKernels::l2_normalize_backward(Sink dx, CView dy, CView y, CView invers
   check_sink(op, "dx", dx, rows, width, dx.to.dtype);
   visit(dx.to.dtype, op, [&](auto tag) {
     backward<<<blocks_for(rows, warps_of_block), 32 * warps_of_block, 0, stream_>>>(
-        out_of<decltype(tag)>(dx), data<float>(dy), data<float>(y), data<float>(inverse_norm), rows, static_cast<int>(width));
+        out_of<decltype(tag)>(dx), data<float>(dy), data<float>(y), data<float>(inverse_norm), rows,
+        static_cast<int>(width));
     check_launch(op);
   });
 }

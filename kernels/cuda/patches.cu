@@ -9,9 +9,10 @@ constexpr int most_patches = 4096;  // a block holds the keys of one sample in s
 
 // One block a sample. The key of patch n of sample s at step t: component n % 4 of
 // Philox(counter = (n/4, s low, s high, t low), key = seed with the purpose "patch dropout" in its top byte).
-// The K largest keys win, ties go to the lower n: a patch is kept when fewer than K others go before it, and its place
-// is the number of kept patches below it.
-__global__ void choose(int32_t* keep, int kept, int patches, PhiloxKey key, const int64_t* step, int64_t first_sample) {
+// The K largest keys win, ties go to the lower n: a patch is kept when fewer than K others go before it, and
+// its place is the number of kept patches below it.
+__global__ void choose(int32_t* keep, int kept, int patches, PhiloxKey key, const int64_t* step,
+                       int64_t first_sample) {
   __shared__ uint32_t random[most_patches];
   __shared__ uint8_t wins[most_patches];
   const uint64_t sample = static_cast<uint64_t>(first_sample + blockIdx.x);
@@ -45,8 +46,8 @@ struct Normalization {
 
 // One block a patch row: (channel, row, column) like conv1's weight.
 template <class T>
-__global__ void extract(T* patches, const uint8_t* pixels, const int32_t* keep, int kept, int height, int width,
-                        int patch_size, Normalization normalization) {
+__global__ void extract(T* patches, const uint8_t* pixels, const int32_t* keep, int kept, int height,
+                        int width, int patch_size, Normalization normalization) {
   const int64_t row = blockIdx.x, sample = row / kept;
   const int columns = width / patch_size, count = height / patch_size * columns;
   const int n = keep ? keep[row] : static_cast<int>(row - sample * kept);
@@ -54,7 +55,8 @@ __global__ void extract(T* patches, const uint8_t* pixels, const int32_t* keep, 
   const int top = n / columns * patch_size, left = n % columns * patch_size, area = patch_size * patch_size;
   T* to = patches + row * 3 * area;
   for (int i = threadIdx.x; i < 3 * area; i += blockDim.x) {
-    const int channel = i / area, y = (i - channel * area) / patch_size, x = i - channel * area - y * patch_size;
+    const int channel = i / area, y = (i - channel * area) / patch_size,
+              x = i - channel * area - y * patch_size;
     float value = __int_as_float(0x7fffffff);
     if (inside) {
       const int pixel = pixels[((sample * height + top + y) * width + left + x) * 3 + channel];
@@ -67,17 +69,20 @@ __global__ void extract(T* patches, const uint8_t* pixels, const int32_t* keep, 
 
 }  // namespace
 
-void CudaKernels::choose_patches(View keep, int64_t patches, uint64_t seed, CView step, int64_t first_sample) {
+void CudaKernels::choose_patches(View keep, int64_t patches, uint64_t seed, CView step,
+                                 int64_t first_sample) {
   const char* op = "choose_patches";
   check_place(op, "keep", keep, DType::i32);
   check_vector(op, "step", step, 1, DType::i64);
   const int64_t samples = keep.rows(), kept = keep.cols();
   CHECK(kept <= patches, op, ": keep is ", keep.shape, " of ", patches, " patches");
-  if (patches > most_patches) fail("patch dropout: ", patches, " patches an image; the GPU takes at most ", most_patches);
+  if (patches > most_patches)
+    fail("patch dropout: ", patches, " patches an image; the GPU takes at most ", most_patches);
   if (keep.size() == 0) return;
   const PhiloxKey key = philox_key(seed ^ static_cast<uint64_t>(RandomPurpose::patch_dropout) << 56);
-  choose<<<blocks_for(samples, 1), 256, 0, stream_>>>(data<int32_t>(keep), static_cast<int>(kept), static_cast<int>(patches),
-                                                      key, data<int64_t>(step), first_sample);
+  choose<<<blocks_for(samples, 1), 256, 0, stream_>>>(data<int32_t>(keep), static_cast<int>(kept),
+                                                      static_cast<int>(patches), key, data<int64_t>(step),
+                                                      first_sample);
   check_launch(op);
 }
 
@@ -85,10 +90,11 @@ void CudaKernels::extract_patches(View patches, CView pixels, CView keep, int64_
                                   const PixelNormalization& normalization) {
   const char* op = "extract_patches";
   check_place(op, "pixels", pixels, DType::u8);
-  CHECK(pixels.shape.rank() == 4 && pixels.cols() == 3, op, ": pixels are ", pixels.shape, ", they must be (B, H, W, 3)");
+  CHECK(pixels.shape.rank() == 4 && pixels.cols() == 3, op, ": pixels are ", pixels.shape,
+        ", they must be (B, H, W, 3)");
   const int64_t samples = pixels.shape[0], height = pixels.shape[1], width = pixels.shape[2];
-  CHECK(patch_size > 0 && height % patch_size == 0 && width % patch_size == 0, op, ": images of ", pixels.shape,
-        " do not divide into patches of ", patch_size);
+  CHECK(patch_size > 0 && height % patch_size == 0 && width % patch_size == 0, op, ": images of ",
+        pixels.shape, " do not divide into patches of ", patch_size);
   const int64_t count = height / patch_size * (width / patch_size), kept = keep ? keep.cols() : count;
   if (keep) check_matrix(op, "keep", keep, samples, kept, DType::i32);
   check_matrix(op, "patches", patches, samples * kept, 3 * patch_size * patch_size, patches.dtype);
@@ -101,8 +107,8 @@ void CudaKernels::extract_patches(View patches, CView pixels, CView keep, int64_
   visit(patches.dtype, op, [&](auto tag) {
     using T = decltype(tag);
     extract<<<blocks_for(samples * kept, 1), 256, 0, stream_>>>(
-        data<T>(patches), data<uint8_t>(pixels), data<int32_t>(keep), static_cast<int>(kept), static_cast<int>(height),
-        static_cast<int>(width), static_cast<int>(patch_size), n);
+        data<T>(patches), data<uint8_t>(pixels), data<int32_t>(keep), static_cast<int>(kept),
+        static_cast<int>(height), static_cast<int>(width), static_cast<int>(patch_size), n);
     check_launch(op);
   });
 }

@@ -50,7 +50,8 @@ void CudaKernels::pool_forward(View y, CView x, CView place) {
   check_matrix(op, "y", y, s.samples, s.width, x.dtype);
   visit(x.dtype, op, [&](auto tag) {
     using T = decltype(tag);
-    const Forward<T> f{data<T>(x), data<int32_t>(place), static_cast<int>(s.tokens), static_cast<int>(s.width)};
+    const Forward<T> f{data<T>(x), data<int32_t>(place), static_cast<int>(s.tokens),
+                       static_cast<int>(s.width)};
     for_rows(op, out_of<T>(y), s.samples, s.width, f, stream_);
   });
 }
@@ -64,7 +65,8 @@ void CudaKernels::pool_backward(Sink dx, CView dy, CView place) {
   visit(dy.dtype, op, [&](auto tag) {
     using T = decltype(tag);
     visit_sink<T>(dx, op, [&](auto to) {
-      const Backward<T> f{data<T>(dy), data<int32_t>(place), static_cast<int>(s.tokens), static_cast<int>(s.width)};
+      const Backward<T> f{data<T>(dy), data<int32_t>(place), static_cast<int>(s.tokens),
+                          static_cast<int>(s.width)};
       for_rows(op, out_of<decltype(to)>(dx), s.samples * s.tokens, s.width, f, stream_);
     });
   });

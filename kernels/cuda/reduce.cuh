@@ -1,7 +1,8 @@
 // reduce.cuh: sums in a fixed order: within a warp, within a block, and over the rows of a matrix.
 //
-// Sums over rows go in two steps. Rows are cut into chunks that depend on their number alone; step one writes one
-// partial sum a chunk and column, step two adds the partials. Nothing is added atomically: the same bits every time.
+// Sums over rows go in two steps. Rows are cut into chunks that depend on their number alone; step one writes
+// one partial sum a chunk and column, step two adds the partials. Nothing is added atomically: the same bits
+// every time.
 #pragma once
 
 #include "kernels/cuda/vec.cuh"
@@ -36,7 +37,7 @@ __device__ __forceinline__ R block_sum(R value) {
   return sum;
 }
 
-// ---- over rows -----------------------------------------------------------------------------------------------------
+// ---- over rows --------------------------------------------------------------------------------------------
 constexpr int sum_lanes = 8;    // rows of a block that are summed side by side
 constexpr int sum_columns = 4;  // columns of a thread
 
@@ -49,7 +50,9 @@ struct AnyOut {
     else Out<float>{static_cast<float*>(to), accumulate}.put(at, value);
   }
 };
-inline AnyOut any_out(const Sink& sink) { return {sink.to.data, sink.to.dtype == DType::bf16, sink.accumulate}; }
+inline AnyOut any_out(const Sink& sink) {
+  return {sink.to.data, sink.to.dtype == DType::bf16, sink.accumulate};
+}
 
 struct RowChunks {
   int64_t rows, chunk, count;
@@ -62,7 +65,8 @@ inline RowChunks row_chunks(int64_t rows) {
 // partials (chunks, outputs, width):  Σ over the rows of a chunk of f(row, column)
 // f(values[outputs][4], row, column, columns left): what is added
 template <int outputs, class F>
-__global__ void __launch_bounds__(32 * sum_lanes) chunk_sums(float* partials, int64_t rows, int width, int64_t chunk, F f) {
+__global__ void __launch_bounds__(32 * sum_lanes)
+    chunk_sums(float* partials, int64_t rows, int width, int64_t chunk, F f) {
   const int column = (blockIdx.x * 32 + threadIdx.x) * sum_columns;
   const int64_t from = blockIdx.y * chunk, to = min(rows, from + chunk);
   float sums[outputs][sum_columns] = {};
@@ -110,14 +114,16 @@ add_partials(AnyOut out, const float* partials, int64_t count, int64_t stride, i
 
 // sinks[o] (width) = Σ_rows f, for `outputs` sums in one sweep; empty sinks are not written.
 template <int outputs, class F>
-void sum_rows(const char* op, const CudaKernels& k, const Sink (&sinks)[outputs], int64_t rows, int64_t width, const F& f) {
+void sum_rows(const char* op, const CudaKernels& k, const Sink (&sinks)[outputs], int64_t rows, int64_t width,
+              const F& f) {
   if (width == 0) return;
   const RowChunks chunks = row_chunks(rows);
   const Tensor partials = k.scratch({std::max<int64_t>(1, chunks.count), outputs, width});
   float* sums = data<float>(partials);
   if (rows > 0) {
     const dim3 grid(blocks_for(width, 32 * sum_columns), static_cast<unsigned>(chunks.count));
-    chunk_sums<outputs><<<grid, dim3(32, sum_lanes), 0, k.stream()>>>(sums, rows, static_cast<int>(width), chunks.chunk, f);
+    chunk_sums<outputs>
+        <<<grid, dim3(32, sum_lanes), 0, k.stream()>>>(sums, rows, static_cast<int>(width), chunks.chunk, f);
     check_launch(op);
   }
   for (int o = 0; o < outputs; ++o) {

@@ -81,9 +81,11 @@ void CudaKernels::residual_backward(Sink dbranch, Sink dgamma, CView dy, CView b
   visit(dy.dtype, op, [&](auto tag) {
     using T = decltype(tag);
     const int columns = static_cast<int>(width);
-    if (dgamma) sum_rows<1>(op, *this, {dgamma}, rows, width, GammaGradient<T>{data<T>(dy), data<T>(branch), columns});
+    if (dgamma)
+      sum_rows<1>(op, *this, {dgamma}, rows, width, GammaGradient<T>{data<T>(dy), data<T>(branch), columns});
     visit_sink<T>(dbranch, op, [&](auto to) {
-      for_rows(op, out_of<decltype(to)>(dbranch), rows, width, Backward<T>{data<T>(dy), data<T>(gamma), columns}, stream_);
+      for_rows(op, out_of<decltype(to)>(dbranch), rows, width,
+               Backward<T>{data<T>(dy), data<T>(gamma), columns}, stream_);
     });
   });
 }

@@ -9,8 +9,8 @@ namespace switchback::cuda {
 namespace {
 
 __global__ void __launch_bounds__(row_threads)
-row_loss(float* loss, const float* similarities, int64_t columns, const float* logit_scale, const float* logit_bias,
-         int64_t first_match) {
+    row_loss(float* loss, const float* similarities, int64_t columns, const float* logit_scale,
+             const float* logit_bias, int64_t first_match) {
   const float* row = similarities + blockIdx.x * columns;
   const int64_t match = first_match + blockIdx.x;
   const float scale = expf(*logit_scale), bias = *logit_bias;
@@ -25,8 +25,8 @@ row_loss(float* loss, const float* similarities, int64_t columns, const float* l
 
 // Similarities become dloss/d similarity; the row's shares of ds and db, before dloss/N.
 __global__ void __launch_bounds__(row_threads)
-row_gradient(float* scale_share, float* bias_share, float* similarities, int64_t columns, const float* logit_scale,
-             const float* logit_bias, const float* dloss, int64_t first_match) {
+    row_gradient(float* scale_share, float* bias_share, float* similarities, int64_t columns,
+                 const float* logit_scale, const float* logit_bias, const float* dloss, int64_t first_match) {
   float* row = similarities + blockIdx.x * columns;
   const int64_t match = first_match + blockIdx.x;
   const float scale = expf(*logit_scale), bias = *logit_bias;
@@ -58,17 +58,18 @@ void CudaKernels::siglip_forward(View loss, CView images, CView texts, CView all
   const Tensor losses = scratch({s.own});
   for_logit_blocks(*this, images, all_texts, s, [&](int64_t from, int64_t rows, const float* block) {
     row_loss<<<blocks_for(rows, 1), row_threads, 0, stream_>>>(data<float>(losses) + from, block, s.all,
-                                                               data<float>(logit_scale), data<float>(logit_bias),
-                                                               first_row + from);
+                                                               data<float>(logit_scale),
+                                                               data<float>(logit_bias), first_row + from);
     check_launch(op);
   });
-  finish_scalar<<<1, 1024, 0, stream_>>>(out_of<float>(loss), data<float>(losses), s.own, 1 / static_cast<double>(s.all), nullptr);
+  finish_scalar<<<1, 1024, 0, stream_>>>(out_of<float>(loss), data<float>(losses), s.own,
+                                         1 / static_cast<double>(s.all), nullptr);
   check_launch(op);
 }
 
 void CudaKernels::siglip_backward(Sink dimages, Sink dtexts, Sink dlogit_scale, Sink dlogit_bias, CView dloss,
-                                  CView images, CView texts, CView all_images, CView all_texts, CView logit_scale,
-                                  CView logit_bias, int64_t first_row) {
+                                  CView images, CView texts, CView all_images, CView all_texts,
+                                  CView logit_scale, CView logit_bias, int64_t first_row) {
   const char* op = "siglip_backward";
   const PairSizes s = pair_sizes(op, images, texts, all_texts, first_row);
   check_matrix(op, "all_images", all_images, s.all, s.width, DType::f32);
@@ -81,9 +82,9 @@ void CudaKernels::siglip_backward(Sink dimages, Sink dtexts, Sink dlogit_scale, 
   float *scale_share = data<float>(shares), *bias_share = scale_share + s.own;
   const auto side = [&](const Sink& down, const CView& own, const CView& all) {
     for_logit_blocks(*this, own, all, s, [&](int64_t from, int64_t rows, float* block) {
-      row_gradient<<<blocks_for(rows, 1), row_threads, 0, stream_>>>(scale_share + from, bias_share + from, block, s.all,
-                                                                     data<float>(logit_scale), data<float>(logit_bias),
-                                                                     data<float>(dloss), first_row + from);
+      row_gradient<<<blocks_for(rows, 1), row_threads, 0, stream_>>>(
+          scale_share + from, bias_share + from, block, s.all, data<float>(logit_scale),
+          data<float>(logit_bias), data<float>(dloss), first_row + from);
       check_launch(op);
       block_gradient(*this, down, from, rows, block, all, s);
     });
@@ -93,7 +94,8 @@ void CudaKernels::siglip_backward(Sink dimages, Sink dtexts, Sink dlogit_scale, 
   const auto finish = [&](const Sink& sink, const float* share) {
     if (!sink) return;
     check_scalar(op, "the sink of a scalar", sink.to, DType::f32);
-    finish_scalar<<<1, 1024, 0, stream_>>>(out_of<float>(sink), share, s.own, 1 / static_cast<double>(s.all), data<float>(dloss));
+    finish_scalar<<<1, 1024, 0, stream_>>>(out_of<float>(sink), share, s.own, 1 / static_cast<double>(s.all),
+                                           data<float>(dloss));
     check_launch(op);
   };
   finish(dlogit_scale, scale_share);

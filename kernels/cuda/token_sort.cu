@@ -28,7 +28,8 @@ __global__ void __launch_bounds__(threads) count_digits(int* counts, Input in, i
   __syncthreads();
   for (int r = 0; r < rounds; ++r) {
     const int i = blockIdx.x * tile + r * threads + threadIdx.x;
-    if (i < in.count) atomicAdd(&own[in[i].token >> shift & (digits - 1)], 1);  // integers: any order gives this sum
+    if (i < in.count)
+      atomicAdd(&own[in[i].token >> shift & (digits - 1)], 1);  // integers: any order gives this sum
   }
   __syncthreads();
   counts[threadIdx.x * tiles + blockIdx.x] = own[threadIdx.x];
@@ -51,7 +52,8 @@ __global__ void __launch_bounds__(threads) scan_digits(int* counts, int tiles) {
   }
 }
 
-__global__ void __launch_bounds__(threads) scatter(SortedToken* to, Input in, const int* first, int shift, int tiles) {
+__global__ void __launch_bounds__(threads)
+    scatter(SortedToken* to, Input in, const int* first, int shift, int tiles) {
   __shared__ int next[digits];           // where the tile's next place of a digit goes
   __shared__ int of_warp[warps][digits]; // occurrences in each warp of this round
   next[threadIdx.x] = first[threadIdx.x * tiles + blockIdx.x];
@@ -62,7 +64,8 @@ __global__ void __launch_bounds__(threads) scatter(SortedToken* to, Input in, co
     const int i = blockIdx.x * tile + r * threads + threadIdx.x;
     const bool inside = i < in.count;
     const SortedToken here = inside ? in[i] : SortedToken{0, 0};
-    const int digit = inside ? here.token >> shift & (digits - 1) : digits;  // `digits`: no place, equal to no other
+    const int digit =
+        inside ? here.token >> shift & (digits - 1) : digits;  // `digits`: no place, equal to no other
     const unsigned same = __match_any_sync(0xffffffffu, digit);
     const int before = __popc(same & ((1u << lane) - 1));
     if (inside && before == 0) of_warp[warp][digit] = __popc(same);
@@ -89,7 +92,8 @@ Tensor sort_tokens(const CudaKernels& k, const int32_t* tokens, int64_t count, i
     const unsigned blocks = blocks_for(tiles, 1);
     count_digits<<<blocks, threads, 0, k.stream()>>>(data<int>(counts), in, shift, static_cast<int>(tiles));
     scan_digits<<<1, threads, 0, k.stream()>>>(data<int>(counts), static_cast<int>(tiles));
-    scatter<<<blocks, threads, 0, k.stream()>>>(data<SortedToken>(to), in, data<int>(counts), shift, static_cast<int>(tiles));
+    scatter<<<blocks, threads, 0, k.stream()>>>(data<SortedToken>(to), in, data<int>(counts), shift,
+                                                static_cast<int>(tiles));
     check_launch("sort_tokens");
     in.sorted = data<SortedToken>(to);
     from = to;

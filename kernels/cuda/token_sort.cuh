@@ -1,7 +1,7 @@
 // token_sort.cuh: the places of a batch's tokens, sorted by token, and by place within a token.
 //
-// A radix sort, least significant byte first. Each pass is stable and counts with integers only, so the order is unique
-// and the same every time; sums that follow it are reproducible.
+// A radix sort, least significant byte first. Each pass is stable and counts with integers only, so the order
+// is unique and the same every time; sums that follow it are reproducible.
 #pragma once
 
 #include "kernels/cuda/cuda_kernels.h"

@@ -1,8 +1,8 @@
 // vec.cuh: elements in and out, several at a time, as floats.
 //
-// A thread handles n neighbouring elements. Where they lie on a 16-byte border (8 for 8-byte groups) and are all
-// there, they travel in one access; else one by one. So kernels take any alignment and any width, and are as wide as
-// the memory system likes where it matters.
+// A thread handles n neighbouring elements. Where they lie on a 16-byte border (8 for 8-byte groups) and are
+// all there, they travel in one access; else one by one. So kernels take any alignment and any width, and are
+// as wide as the memory system likes where it matters.
 #pragma once
 
 #include "kernels/cuda/launch.cuh"
@@ -43,7 +43,8 @@ __device__ __forceinline__ void load(float (&to)[n], const T* from, int64_t vali
   if (valid >= n && Packed<n, T>::fits(from)) {
     Packed<n, T> p;
 #pragma unroll
-    for (int g = 0; g < Packed<n, T>::groups; ++g) p.group[g] = reinterpret_cast<const typename Packed<n, T>::Group*>(from)[g];
+    for (int g = 0; g < Packed<n, T>::groups; ++g)
+      p.group[g] = reinterpret_cast<const typename Packed<n, T>::Group*>(from)[g];
 #pragma unroll
     for (int i = 0; i < n; ++i) to[i] = to_float(p.element[i]);
   } else {
@@ -71,7 +72,8 @@ struct Out {
 #pragma unroll
       for (int i = 0; i < n; ++i) p.element[i] = from_float<To>(accumulate ? values[i] + sum[i] : values[i]);
 #pragma unroll
-      for (int g = 0; g < Packed<n, To>::groups; ++g) reinterpret_cast<typename Packed<n, To>::Group*>(first)[g] = p.group[g];
+      for (int g = 0; g < Packed<n, To>::groups; ++g)
+        reinterpret_cast<typename Packed<n, To>::Group*>(first)[g] = p.group[g];
     } else {
 #pragma unroll
       for (int i = 0; i < n; ++i)
@@ -84,7 +86,7 @@ Out<To> out_of(const Sink& sink) { return {data<To>(sink.to), sink.accumulate}; 
 template <class To>
 Out<To> out_of(const View& view) { return {data<To>(view), false}; }
 
-// ---- loops over elements -------------------------------------------------------------------------------------------
+// ---- loops over elements ----------------------------------------------------------------------------------
 constexpr int elements_of_thread = 8, threads_of_block = 256;
 
 // out[i] = f(i) for i < count, eight at a time: f(values, i, elements left from i on).
@@ -99,7 +101,8 @@ __global__ void __launch_bounds__(threads_of_block) elementwise(Out<To> out, int
 template <class To, class F>
 void for_elements(const char* op, Out<To> out, int64_t count, const F& f, cudaStream_t stream) {
   if (count == 0) return;
-  elementwise<<<blocks_for(count, elements_of_thread * threads_of_block), threads_of_block, 0, stream>>>(out, count, f);
+  elementwise<<<blocks_for(count, elements_of_thread * threads_of_block), threads_of_block, 0, stream>>>(
+      out, count, f);
   check_launch(op);
 }
 
@@ -119,7 +122,8 @@ template <class To, class F>
 void for_rows(const char* op, Out<To> out, int64_t rows, int64_t width, const F& f, cudaStream_t stream) {
   if (rows * width == 0) return;
   const int64_t groups = (width + elements_of_thread - 1) / elements_of_thread;
-  rowwise<<<blocks_for(rows * groups, threads_of_block), threads_of_block, 0, stream>>>(out, rows, static_cast<int>(width), f);
+  rowwise<<<blocks_for(rows * groups, threads_of_block), threads_of_block, 0, stream>>>(
+      out, rows, static_cast<int>(width), f);
   check_launch(op);
 }
 

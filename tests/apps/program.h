@@ -51,7 +51,9 @@ class Program {
     }
   }
   void send(int signal_number) { kill(process_, signal_number); }
-  bool running() { return !ended_ && waitpid(process_, &status_, WNOHANG) == 0 ? true : (ended_ = true, false); }
+  bool running() {
+    return !ended_ && waitpid(process_, &status_, WNOHANG) == 0 ? true : (ended_ = true, false);
+  }
   Outcome wait() {
     if (!ended_) waitpid(process_, &status_, 0);
     ended_ = true;

@@ -1,5 +1,5 @@
-// clip_train as a program: the same seed gives the same bits, a killed run goes on as if nothing had happened, and
-// bad input ends in one clear line, a non-zero status and nothing lost.
+// clip_train as a program: the same seed gives the same bits, a killed run goes on as if nothing had
+// happened, and bad input ends in one clear line, a non-zero status and nothing lost.
 #include <sys/file.h>
 
 #include "tests/apps/workshop.h"
@@ -22,7 +22,8 @@ TEST_CASE("6 steps are 3 steps, a kill, and 3 more, bitwise") {
   Workshop w;
   REQUIRE_EQ(w.train("whole", {"--opt", "stableadamw"}).status, 0);
   {
-    Program run("clip_train", w.arguments("killed", {"--opt", "stableadamw", "--save-every", "3"}), w.file("killed"));
+    Program run("clip_train", w.arguments("killed", {"--opt", "stableadamw", "--save-every", "3"}),
+                w.file("killed"));
     REQUIRE(wait_until([&] { return fs::exists(w.checkpoint("killed", 3)); }));
     run.send(SIGKILL);
     run.wait();
@@ -40,8 +41,10 @@ TEST_CASE("SIGTERM saves and ends with 0") {
   Workshop w;
   Program run("clip_train", w.arguments("long", {"--max-steps", "100000", "--log-every-n-steps", "100"}),
               w.file("long"));
-  REQUIRE(wait_until([&] { return fs::exists(w.path + "/logs/long/out.log") &&
-                                  read_file(w.path + "/logs/long/out.log").find("Train Epoch") != std::string::npos; }));
+  REQUIRE(wait_until([&] {
+    return fs::exists(w.path + "/logs/long/out.log") &&
+           read_file(w.path + "/logs/long/out.log").find("Train Epoch") != std::string::npos;
+  }));
   run.send(SIGTERM);
   const Outcome outcome = run.wait();
   INFO(outcome.output);
@@ -131,7 +134,8 @@ TEST_CASE("data: what was left out is counted in the log") {
       const std::string key = std::to_string(1000 + i);
       if (i % 10 == 3) tar.add(key + ".png", "not a picture");
       else if (i % 10 != 4) tar.add(key + ".png", noise_png(static_cast<uint64_t>(i), 16, 16));
-      if (i % 10 != 5) tar.add(key + ".txt", i % 10 == 6 ? std::string(10000, 'a') : i % 10 == 7 ? "bad \xff utf" : "ok");
+      if (i % 10 != 5)
+        tar.add(key + ".txt", i % 10 == 6 ? std::string(10000, 'a') : i % 10 == 7 ? "bad \xff utf" : "ok");
     }
     tar.finish();
   }
@@ -155,7 +159,8 @@ TEST_CASE("checkpoints: of another model, damaged, missing") {
   Workshop w;
   REQUIRE_EQ(w.train("first", {"--max-steps", "2"}).status, 0);
   const std::string good = w.checkpoint("first", 2);
-  check_fails(w.train("other", {"--model", "mini-28", "--resume", good}), {"open_clip_model.safetensors", "tensor"});
+  check_fails(w.train("other", {"--model", "mini-28", "--resume", good}),
+              {"open_clip_model.safetensors", "tensor"});
   check_fails(w.train("scale", {"--layer-scale", "0", "--resume", good}), {"tensor", "ls_1.gamma"});
   check_fails(w.train("gone", {"--resume", w.file("nowhere")}), {"nowhere"});
   CHECK_EQ(w.train("fresh", {"--resume", "latest", "--max-steps", "1"}).status, 0);  // job scripts rely on it
@@ -185,7 +190,8 @@ TEST_CASE("a disk that fills up while saving leaves the old checkpoint as it was
 
 TEST_CASE("a loss that is not a number names the first tensor, and the last checkpoint stays") {
   Workshop w;
-  check_fails(w.train("nan", {"--lr", "1e30", "--warmup", "0", "--save-every", "1"}), {"the loss is", "first tensor", "--resume"});
+  check_fails(w.train("nan", {"--lr", "1e30", "--warmup", "0", "--save-every", "1"}),
+              {"the loss is", "first tensor", "--resume"});
   CHECK(fs::exists(w.checkpoint("nan", 1)));
 }
 
@@ -198,8 +204,8 @@ TEST_CASE("clip_eval: zero-shot and retrieval from a checkpoint, and its errors"
     words.insert(words.begin(), {"--checkpoint", w.checkpoint("e", 6)});
     return Program("clip_eval", words, w.file("evaluation")).wait();
   };
-  const Outcome both = evaluate({"--zeroshot-data", w.file("a.tar"), "--retrieval-data", w.file("b.tar"), "--output",
-                                 w.file("results.json")});
+  const Outcome both = evaluate({"--zeroshot-data", w.file("a.tar"), "--retrieval-data", w.file("b.tar"),
+                                 "--output", w.file("results.json")});
   INFO(both.output);
   CHECK_EQ(both.status, 0);
   CHECK(both.output.find("zero-shot, 20 images") != std::string::npos);

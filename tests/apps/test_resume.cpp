@@ -1,5 +1,5 @@
-// Runs that stop and go on: killed at any moment, with other flags, from an older or a damaged checkpoint, after an
-// evaluation that failed.
+// Runs that stop and go on: killed at any moment, with other flags, from an older or a damaged checkpoint,
+// after an evaluation that failed.
 #include "tests/apps/workshop.h"
 
 using namespace switchback;
@@ -19,7 +19,8 @@ Words names_in(const Workshop& w, const std::string& run) {
 
 TEST_CASE("killed again and again, a run ends with the same bits") {
   Workshop w;
-  const Words flags{"--max-steps", "40", "--save-every", "1", "--keep-last", "2", "--log-every-n-steps", "10"};
+  const Words flags{"--max-steps", "40", "--save-every",        "1",
+                    "--keep-last", "2",  "--log-every-n-steps", "10"};
   REQUIRE_EQ(w.train("whole", flags).status, 0);
   Words again = flags;
   again.insert(again.end(), {"--resume", "latest"});
@@ -51,7 +52,8 @@ TEST_CASE("an evaluation that fails costs no step") {
   Workshop w;
   write_file(w.file("classnames.txt"), "zero\n");
   write_file(w.file("zeroshot_classification_templates.txt"), "number {c}\n");
-  check_fails(w.train("run", {"--zeroshot-data", w.file("a.tar"), "--eval-every-n-steps", "2"}), {"label 1", "class"});
+  check_fails(w.train("run", {"--zeroshot-data", w.file("a.tar"), "--eval-every-n-steps", "2"}),
+              {"label 1", "class"});
   CHECK_EQ(names_in(w, "run"), Words{"step_00000002"});
 }
 
@@ -65,7 +67,10 @@ TEST_CASE("resuming with other flags: batch, precision, window, after the end") 
   CHECK(contains(read_file(w.path + "/logs/run/train.jsonl"), "\"step\":5,\"epoch\":0,\"samples\":36,"));
 
   CHECK_EQ(w.train("run", {"--max-steps", "8", "--precision", "amp_bf16", "--resume", "latest"}).status, 0);
-  CHECK_EQ(w.train("run", {"--max-steps", "10", "--shuffle-window", "5", "--workers", "1", "--resume", "latest"}).status, 0);
+  CHECK_EQ(
+      w.train("run", {"--max-steps", "10", "--shuffle-window", "5", "--workers", "1", "--resume", "latest"})
+          .status,
+      0);
   const std::string before = w.weights("run", 10);
   const Outcome done = w.train("run", {"--max-steps", "10", "--resume", "latest"});
   CHECK_EQ(done.status, 0);
@@ -74,12 +79,13 @@ TEST_CASE("resuming with other flags: batch, precision, window, after the end") 
   check_fails(w.train("", {"--resume", "latest"}), {"--resume latest needs the --name"});
 }
 
-TEST_CASE("going back to an older checkpoint: later ones stay, and are named; the same step is written anew") {
+TEST_CASE(
+    "going back to an older checkpoint: later ones stay, and are named; the same step is written anew") {
   Workshop w;
   REQUIRE_EQ(w.train("run", {"--save-every", "2"}).status, 0);
   const std::string later = w.moments("run", 4);
-  const Outcome back = w.train("run", {"--max-steps", "5", "--save-every", "1", "--keep-last", "2", "--resume",
-                                       w.checkpoint("run", 2)});
+  const Outcome back = w.train("run", {"--max-steps", "5", "--save-every", "1", "--keep-last", "2",
+                                       "--resume", w.checkpoint("run", 2)});
   INFO(back.output);
   CHECK_EQ(back.status, 0);
   CHECK(contains(back.output, "step_00000006 is of a later step"));
@@ -93,7 +99,8 @@ TEST_CASE("a damaged newest checkpoint: the message names the one before it, whi
   const std::string newest = w.checkpoint("run", 6);
   const std::string state = newest + "/training_state.safetensors";
   write_file(state, read_file(state).substr(0, 1000));
-  check_fails(w.train("run", {"--resume", "latest"}), {"training_state.safetensors", "remove", "step_00000003"});
+  check_fails(w.train("run", {"--resume", "latest"}),
+              {"training_state.safetensors", "remove", "step_00000003"});
   fs::remove_all(newest);
   CHECK_EQ(w.train("run", {"--resume", "latest"}).status, 0);
 }
@@ -117,7 +124,9 @@ TEST_CASE("clip_eval: classes by name, what is left out is said; a folder that i
     for (int i = 0; i < 9; ++i) {
       const std::string key = std::to_string(100 + i);
       tar.add(key + ".png", noise_png(static_cast<uint64_t>(i), 16, 16));
-      tar.add(key + ".json", i % 3 == 0 ? "{\"kind\":\"cat\"}" : i % 3 == 1 ? "{\"kind\":\"dog\"}" : "{\"kind\":\"owl\"}");
+      tar.add(key + ".json", i % 3 == 0   ? "{\"kind\":\"cat\"}"
+                             : i % 3 == 1 ? "{\"kind\":\"dog\"}"
+                                          : "{\"kind\":\"owl\"}");
     }
     tar.finish();
   }

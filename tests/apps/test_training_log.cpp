@@ -1,4 +1,5 @@
-// The log line that third parties parse. What is expected was printed by Python's format(), with open_clip's pattern.
+// The log line that third parties parse. What is expected was printed by Python's format(), with open_clip's
+// pattern.
 #include "apps/training_log.h"
 
 #include "runtime/file.h"
@@ -26,14 +27,18 @@ StepRecord record(int64_t epoch, int64_t step_in_epoch, int64_t steps_per_epoch,
 
 TEST_CASE("the log line is open_clip's, byte for byte") {
   CHECK_EQ(open_clip_line(record(0, 2, 196, 16384, 9.70309, 6.46641, 1e-7, 14.2857), 9.7031, 0.0341, 6.466),
-           "Train Epoch: 0 [  49152/3211264 (2%)] Data (t): 0.034 Batch (t): 6.466, 2533.71/s, 2533.71/s/gpu LR: 0.000000 "
+           "Train Epoch: 0 [  49152/3211264 (2%)] Data (t): 0.034 Batch (t): 6.466, 2533.71/s, 2533.71/s/gpu "
+           "LR: 0.000000 "
            "Logit Scale: 14.286 Contrastive_loss: 9.7031 (9.7031) Loss: 9.7031 (9.7031)");
   CHECK_EQ(open_clip_line(record(31, 7, 8, 125, 0.5, 1.25, 5e-4, 100), 12, 0, 1.25),
-           "Train Epoch: 31 [1000/1000 (100%)] Data (t): 0.000 Batch (t): 1.250, 100.000/s, 100.000/s/gpu LR: 0.000500 "
+           "Train Epoch: 31 [1000/1000 (100%)] Data (t): 0.000 Batch (t): 1.250, 100.000/s, 100.000/s/gpu "
+           "LR: 0.000500 "
            "Logit Scale: 100.000 Contrastive_loss: 0.50000 (12.000) Loss: 0.50000 (12.000)");
   CHECK_EQ(open_clip_line(record(3, 0, 1, 999, 1.25e-5, 1e-4, 2e-3, 99.9996), 123456, 12.3456, 1000),
-           "Train Epoch: 3 [999/999 (100%)] Data (t): 12.346 Batch (t): 1000.000, 9.99000e+06/s, 9.99000e+06/s/gpu LR: "
-           "0.002000 Logit Scale: 100.000 Contrastive_loss: 1.2500e-05 (1.2346e+05) Loss: 1.2500e-05 (1.2346e+05)");
+           "Train Epoch: 3 [999/999 (100%)] Data (t): 12.346 Batch (t): 1000.000, 9.99000e+06/s, "
+           "9.99000e+06/s/gpu LR: "
+           "0.002000 Logit Scale: 100.000 Contrastive_loss: 1.2500e-05 (1.2346e+05) Loss: 1.2500e-05 "
+           "(1.2346e+05)");
 }
 
 TEST_CASE("a run of two sessions, the first one killed late, has the picture of one session") {
@@ -57,6 +62,7 @@ TEST_CASE("a run of two sessions, the first one killed late, has the picture of 
   };
   const std::string whole = session("whole", 0, 20);
   CHECK(session("parts", 0, 7) != whole);
-  session("parts", 5, 12, 0.5);  // killed after step 12; its last checkpoint was of step 5, and so is the next start
+  session("parts", 5, 12,
+          0.5);  // killed after step 12; its last checkpoint was of step 5, and so is the next start
   CHECK(session("parts", 5, 20) == whole);
 }

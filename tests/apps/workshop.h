@@ -24,14 +24,34 @@ struct Workshop {
   }
   std::string file(const std::string& name) const { return path + "/" + name; }
   Words arguments(const std::string& name, const Words& more) const {
-    Words words{"--train-data", path + "/{a,b}.tar", "--model", "tiny", "--batch-size", "8", "--warmup", "2", "--lr",
-                "1e-3", "--log-every-n-steps", "1", "--workers", "2", "--max-steps", "6", "--logs", path + "/logs",
-                "--name", name, "--force-patch-dropout", "0.5"};
+    Words words{"--train-data",
+                path + "/{a,b}.tar",
+                "--model",
+                "tiny",
+                "--batch-size",
+                "8",
+                "--warmup",
+                "2",
+                "--lr",
+                "1e-3",
+                "--log-every-n-steps",
+                "1",
+                "--workers",
+                "2",
+                "--max-steps",
+                "6",
+                "--logs",
+                path + "/logs",
+                "--name",
+                name,
+                "--force-patch-dropout",
+                "0.5"};
     words.insert(words.end(), more.begin(), more.end());
     return words;
   }
   Outcome train(const std::string& name, const Words& more = {}, uint64_t largest_file = 0) {
-    return Program("clip_train", arguments(name, more), file("output" + std::to_string(runs++)), largest_file).wait();
+    return Program("clip_train", arguments(name, more), file("output" + std::to_string(runs++)), largest_file)
+        .wait();
   }
   std::string checkpoint(const std::string& name, int step) const {
     char folder_name[32];
@@ -41,7 +61,8 @@ struct Workshop {
   std::string weights(const std::string& name, int step) const {
     return read_file(checkpoint(name, step) + "/open_clip_model.safetensors");
   }
-  std::string moments(const std::string& name, int step) const {  // without the header, which holds the options
+  std::string moments(const std::string& name,
+                      int step) const {  // without the header, which holds the options
     const std::string bytes = read_file(checkpoint(name, step) + "/training_state.safetensors");
     uint64_t header;
     std::memcpy(&header, bytes.data(), 8);

@@ -1,8 +1,8 @@
 // gradient_check.h: backward passes against central differences, in f64.
 //
-// For y = f(inputs) and fixed random weights r, the number L = Σ r y has the analytic gradient that the tape gives
-// for dy = r, and the numeric one (L(x + h) - L(x - h))/2h, element by element. h = 1e-5 leaves an error of about
-// 1e-10; the bar is 1e-6 of the gradient's norm.
+// For y = f(inputs) and fixed random weights r, the number L = Σ r y has the analytic gradient that the tape
+// gives for dy = r, and the numeric one (L(x + h) - L(x - h))/2h, element by element. h = 1e-5 leaves an
+// error of about 1e-10; the bar is 1e-6 of the gradient's norm.
 #pragma once
 
 #include <cmath>
@@ -86,7 +86,8 @@ inline void check_gradients(const Function& f, const std::vector<Tensor>& tensor
       CHECK_LE(relative_error(inputs[i].grad().span<double>(), numeric), bar);
     }
   };
-  for (size_t frozen = 0; frozen <= tensors.size(); ++frozen) run(frozen == tensors.size() ? SIZE_MAX : frozen);
+  for (size_t frozen = 0; frozen <= tensors.size(); ++frozen)
+    run(frozen == tensors.size() ? SIZE_MAX : frozen);
 }
 
 }  // namespace switchback

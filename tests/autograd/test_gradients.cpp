@@ -1,5 +1,6 @@
-// Every differentiable op against central differences (gradient_check.h), on odd sizes; then what the tape itself
-// promises: a variable used twice, frozen inputs, recomputation, gradients that are shared before they are added to.
+// Every differentiable op against central differences (gradient_check.h), on odd sizes; then what the tape
+// itself promises: a variable used twice, frozen inputs, recomputation, gradients that are shared before they
+// are added to.
 #include "autograd/checkpoint.h"
 #include "tests/autograd/gradient_check.h"
 
@@ -45,7 +46,8 @@ TEST_CASE("attention, with and without causal mask, any head size") {
     for (int64_t heads : {1, 2, 3})
       check_gradients([=](const Inputs& v) { return attention(v[0], heads, causal); },
                       {random_tensor({2, 7, 3 * heads * 5}, 1)});
-  check_gradients([](const Inputs& v) { return attention(v[0], 2, true); }, {random_tensor({2, 1, 3 * 2 * 4}, 1)});
+  check_gradients([](const Inputs& v) { return attention(v[0], 2, true); },
+                  {random_tensor({2, 1, 3 * 2 * 4}, 1)});
 }
 
 TEST_CASE("residual, plain and with layer-scale") {
@@ -85,11 +87,13 @@ TEST_CASE("concat_rows") {
 }
 
 TEST_CASE("contrastive losses") {
-  check_gradients([](const Inputs& v) { return contrastive_loss(l2_normalize(v[0]), l2_normalize(v[1]), v[2]); },
-                  {random_tensor({5, 4}, 1), random_tensor({5, 4}, 2), Tensor::of<double>({}, {2.0})});
-  check_gradients([](const Inputs& v) { return siglip_loss(l2_normalize(v[0]), l2_normalize(v[1]), v[2], v[3]); },
-                  {random_tensor({5, 4}, 1), random_tensor({5, 4}, 2), Tensor::of<double>({}, {1.5}),
-                   Tensor::of<double>({}, {-2.0})});
+  check_gradients(
+      [](const Inputs& v) { return contrastive_loss(l2_normalize(v[0]), l2_normalize(v[1]), v[2]); },
+      {random_tensor({5, 4}, 1), random_tensor({5, 4}, 2), Tensor::of<double>({}, {2.0})});
+  check_gradients(
+      [](const Inputs& v) { return siglip_loss(l2_normalize(v[0]), l2_normalize(v[1]), v[2], v[3]); },
+      {random_tensor({5, 4}, 1), random_tensor({5, 4}, 2), Tensor::of<double>({}, {1.5}),
+       Tensor::of<double>({}, {-2.0})});
 }
 
 TEST_CASE("a variable used twice and more") {
@@ -105,7 +109,8 @@ TEST_CASE("a variable used twice and more") {
 }
 
 TEST_CASE("an op between a branch and its residual may add to the shared gradient") {
-  // `other` adds to x's gradient after residual() gave x and branch the same tensor and before branch has used it
+  // `other` adds to x's gradient after residual() gave x and branch the same tensor and before branch has
+  // used it
   check_gradients(
       [](const Inputs& v) {
         Variable x = gelu(v[0], Gelu::quick);

@@ -1,5 +1,6 @@
-// Every op on the GPU, in f32 and bf16, against the CPU's f64 run of the same inputs (rounded to bf16). Outputs start as
-// NaN. Odd rows and widths; sinks that overwrite, add, are wider or empty; the same bits twice.
+// Every op on the GPU, in f32 and bf16, against the CPU's f64 run of the same inputs (rounded to bf16).
+// Outputs start as NaN. Odd rows and widths; sinks that overwrite, add, are wider or empty; the same bits
+// twice.
 // SWITCHBACK_SHOW_ERRORS=1 prints the largest error of each op and type.
 #include <cstdlib>
 
@@ -10,11 +11,12 @@ using namespace switchback;
 
 namespace {
 
-// The CPU's cases, with rows of 257 and the widths of real models; and attention of the head sizes that have tuned
-// kernels as well as of others.
+// The CPU's cases, with rows of 257 and the widths of real models; and attention of the head sizes that have
+// tuned kernels as well as of others.
 std::vector<OpCase> cases() {
   std::vector<OpCase> all = op_cases();
-  for (const auto& [rows, cols] : std::vector<std::pair<int64_t, int64_t>>{{257, 96}, {257, 768}, {33, 1285}, {5, 2051}}) {
+  for (const auto& [rows, cols] :
+       std::vector<std::pair<int64_t, int64_t>>{{257, 96}, {257, 768}, {33, 1285}, {5, 2051}}) {
     all.push_back(layernorm_forward_case(rows, cols));
     all.push_back(layernorm_backward_case(rows, cols));
     all.push_back(residual_forward_case(rows, cols, true));
@@ -44,7 +46,8 @@ std::vector<OpCase> cases() {
   all.push_back(vision_embed_backward_case(33, 49, 20, 136));
   all.push_back(text_embed_forward_case(15, 77, 700, 72));
   all.push_back(text_embed_backward_case(257, 12, 3, 72));     // long runs over many chunks
-  all.push_back(text_embed_backward_case(33, 77, 70000, 16));  // three bytes of token number, most tokens absent
+  all.push_back(
+      text_embed_backward_case(33, 77, 70000, 16));  // three bytes of token number, most tokens absent
   all.push_back(text_embed_backward_case(1, 1, 5, 520));
   all.push_back(find_largest_token_case(257, 12));
   return all;
@@ -85,8 +88,8 @@ const std::vector<Known>& known() {
   return all;
 }
 
-void compare(const OpCase& op, const Arrays& results, const Arrays& expected, double allowed, const std::string& what,
-             std::map<std::string, double>& largest) {
+void compare(const OpCase& op, const Arrays& results, const Arrays& expected, double allowed,
+             const std::string& what, std::map<std::string, double>& largest) {
   for (const auto& [name, values] : results) {
     const double error = error_of(values, expected.at(name));
     double& shown = largest[short_name(op)];
@@ -98,7 +101,8 @@ void compare(const OpCase& op, const Arrays& results, const Arrays& expected, do
 
 void show(const char* what, const std::map<std::string, double>& largest) {
   if (!std::getenv("SWITCHBACK_SHOW_ERRORS")) return;
-  for (const auto& [name, error] : largest) std::printf("%-24s %-18s largest error %.2e\n", name.c_str(), what, error);
+  for (const auto& [name, error] : largest)
+    std::printf("%-24s %-18s largest error %.2e\n", name.c_str(), what, error);
 }
 
 }  // namespace
@@ -108,7 +112,8 @@ TEST_CASE("every op on the GPU is the CPU's, and the same twice") {
   for (DType dtype : {DType::f32, DType::bf16}) {
     std::map<std::string, double> largest;
     for (const Known& k : known()) {
-      const Arrays once = run(k.op, {.dtype = dtype, .device = gpu}), again = run(k.op, {.dtype = dtype, .device = gpu});
+      const Arrays once = run(k.op, {.dtype = dtype, .device = gpu}),
+                   again = run(k.op, {.dtype = dtype, .device = gpu});
       compare(k.op, once, k.expected, tolerance(k.op, dtype), name_of(dtype), largest);
       INFO(k.op.name, " ", std::string(name_of(dtype)), " a second time");
       CHECK(once == again);
@@ -129,15 +134,18 @@ TEST_CASE("sinks on the GPU add, and may be wider") {
           Arrays expected = k.expected;
           for (const Operand& o : k.op.operands)
             if (accumulate && o.role == Operand::sink)
-              for (size_t i = 0; i < expected.at(o.name).size(); ++i) expected.at(o.name)[i] += start_of_sink(i);
-          Arrays results = run(k.op, {.dtype = dtype, .accumulate = accumulate, .wide_sinks = wide, .device = gpu});
+              for (size_t i = 0; i < expected.at(o.name).size(); ++i)
+                expected.at(o.name)[i] += start_of_sink(i);
+          Arrays results =
+              run(k.op, {.dtype = dtype, .accumulate = accumulate, .wide_sinks = wide, .device = gpu});
           std::erase_if(results, [&](const auto& entry) {
             return std::ranges::find(k.op.operands, entry.first, &Operand::name)->role != Operand::sink;
           });
           // The start of a bf16 sink may be larger than the result: both are rounded once.
           const double allowed = wide ? std::max(k.op.tolerance_f32, 4e-6)
                                       : std::max(tolerance(k.op, dtype), dtype == DType::bf16 ? 6e-3 : 0);
-          compare(k.op, results, expected, allowed, concat(name_of(dtype), accumulate ? " added" : "", wide ? " wide" : ""), largest);
+          compare(k.op, results, expected, allowed,
+                  concat(name_of(dtype), accumulate ? " added" : "", wide ? " wide" : ""), largest);
         }
       show(wide ? "bf16, f32 sinks" : dtype == DType::f32 ? "f32 sinks" : "bf16 sinks", largest);
     }
@@ -157,7 +165,8 @@ TEST_CASE("an empty sink on the GPU changes no other result") {
         const double error = error_of(values, whole.at(name));
         INFO(name, " differs by ", error);
         // These sum their rows elsewhere when a result less is asked for.
-        const bool other_sum = k.op.name.starts_with("linear_backward_weight") || k.op.name.starts_with("layernorm_backward");
+        const bool other_sum =
+            k.op.name.starts_with("linear_backward_weight") || k.op.name.starts_with("layernorm_backward");
         CHECK(error <= (other_sum ? 4e-3 : 0));
       }
     }
@@ -166,11 +175,13 @@ TEST_CASE("an empty sink on the GPU changes no other result") {
 
 TEST_CASE("choose_patches on the GPU draws the CPU's patches") {
   if (no_gpu()) return;
-  for (const auto& [kept, patches] : std::vector<std::pair<int64_t, int64_t>>{{1, 1}, {5, 16}, {20, 49}, {128, 256}, {0, 4}}) {
+  for (const auto& [kept, patches] :
+       std::vector<std::pair<int64_t, int64_t>>{{1, 1}, {5, 16}, {20, 49}, {128, 256}, {0, 4}}) {
     const Tensor step = Tensor::of<int64_t>({}, {(int64_t{7} << 32) + 11});
     Tensor own({33, kept}, DType::i32), theirs({33, kept}, DType::i32, gpu);
     kernels(cpu_device).choose_patches(own, patches, 0x123456789abcdefu, step, (int64_t{5} << 32) + 3);
-    kernels(gpu).choose_patches(theirs, patches, 0x123456789abcdefu, to_device(step, gpu), (int64_t{5} << 32) + 3);
+    kernels(gpu).choose_patches(theirs, patches, 0x123456789abcdefu, to_device(step, gpu),
+                                (int64_t{5} << 32) + 3);
     CHECK(as_doubles(own) == as_doubles(theirs));
   }
 }
@@ -178,7 +189,8 @@ TEST_CASE("choose_patches on the GPU draws the CPU's patches") {
 TEST_CASE("extract_patches on the GPU has the CPU's bits") {
   if (no_gpu()) return;
   const OpCase op = extract_patches_case(3, 28, 28, 7, 11);
-  for (DType dtype : {DType::f32, DType::bf16}) CHECK(run(op, {.dtype = dtype, .device = gpu}) == run(op, {dtype}));
+  for (DType dtype : {DType::f32, DType::bf16})
+    CHECK(run(op, {.dtype = dtype, .device = gpu}) == run(op, {dtype}));
 }
 
 TEST_CASE("cast, fill and clamp on the GPU") {
@@ -235,7 +247,12 @@ TEST_CASE("broken preconditions on the GPU name op, operand and shapes") {
     }
     return "no error";
   };
-  const Tensor wide({4, 6}, DType::f32, gpu), narrow({4, 5}, DType::f32, gpu), weight({7, 5}, DType::f32, gpu), host({4, 5}, DType::f32);
-  CHECK(message_of([&] { k.linear_forward(wide, narrow, weight, {}); }).starts_with("linear_forward: y is (4, 6), it must be (4, 7)"));
-  CHECK(message_of([&] { k.gelu_forward(narrow, host, Gelu::exact); }).starts_with("gelu_forward: x is on cpu"));
+  const Tensor wide({4, 6}, DType::f32, gpu), narrow({4, 5}, DType::f32, gpu),
+      weight({7, 5}, DType::f32, gpu), host({4, 5}, DType::f32);
+  CHECK(message_of([&] {
+          k.linear_forward(wide, narrow, weight, {});
+        }).starts_with("linear_forward: y is (4, 6), it must be (4, 7)"));
+  CHECK(message_of([&] {
+          k.gelu_forward(narrow, host, Gelu::exact);
+        }).starts_with("gelu_forward: x is on cpu"));
 }

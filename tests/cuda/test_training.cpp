@@ -1,5 +1,5 @@
-// A small Clip trained for 20 steps from the same seed on the CPU in f32 and on the GPU in f32 and bf16: the losses agree;
-// and two runs on the GPU agree bit for bit.
+// A small Clip trained for 20 steps from the same seed on the CPU in f32 and on the GPU in f32 and bf16: the
+// losses agree; and two runs on the GPU agree bit for bit.
 #include "models/clip.h"
 #include "models/presets.h"
 #include "optim/stable_adamw.h"
@@ -20,12 +20,14 @@ Batch random_batch(const ClipConfig& c, int64_t size, uint64_t number) {
   Batch b{Tensor({size, c.vision.image_size, c.vision.image_size, 3}, DType::u8),
           Tensor({size, c.text.context_length}, DType::i32)};
   for (uint8_t& v : b.images.span<uint8_t>()) v = static_cast<uint8_t>(random.below(256));
-  for (int32_t& v : b.tokens.span<int32_t>()) v = static_cast<int32_t>(random.below(static_cast<uint64_t>(c.text.vocab_size)));
+  for (int32_t& v : b.tokens.span<int32_t>())
+    v = static_cast<int32_t>(random.below(static_cast<uint64_t>(c.text.vocab_size)));
   return b;
 }
 
 // The losses of the steps; four batches in turns, so that there is something to learn by heart.
-std::vector<double> train(const std::string& model, int64_t batch_size, DType dtype, Device device, bool stable) {
+std::vector<double> train(const std::string& model, int64_t batch_size, DType dtype, Device device,
+                          bool stable) {
   const ClipConfig config = find_model(model);
   ParameterArena arena(dtype, device, 1);
   const Clip clip(arena, config);
@@ -60,9 +62,9 @@ void check_training(const std::string& model, int64_t batch_size, bool stable) {
   const std::vector<double> cpu = train(model, batch_size, DType::f32, cpu_device, stable);
   const std::vector<double> f32 = train(model, batch_size, DType::f32, gpu, stable);
   const std::vector<double> bf16 = train(model, batch_size, DType::bf16, gpu, stable);
-  std::printf("%s, batch %lld%s: loss %.6f -> %.6f on the CPU; largest difference f32 %.2e, bf16 %.2e\n", model.c_str(),
-              static_cast<long long>(batch_size), stable ? ", StableAdamW" : "", cpu.front(), cpu.back(),
-              difference(f32, cpu), difference(bf16, cpu));
+  std::printf("%s, batch %lld%s: loss %.6f -> %.6f on the CPU; largest difference f32 %.2e, bf16 %.2e\n",
+              model.c_str(), static_cast<long long>(batch_size), stable ? ", StableAdamW" : "", cpu.front(),
+              cpu.back(), difference(f32, cpu), difference(bf16, cpu));
   CHECK(cpu.back() < cpu.front());
   CHECK(difference(f32, cpu) < 1e-4);
   CHECK(difference(bf16, cpu) < 2e-2);

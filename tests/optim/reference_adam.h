@@ -1,5 +1,6 @@
-// reference_adam.h: Adam as textbooks write it, one tensor at a time in double: biased moments m and v, corrected
-// afterwards. The engine folds the correction into its decay rates; that both are the same is what the tests show.
+// reference_adam.h: Adam as textbooks write it, one tensor at a time in double: biased moments m and v,
+// corrected afterwards. The engine folds the correction into its decay rates; that both are the same is what
+// the tests show.
 #pragma once
 
 #include <algorithm>
@@ -21,7 +22,8 @@ struct ReferenceAdam {
   double clip_threshold = 1;
 
   // Step t = 1, 2, ...; returns sqrt(mean(g²/max(v̂, ε²))).
-  double step(ReferenceTensor& tensor, const std::vector<double>& gradient, int t, double learning_rate) const {
+  double step(ReferenceTensor& tensor, const std::vector<double>& gradient, int t,
+              double learning_rate) const {
     const double correction1 = 1 - std::pow(beta1, t), correction2 = 1 - std::pow(beta2, t);
     const size_t n = tensor.theta.size();
     double ratio = 0;

@@ -40,8 +40,8 @@ std::vector<double> doubles(const Tensor& t) {
 }
 
 // A normal gradient of size `scale`, written to the arena and returned as it was rounded there.
-std::vector<double> draw_gradient(ParameterArena& arena, const ParameterArena::Segment& s, std::mt19937_64& random,
-                                  double scale) {
+std::vector<double> draw_gradient(ParameterArena& arena, const ParameterArena::Segment& s,
+                                  std::mt19937_64& random, double scale) {
   std::normal_distribution<double> normal;
   const Tensor gradient = arena.gradient_of(s);
   visit_float(gradient.dtype(), "test", [&](auto tag) {
@@ -73,7 +73,8 @@ struct Run {
 };
 
 // Twelve steps of changing size and learning rate, the optimizer and the reference side by side.
-Run compare(DType dtype, AdamWOptions options, double (*gradient_size)(int t), double largest_gradient_norm = 0) {
+Run compare(DType dtype, AdamWOptions options, double (*gradient_size)(int t),
+            double largest_gradient_norm = 0) {
   auto arena = make_arena(dtype);
   arena->set_rate_scale(0, 0.25);  // layer-wise learning-rate decay
   AdamW optimizer(*arena, options);
@@ -157,7 +158,8 @@ TEST_CASE("StableAdamW slows down the tensor whose RMS is above one, and only th
   CHECK(changed.largest_rms > 2.3);
   CHECK(compare(DType::f32, options, growing).error < 1e-4);
 
-  // The same gradients without clipping end elsewhere; a threshold that is never reached ends where AdamW does.
+  // The same gradients without clipping end elsewhere; a threshold that is never reached ends where AdamW
+  // does.
   auto final_weights = [](const AdamWOptions& o) {
     auto arena = make_arena(DType::f64);
     AdamW optimizer(*arena, o);
@@ -394,5 +396,6 @@ TEST_CASE("numbers out of range and globs that match nothing are refused with th
   CHECK(message_of({.beta2 = 1}).starts_with("--beta2 is 1"));
   CHECK(message_of({.weight_decay = NAN}).starts_with("--wd is nan"));
   CHECK(message_of({.update = {.epsilon = 0}}).starts_with("--eps is 0"));
-  CHECK(message_of({.undecayed = {"visual.*", "text.*"}}).starts_with("--wd-exclude text.* matches no parameter"));
+  CHECK(message_of({.undecayed = {"visual.*", "text.*"}})
+            .starts_with("--wd-exclude text.* matches no parameter"));
 }

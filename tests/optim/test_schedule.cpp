@@ -117,7 +117,8 @@ TEST_CASE("debiased β: the weights it gives to past gradients are Adam's, and s
   for (int i = 1; i <= t; ++i) {
     double weight = 1 - debiased_beta(i, beta);
     for (int later = i + 1; later <= t; ++later) weight *= debiased_beta(later, beta);
-    CHECK(weight == doctest::Approx((1 - beta) * std::pow(beta, t - i) / (1 - std::pow(beta, t))).epsilon(1e-12));
+    CHECK(weight ==
+          doctest::Approx((1 - beta) * std::pow(beta, t - i) / (1 - std::pow(beta, t))).epsilon(1e-12));
     sum += weight;
   }
   CHECK(sum == doctest::Approx(1).epsilon(1e-12));

@@ -28,7 +28,9 @@ void raise_loss(std::vector<SpikeSample>& run, int64_t from, int64_t count, doub
   for (int64_t step = from; step < from + count; ++step) run[static_cast<size_t>(step)].loss += by;
 }
 
-void set_rms(std::vector<SpikeSample>& run, int64_t step, double rms) { run[static_cast<size_t>(step)].rms = rms; }
+void set_rms(std::vector<SpikeSample>& run, int64_t step, double rms) {
+  run[static_cast<size_t>(step)].rms = rms;
+}
 
 }  // namespace
 

@@ -38,7 +38,7 @@ std::string contents(const std::filesystem::path& path) {
   return {std::istreambuf_iterator<char>(file), {}};
 }
 
-// ---- a reader: bit by bit, sharing nothing with the writer ----------------------------------------------------
+// ---- a reader: bit by bit, sharing nothing with the writer ------------------------------------------------
 uint32_t slow_crc32c(const std::string& bytes) {
   uint32_t crc = 0xffffffff;
   for (char c : bytes)
@@ -130,7 +130,8 @@ std::vector<Event> events(const std::filesystem::path& path) {
         REQUIRE(value.number == 1);
         const std::vector<Field> parts = fields(value.bytes);
         REQUIRE(parts.size() == 2);
-        event.scalars.emplace_back(parts[0].bytes, std::bit_cast<float>(static_cast<uint32_t>(parts[1].integer)));
+        event.scalars.emplace_back(parts[0].bytes,
+                                   std::bit_cast<float>(static_cast<uint32_t>(parts[1].integer)));
       }
     }
     all.push_back(event);
@@ -175,7 +176,8 @@ TEST_CASE("event file: the version first, then what was added") {
   CHECK(all[2].scalars[2] == std::pair<std::string, float>{std::string(300, 'x'), INFINITY});
   CHECK(std::isnan(all[2].scalars[3].second));
   CHECK(all[3].scalars.empty());
-  const double now = std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+  const double now =
+      std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
   for (const Event& event : all) CHECK(std::abs(event.wall_time - now) < 60);
 }
 

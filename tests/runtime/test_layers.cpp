@@ -1,5 +1,5 @@
-// The layers are acyclic: every #include of the project goes to a folder of the same layer or of one below it. Read
-// from the source, so that it cannot be forgotten.
+// The layers are acyclic: every #include of the project goes to a folder of the same layer or of one below
+// it. Read from the source, so that it cannot be forgotten.
 #include <filesystem>
 #include <fstream>
 #include <map>
