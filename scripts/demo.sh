@@ -38,7 +38,7 @@ done
 
 run=$(date +%Y%m%d-%H%M%S)
 build/apps/clip_train --train-data "$folder/train/{000000..000005}.tar" --zeroshot-data "$folder/t10k/000000.tar" \
-  --model mini-28 --tokenizer bytes --batch-size 256 --epochs 4 --lr 2e-3 --warmup 100 --wd 0.1 --opt stableadamw \
+  --device cpu --model mini-28 --tokenizer bytes --batch-size 256 --epochs 4 --lr 2e-3 --warmup 100 --wd 0.1 --opt stableadamw \
   --aug-cfg 'scale=(0.9,1.0)' --workers 1 --zeroshot-frequency 1 --log-every-n-steps 50 \
   --logs "$folder/logs" --name "$run" --keep-last-k 1
 checkpoint=$(ls -d "$folder/logs/$run"/checkpoints/step_* | tail -n 1)
