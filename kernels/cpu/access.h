@@ -14,6 +14,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "kernels/checks.h"
 #include "kernels/cpu/cpu_kernels.h"
 #include "runtime/parallel.h"
 #include "runtime/tensor.h"
@@ -103,38 +104,12 @@ Tensor sum_rows(int64_t rows, int64_t width, F&& f) {
   return partials.slice(chunks, 1);
 }
 
-// ---- preconditions: the op's name, the operand, what it is and what it should be --------------------------
-inline void check_place(const char* op, const char* name, const CView& x, DType dtype) {
-  CHECK(x.data || x.size() == 0, op, ": ", name, " is missing");
-  CHECK(x.device == cpu_device, op, ": ", name, " is on ", x.device, ", this kernel runs on the cpu");
-  CHECK(x.dtype == dtype, op, ": ", name, " is ", x.dtype, ", it must be ", dtype);
-}
-inline void check_shape(const char* op, const char* name, const CView& x, const Shape& shape, DType dtype) {
-  check_place(op, name, x, dtype);
-  CHECK(x.shape == shape, op, ": ", name, " is ", x.shape, ", it must be ", shape);
-}
-// Leading sizes may be split differently: only rows and columns count.
-inline void check_matrix(const char* op, const char* name, const CView& x, int64_t rows, int64_t cols,
-                         DType dtype) {
-  check_place(op, name, x, dtype);
-  CHECK(x.size() == rows * cols && (x.size() == 0 || x.cols() == cols), op, ": ", name, " is ", x.shape,
-        ", it must be ", Shape{rows, cols});
-}
-inline void check_vector(const char* op, const char* name, const CView& x, int64_t size, DType dtype) {
-  check_place(op, name, x, dtype);
-  CHECK(x.size() == size, op, ": ", name, " is ", x.shape, ", it must be ", Shape{size});
-}
-// Sinks may be empty, and may have the type of statistics.
-inline void check_sink(const char* op, const char* name, const Sink& sink, int64_t rows, int64_t cols,
-                       DType dtype) {
-  if (!sink) return;
-  const bool wider = sink.to.dtype == statistics_dtype(dtype);
-  check_matrix(op, name, sink.to, rows, cols, wider ? sink.to.dtype : dtype);
-}
-inline void check_sink_vector(const char* op, const char* name, const Sink& sink, int64_t size, DType dtype) {
-  if (!sink) return;
-  const bool wider = sink.to.dtype == statistics_dtype(dtype);
-  check_vector(op, name, sink.to, size, wider ? sink.to.dtype : dtype);
-}
+// ---- preconditions (kernels/checks.h) ---------------------------------------------------------------------
+inline constexpr auto check_place = Checks<Device::cpu>::place;
+inline constexpr auto check_shape = Checks<Device::cpu>::shape;
+inline constexpr auto check_matrix = Checks<Device::cpu>::matrix;
+inline constexpr auto check_vector = Checks<Device::cpu>::vector;
+inline constexpr auto check_sink = Checks<Device::cpu>::sink;
+inline constexpr auto check_sink_vector = Checks<Device::cpu>::sink_vector;
 
 }  // namespace switchback

@@ -292,7 +292,7 @@ void launch_backward_sm90(bf16* dqkv, const bf16* dout, const bf16* qkv, const b
   const int matrix = SwizzledRows<D>::bytes(shape.chunk_rows);
   // Statistics; and a last tile of 64 rows reads past the end of the last matrix, 48 rows at most.
   const int beside = 16 * ((shape.tokens + 63) / 64 * 64) + (D == 64 ? 48 * 128 : 0);
-  const int slots = std::min(8, (shared_memory_limit - 1024 - beside) / matrix);
+  const int slots = std::min(8, (shared_memory_limit() - 1024 - beside) / matrix);
   CHECK(shape.chunks == 1 && slots >= 4, "attention: ", shape.tokens, " tokens on this path");
   allow_shared_memory(kernel, slots * matrix + beside);
   const HeadMaps qkv_maps =

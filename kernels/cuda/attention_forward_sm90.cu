@@ -190,7 +190,7 @@ void launch_forward_sm90(bf16* out, float* lse, const bf16* qkv, AttentionShape 
   choose_chunks<D>(shape, 3);
   const int beside = 48 * 128;  // a last tile of 64 queries reads past the end of the last matrix
   const int matrix = SwizzledRows<D>::bytes(shape.chunk_rows);
-  const int slots = std::min(6, (shared_memory_limit - 1024 - beside) / matrix);
+  const int slots = std::min(6, (shared_memory_limit() - 1024 - beside) / matrix);
   CHECK(shape.chunks == 1 && slots >= 3, "attention: ", shape.tokens, " tokens on this path");
   allow_shared_memory(kernel, slots * matrix + beside);
   const HeadMaps qkv_maps =

@@ -8,13 +8,22 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "kernels/cuda/checks.h"
+#include "kernels/checks.h"
 #include "kernels/cuda/cuda_check.cuh"
 #include "kernels/cuda/cuda_kernels.h"
 
 namespace switchback::cuda {
 
 using bf16 = __nv_bfloat16;
+
+// Preconditions (kernels/checks.h): operands lie on a GPU.
+inline constexpr auto check_place = Checks<Device::cuda>::place;
+inline constexpr auto check_shape = Checks<Device::cuda>::shape;
+inline constexpr auto check_matrix = Checks<Device::cuda>::matrix;
+inline constexpr auto check_vector = Checks<Device::cuda>::vector;
+inline constexpr auto check_scalar = Checks<Device::cuda>::scalar;
+inline constexpr auto check_sink = Checks<Device::cuda>::sink;
+inline constexpr auto check_sink_vector = Checks<Device::cuda>::sink_vector;
 
 // Calls f(T{}) with the device's type of a dtype. f64 is the CPU's: gradient checks need no GPU.
 template <class F>
