@@ -15,6 +15,7 @@
 #include "apps/evaluation_data.h"
 #include "apps/first_non_finite.h"
 #include "apps/run_folder.h"
+#include "apps/run_setup.h"
 #include "apps/training_log.h"
 #include "apps/training_options.h"
 #include "autograd/checkpoint.h"
@@ -54,15 +55,6 @@ std::string run_name(const TrainingOptions& o) {
   for (char& c : name)
     if (c == '/') c = '-';
   return name;
-}
-
-PixelNormalization pixel_normalization(const TrainingOptions& o) {
-  PixelNormalization n;
-  for (size_t c = 0; c < 3; ++c) {
-    if (!o.image_mean.empty()) n.mean[c] = static_cast<float>(o.image_mean[c]);
-    if (!o.image_std.empty()) n.std[c] = static_cast<float>(o.image_std[c]);
-  }
-  return n;
 }
 
 AdamWOptions optimizer_options(const TrainingOptions& o) {
@@ -187,36 +179,23 @@ void print_summary(TrainingLog& log, const TrainingOptions& o, const ClipConfig&
 int train(const TrainingOptions& options, const ClipConfig& config, Device device, DType dtype,
           const std::shared_ptr<const Tokenizer>& tokenizer, const RunFolder& folder, TrainingLog& log) {
   // ---- data ----
-  SourceOptions source_options;
-  source_options.data = options.train_data;
-  source_options.type = options.dataset_type;
-  source_options.skip_bad_shards = options.skip_bad_shards;
-  source_options.csv_separator = options.csv_separator;
-  source_options.csv_image_key = options.csv_img_key;
-  source_options.csv_caption_key = options.csv_caption_key;
-  source_options.synthetic_samples = options.train_num_samples.value_or(0);
-  source_options.synthetic_image_size = static_cast<int>(config.vision.image_size);
-  source_options.warn = [&log](const std::string& line) { log.warning(line); };
-  std::shared_ptr<SampleSource> source;
-  if (!(options.dry_run && options.train_data.empty() && options.dataset_type != "synthetic"))
-    source = open_source(source_options);
-  int64_t samples = options.train_num_samples.value_or(0);
-  if (samples == 0 && source) {
-    const std::optional<uint64_t> declared = source->declared_count();
-    samples = static_cast<int64_t>(declared ? *declared : source->count());
-  }
-  if (samples == 0)
-    fail(source ? source->why_empty() : "--train-num-samples is needed for a dry run without data");
+  const Warn warn = [&log](const std::string& line) { log.warning(line); };
+  const std::shared_ptr<SampleSource> source = open_training_data(options, config, warn);
+  const int64_t samples = samples_of_epoch(options, source.get());
   const Plan plan = make_plan(options, samples);
   const Schedule schedule = make_schedule(options, plan);
   print_summary(log, options, config, plan, samples, schedule);
-  if (options.dry_run) return 0;
+  if (options.dry_run) {
+    const DryRun run{plan.global_batch, plan.total_steps, device, dtype};
+    report_dry_run(options, config, run, [&log](const std::string& line) { log.info(line); });
+    return 0;
+  }
 
   // ---- model and optimizer ----
   ParameterArena arena(dtype, device, static_cast<uint64_t>(options.seed));
   Clip clip(arena, config);
   arena.allocate();
-  if (!options.pretrained.empty()) load_weights(options.pretrained, arena);
+  prepare_parameters(options, config, arena, [&log](const std::string& line) { log.info(line); });
   AdamW optimizer(arena, optimizer_options(options));
 
   TrainingProgress progress;
@@ -232,33 +211,12 @@ int train(const TrainingOptions& options, const ClipConfig& config, Device devic
       progress.options_json = options_json(options);
     }
   }
-  LoaderOptions loader_options;
-  loader_options.batch_size = plan.global_batch;
-  loader_options.workers = static_cast<int>(options.workers);
+  LoaderOptions loader_options = training_loader(options, config, plan.global_batch, warn);
   loader_options.seed = static_cast<uint64_t>(progress.seed);
-  loader_options.shuffle_window = static_cast<uint64_t>(options.shuffle_window);
-  loader_options.image_size = static_cast<int>(config.vision.image_size);
-  for (int i = 0; i < 2; ++i) {
-    loader_options.crop.scale[i] = options.crop_scale[i];
-    loader_options.crop.ratio[i] = options.crop_ratio[i];
-  }
   if (!progress.loader.empty()) loader_options.start = StreamState::parse(progress.loader);
-  loader_options.warn = source_options.warn;
   Loader loader(source, tokenizer, loader_options);
 
-  EvaluationOptions evaluation_options;
-  evaluation_options.retrieval_data = options.val_data;
-  evaluation_options.zero_shot_data = options.zeroshot_data;
-  evaluation_options.label_key = options.zeroshot_label_key;
-  evaluation_options.class_names = options.zeroshot_classes;
-  evaluation_options.dataset_type = options.dataset_type;
-  evaluation_options.csv_separator = options.csv_separator;
-  evaluation_options.csv_image_key = options.csv_img_key;
-  evaluation_options.csv_caption_key = options.csv_caption_key;
-  evaluation_options.samples = options.val_num_samples;
-  evaluation_options.batch_size = options.batch_size;
-  evaluation_options.workers = static_cast<int>(options.workers);
-  const EvaluationData evaluation_data(evaluation_options, config, tokenizer, source_options.warn);
+  const EvaluationData evaluation_data(evaluation_options(options), config, tokenizer, warn);
 
   // ---- the loop ----
   Kernels& k = kernels(device);
