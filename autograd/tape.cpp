@@ -3,6 +3,8 @@
 #include <utility>
 
 #include "kernels/kernels.h"
+#include "runtime/allocator.h"
+#include "runtime/ranges.h"
 
 namespace switchback {
 namespace {
@@ -28,14 +30,22 @@ Tape::Resume::~Resume() { pauses = pauses_; }
 Tape::Scope::Scope() : outer_(std::exchange(current_tape, &tape_)) {}
 Tape::Scope::~Scope() { current_tape = outer_; }
 
-Tape::Region::Region(std::string_view name) : outer_(std::exchange(current_region, name)) {}
-Tape::Region::~Region() { current_region = outer_; }
+Tape::Region::Region(std::string_view name) : outer_(std::exchange(current_region, name)) {
+  MemoryContext::set_place(name);
+  begin_range(name);
+}
+Tape::Region::~Region() {
+  end_range();
+  MemoryContext::set_place(outer_);
+  current_region = outer_;
+}
 std::string_view Tape::Region::current() { return current_region; }
 
 void Tape::observe(Observer observer) { current_observer = std::move(observer); }
 void Tape::observe_backward(std::function<void(std::string_view)> observer) {
   backward_observer = std::move(observer);
 }
+bool Tape::observed() { return current_observer || backward_observer; }
 
 void Tape::record(std::string_view name, const Variable& result, std::function<void()> backward) {
   if (current_observer) current_observer(current_region, name, result.value());
@@ -60,7 +70,9 @@ void Tape::backward_from_gradients() {
     Entry entry = std::move(entries_.back());
     entries_.pop_back();
     if (entry.result.defined() && !entry.result.has_grad()) continue;
+    begin_range(entry.name);
     entry.backward();
+    end_range();
     if (backward_observer) backward_observer(entry.name);
   }
 }

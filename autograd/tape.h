@@ -78,6 +78,7 @@ class Tape {
   static void observe(Observer observer);
   // Calls `observer` in backward passes of this thread after every closure that ran (for profiles).
   static void observe_backward(std::function<void(std::string_view op)> observer);
+  static bool observed();  // a step must then run op by op
 
  private:
   struct Entry {

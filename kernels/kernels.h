@@ -10,7 +10,10 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
+#include <memory>
 
+#include "kernels/timeline.h"
 #include "runtime/view.h"
 
 namespace switchback {
@@ -61,6 +64,21 @@ class Kernels {
   virtual void upload(View to, CView host) = 0;
   virtual void download(View host, CView from) = 0;
   virtual void synchronize() {}  // waits until everything called so far is done
+
+  // ---- working ahead of the device (the CPU does everything at once) ----
+  // The end of everything called so far.
+  virtual std::unique_ptr<Moment> mark() = 0;
+  // An upload beside the kernels, begun as soon as `after` has passed (null: at once). The host memory must
+  // stay as it is until the returned moment, and be page-locked if nobody is to wait here.
+  virtual std::unique_ptr<Moment> upload_beside(View to, CView host, const Moment* after) = 0;
+  // What is called from here on begins when `moment` has passed; the host does not wait.
+  virtual void wait_for(const Moment& moment) = 0;
+  // A download that is there when the next mark() has passed; the host memory must be page-locked.
+  virtual void download_later(View host, CView from) = 0;
+  // Writes down what `work` calls instead of doing it; null on a device that cannot. `work` must have run
+  // twice before (so that memory and plans are there), may call kernels only, and must give back all memory
+  // it takes. Errors leave nothing behind: the work may then be done directly.
+  virtual std::unique_ptr<Recording> record(const std::function<void()>& work) = 0;
 };
 
 Kernels& kernels(Device device);

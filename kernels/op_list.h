@@ -127,3 +127,6 @@ KERNEL(adam_moments, (View first, View second, View rms, CView gradients, CView 
 // values is empty where values and masters are the same memory.
 KERNEL(adam_update, (View masters, View values, CView first, CView second, CView rms,
                      const Segments& segments, CView scalars, const AdamOptions& options))
+// adam_moments and adam_update in one pass over the arena, for options without update clipping: the same bits.
+KERNEL(adam_step, (View masters, View values, View first, View second, View rms, CView gradients,
+                   CView sum_squares, const Segments& segments, CView scalars, const AdamOptions& options))

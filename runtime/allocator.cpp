@@ -20,6 +20,7 @@
 #include <mutex>
 #include <set>
 #include <unordered_map>
+#include <utility>
 
 #include "runtime/check.h"
 
@@ -35,18 +36,6 @@ constexpr size_t large_step = size_t{2} << 20;     // larger ones get their own,
 
 size_t round_up(size_t bytes, size_t step) { return (bytes + step - 1) / step * step; }
 
-std::string readable(size_t bytes) {
-  std::ostringstream out;
-  if (bytes < 1024) {
-    out << bytes << " bytes";
-  } else if (bytes < size_t{1024} * 1024) {
-    out << std::fixed << std::setprecision(1) << static_cast<double>(bytes) / 1024 << " KiB";
-  } else {
-    out << std::fixed << std::setprecision(1) << static_cast<double>(bytes) / (1024 * 1024) << " MiB";
-  }
-  return out.str();
-}
-
 #if defined(__SANITIZE_ADDRESS__)
 void mark_unusable(void* memory, size_t bytes) { ASAN_POISON_MEMORY_REGION(memory, bytes); }
 void mark_usable(void* memory, size_t bytes) { ASAN_UNPOISON_MEMORY_REGION(memory, bytes); }
@@ -56,6 +45,7 @@ void mark_usable(void*, size_t) {}
 #endif
 
 thread_local const char* current_context = "other";
+thread_local std::string_view current_place;
 
 class HostMemory : public MemorySource {
  public:
@@ -96,6 +86,15 @@ struct CachingAllocator::State {
   std::map<std::string, MemoryStatistics::Context, std::less<>> contexts;
   size_t held = 0, used = 0, peak_used = 0, segments_taken = 0;
   bool growth_forbidden = false;
+  uint64_t changes = 0;  // of used_blocks
+  using Ranges = std::map<char*, char*>;  // begin -> end; no two touch each other
+  struct Recording {
+    Ranges ranges;
+    uint64_t checked = 0;  // value of `changes` at the last check that found nothing
+  };
+  std::map<int, Recording> recordings;
+  std::optional<Ranges> being_recorded;
+  int next_recording = 1;
   bool sanitized = false;  // tell AddressSanitizer which bytes may be touched
   bool fill_with_nan = false;
 
@@ -129,10 +128,45 @@ struct CachingAllocator::State {
     held -= bytes;
   }
 
+  static void add_range(Ranges& ranges, char* begin, char* end) {
+    auto next = ranges.upper_bound(begin);
+    if (next != ranges.begin() && std::prev(next)->second >= begin) {
+      --next;
+      begin = next->first;
+      end = std::max(end, next->second);
+      next = ranges.erase(next);
+    }
+    while (next != ranges.end() && next->first <= end) {
+      end = std::max(end, next->second);
+      next = ranges.erase(next);
+    }
+    ranges.emplace(begin, end);
+  }
+  static bool overlaps(const Ranges& ranges, const Block* block) {
+    const auto next = ranges.lower_bound(block->begin + block->size);
+    return next != ranges.begin() && std::prev(next)->second > block->begin;
+  }
+  bool is_recorded(const Block* block) const {
+    if (being_recorded && overlaps(*being_recorded, block)) return true;
+    return std::ranges::any_of(recordings, [&](const auto& r) { return overlaps(r.second.ranges, block); });
+  }
+  // The largest block in use that lies in one of the ranges; null: none.
+  const Block* held_within(const Ranges& ranges) const {
+    const Block* largest = nullptr;
+    for (const auto& [address, block] : used_blocks)
+      if (overlaps(ranges, block) && (!largest || block->size > largest->size)) largest = block;
+    return largest;
+  }
+  std::string name_of_context(const Block* block) const {
+    for (const auto& [name, context] : contexts)
+      if (&context == block->context) return name;
+    return "other";
+  }
+
   void release_cached() {
     for (auto it = free_blocks.begin(); it != free_blocks.end();) {
       Block* block = *it;
-      if (block->previous || block->next) {
+      if (block->previous || block->next || is_recorded(block)) {
         ++it;
         continue;
       }
@@ -163,16 +197,29 @@ struct CachingAllocator::State {
     delete right;
   }
 
+  // Who asked for how much, what is in use by whom (the largest first), and what helps.
   [[noreturn]] void out_of_memory(size_t bytes) const {
-    const std::string what =
-        concat(source->name(), ": no room for ", readable(bytes), " of \"", current_context,
-               "\": ", readable(held), " held, ", readable(used), " used");
+    std::string what = concat(source->name(), ": no room for ", readable_bytes(bytes), " of \"",
+                              current_context, "\"");
+    if (!current_place.empty()) what += concat(" (", current_place, ")");
+    what += concat(": ", readable_bytes(held), " held, ", readable_bytes(used), " used");
+    std::vector<std::pair<size_t, std::string>> users;
+    for (const auto& [name, context] : contexts)
+      if (context.used > 0) users.emplace_back(context.used, name);
+    std::ranges::sort(users, std::greater<>());
+    for (size_t i = 0; i < users.size(); ++i)
+      what += concat(i == 0 ? " (" : ", ", users[i].second, " ", readable_bytes(users[i].first),
+                     i + 1 == users.size() ? ")" : "");
+    if (const std::optional<MemoryRoom> room = source->room())
+      what += concat(", ", readable_bytes(room->free), " of ", readable_bytes(room->total), " free");
     if (growth_forbidden) {
-      fail(what,
-           ", and growth is forbidden: the memory of a captured step is fixed by the step before it; "
-           "run with --eager if sizes change from step to step");
+      throw OutOfMemory(
+          what +
+          ", and growth is forbidden: the memory of a captured step is fixed by the step before it; "
+          "run with --eager if sizes change from step to step");
     }
-    fail(what, "; lower --batch-size (--accum-freq keeps the global batch) or turn on --grad-checkpointing");
+    throw OutOfMemory(
+        what + "; lower --batch-size (--accum-freq keeps the global batch) or turn on --grad-checkpointing");
   }
 };
 
@@ -202,6 +249,8 @@ void* CachingAllocator::take(size_t bytes) {
   s.split(block, size);
   block->free = false;
   s.used_blocks.emplace(block->begin, block);
+  ++s.changes;
+  if (s.being_recorded) State::add_range(*s.being_recorded, block->begin, block->begin + block->size);
 
   auto context = s.contexts.find(std::string_view(current_context));
   if (context == s.contexts.end())
@@ -225,6 +274,7 @@ void CachingAllocator::give(void* memory) {
   CHECK(found != s.used_blocks.end(), s.source->name(), ": give() of memory that is not handed out");
   Block* block = found->second;
   s.used_blocks.erase(found);
+  ++s.changes;
   if (s.sanitized) mark_unusable(block->begin, block->size);
   s.used -= block->size;
   block->context->used -= block->size;
@@ -256,7 +306,7 @@ void CachingAllocator::release_cached() {
 MemoryStatistics CachingAllocator::statistics() const {
   const State& s = *state_;
   const std::lock_guard lock(s.mutex);
-  MemoryStatistics result{s.held, s.used, s.peak_used, s.segments_taken, {}};
+  MemoryStatistics result{s.held, s.used, s.peak_used, s.segments_taken, s.source->room(), {}};
   for (const auto& [name, context] : s.contexts) result.contexts.emplace(name, context);
   return result;
 }
@@ -265,6 +315,54 @@ void CachingAllocator::reset_peak() {
   const std::lock_guard lock(state_->mutex);
   state_->peak_used = state_->used;
   for (auto& [name, context] : state_->contexts) context.peak = context.used;
+}
+
+// ---- recordings ----
+
+void CachingAllocator::begin_recording() {
+  State& s = *state_;
+  const std::lock_guard lock(s.mutex);
+  CHECK(!s.being_recorded, s.source->name(), ": a recording within a recording");
+  s.being_recorded.emplace();
+  s.growth_forbidden = true;
+}
+
+int CachingAllocator::end_recording() {
+  State& s = *state_;
+  const std::lock_guard lock(s.mutex);
+  CHECK(s.being_recorded, s.source->name(), ": end of a recording that did not begin");
+  s.growth_forbidden = false;
+  const State::Ranges ranges = std::move(*s.being_recorded);
+  s.being_recorded.reset();
+  if (const Block* kept = s.held_within(ranges))
+    fail(s.source->name(), ": a recorded step keeps ", readable_bytes(kept->size), " of \"",
+         s.name_of_context(kept), "\" that it took: it could not be repeated");
+  s.recordings.emplace(s.next_recording, State::Recording{ranges, s.changes});
+  return s.next_recording++;
+}
+
+void CachingAllocator::abandon_recording() {
+  const std::lock_guard lock(state_->mutex);
+  state_->growth_forbidden = false;
+  state_->being_recorded.reset();
+}
+
+void CachingAllocator::check_recording(int number) {
+  State& s = *state_;
+  const std::lock_guard lock(s.mutex);
+  const auto found = s.recordings.find(number);
+  CHECK(found != s.recordings.end(), s.source->name(), ": no recording ", number);
+  State::Recording& recording = found->second;
+  if (recording.checked == s.changes) return;
+  if (const Block* held = s.held_within(recording.ranges))
+    fail(s.source->name(), ": the captured step would write over ", readable_bytes(held->size), " of \"",
+         s.name_of_context(held), "\", taken since it was captured and still held; run with --eager");
+  recording.checked = s.changes;
+}
+
+void CachingAllocator::forget_recording(int number) {
+  const std::lock_guard lock(state_->mutex);
+  state_->recordings.erase(number);
 }
 
 // ---- one allocator per device ----
@@ -309,10 +407,50 @@ void register_allocator(Device device, std::unique_ptr<MemorySource> source) {
   slot = new CachingAllocator(std::move(source));
 }
 
+namespace {
+
+struct PageLocked {
+  std::mutex mutex;
+  CachingAllocator* memory = nullptr;
+};
+
+PageLocked& page_locked() {
+  static PageLocked* const instance = new PageLocked;  // never destroyed
+  return *instance;
+}
+
+}  // namespace
+
+CachingAllocator& page_locked_memory() {
+  PageLocked& p = page_locked();
+  const std::lock_guard lock(p.mutex);
+  return p.memory ? *p.memory : allocator(cpu_device);
+}
+
+void register_page_locked_memory(const std::function<std::unique_ptr<MemorySource>()>& make) {
+  PageLocked& p = page_locked();
+  const std::lock_guard lock(p.mutex);
+  if (!p.memory) p.memory = new CachingAllocator(make());
+}
+
+std::string readable_bytes(size_t bytes) {
+  std::ostringstream out;
+  out << std::fixed << std::setprecision(1);
+  const double KiB = 1024, value = static_cast<double>(bytes);
+  if (value < KiB) return std::to_string(bytes) + " bytes";
+  if (value < KiB * KiB) out << value / KiB << " KiB";
+  else if (value < KiB * KiB * KiB) out << value / (KiB * KiB) << " MiB";
+  else out << value / (KiB * KiB * KiB) << " GiB";
+  return out.str();
+}
+
 // ---- contexts ----
 
 MemoryContext::MemoryContext(const char* name) : outer_(current_context) { current_context = name; }
 MemoryContext::~MemoryContext() { current_context = outer_; }
 const char* MemoryContext::current() { return current_context; }
+std::string_view MemoryContext::set_place(std::string_view place) {
+  return std::exchange(current_place, place);
+}
 
 }  // namespace switchback

@@ -40,6 +40,31 @@ class CudaMemory : public MemorySource {
   }
   std::string name() const override { return concat(device_); }
   bool cpu_can_write() const override { return false; }
+  std::optional<MemoryRoom> room() const override {
+    const OnDevice current(device_.index);
+    MemoryRoom room;
+    if (cudaMemGetInfo(&room.free, &room.total) == cudaSuccess) return room;
+    cudaGetLastError();
+    return {};
+  }
+
+ private:
+  Device device_;
+};
+
+class PageLockedMemory : public MemorySource {
+ public:
+  explicit PageLockedMemory(Device device) : device_(device) {}
+
+  void* take(size_t bytes) override {
+    const OnDevice current(device_.index);
+    void* memory = nullptr;
+    if (cudaHostAlloc(&memory, bytes, cudaHostAllocPortable) == cudaSuccess) return memory;
+    cudaGetLastError();
+    return nullptr;
+  }
+  void give(void* memory, size_t) override { cudaFreeHost(memory); }
+  std::string name() const override { return "page-locked host memory"; }
 
  private:
   Device device_;
@@ -48,6 +73,9 @@ class CudaMemory : public MemorySource {
 }  // namespace
 
 std::unique_ptr<MemorySource> cuda_memory(Device device) { return std::make_unique<CudaMemory>(device); }
+std::unique_ptr<MemorySource> page_locked_memory(Device device) {
+  return std::make_unique<PageLockedMemory>(device);
+}
 
 PinnedBuffer::PinnedBuffer(size_t bytes) : bytes_(bytes) {
   void* memory = nullptr;

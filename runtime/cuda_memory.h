@@ -13,7 +13,10 @@ namespace switchback {
 // device, so memory that the allocator gives back is not in use any more.
 std::unique_ptr<MemorySource> cuda_memory(Device device);
 
-// Page-locked host memory: copies between it and a GPU run beside the CPU.
+// The same for page-locked host memory (cudaMallocHost): copies between it and a GPU run beside the CPU.
+std::unique_ptr<MemorySource> page_locked_memory(Device device);
+
+// One piece of page-locked host memory.
 class PinnedBuffer {
  public:
   explicit PinnedBuffer(size_t bytes);

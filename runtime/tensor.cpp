@@ -4,9 +4,15 @@
 
 namespace switchback {
 
-Tensor::Tensor(Shape shape, DType dtype, Device device) : shape_(shape), dtype_(dtype), device_(device) {
+Tensor::Tensor(Shape shape, DType dtype, Device device) : Tensor(shape, dtype, device, allocator(device)) {}
+
+Tensor Tensor::page_locked(Shape shape, DType dtype) {
+  return Tensor(shape, dtype, cpu_device, page_locked_memory());
+}
+
+Tensor::Tensor(Shape shape, DType dtype, Device device, CachingAllocator& memory)
+    : shape_(shape), dtype_(dtype), device_(device) {
   const size_t bytes = static_cast<size_t>(shape.size()) * size_of(dtype);
-  CachingAllocator& memory = allocator(device);
   data_ = memory.take(bytes);
   storage_ = std::shared_ptr<void>(data_, [&memory](void* p) { memory.give(p); });
 }

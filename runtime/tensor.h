@@ -14,10 +14,14 @@
 
 namespace switchback {
 
+class CachingAllocator;
+
 class Tensor {
  public:
   Tensor() = default;  // undefined: converts to an empty view
   Tensor(Shape shape, DType dtype, Device device = cpu_device);
+  // A CPU tensor in page-locked memory (allocator.h), for copies that nobody waits for.
+  static Tensor page_locked(Shape shape, DType dtype);
 
   bool defined() const { return storage_ != nullptr; }
   const Shape& shape() const { return shape_; }
@@ -59,6 +63,7 @@ class Tensor {
   }
 
  private:
+  Tensor(Shape shape, DType dtype, Device device, CachingAllocator& memory);
   std::shared_ptr<void> storage_;
   void* data_ = nullptr;
   Shape shape_;

@@ -13,6 +13,11 @@ class CpuKernels final : public Kernels {
 #undef KERNEL
   void upload(View to, CView host) override;
   void download(View host, CView from) override;
+  std::unique_ptr<Moment> mark() override;
+  std::unique_ptr<Moment> upload_beside(View to, CView host, const Moment* after) override;
+  void wait_for(const Moment& moment) override;
+  void download_later(View host, CView from) override;
+  std::unique_ptr<Recording> record(const std::function<void()>& work) override;
 };
 
 }  // namespace switchback

@@ -1,9 +1,14 @@
 // adam.cu: AdamW and StableAdamW over the whole arena (paper section 6.1), in three passes. The formulas, the
-// skipping of tensors that are not finite and the freezing are those of kernels/cpu/adam.cpp.
+// skipping of tensors that are not finite and the freezing are those of kernels/cpu/adam.cpp. Bytes per
+// parameter, with bf16 values:
 //
-//   gradient_statistics   sum_squares[s] = Σ g²
-//   adam_moments          g' = g · gradient_scale · clip;  first, second;  rms[s] = sqrt(mean(g'²/max(second, ε²)))
-//   adam_update           master = master (1 - decay_rate weight_decay[s]) - rate first/(sqrt(second) + ε)
+//   gradient_statistics   sum_squares[s] = Σ g²                                                                   4
+//   adam_moments          g' = g · gradient_scale · clip;  first, second;  rms[s] = sqrt(mean(g'²/max(second, ε²))) 20
+//   adam_update           master = master (1 - decay_rate weight_decay[s]) - rate first/(sqrt(second) + ε)        18
+//   adam_step             the latter two at once, where the update does not wait for the tensor's RMS             30
+//
+// Moments and masters are rounded product by product, sum by sum, as on the CPU: no fused multiply-add that
+// the compiler might place differently in the two forms.
 //
 // The table of tensors lies on the device and its sizes are not known to the host. So tensors are cut into
 // pieces of `piece` elements, a tiny kernel counts the pieces before each tensor, and a launch has as many
@@ -117,19 +122,56 @@ finish_rms(float* rms, const double* of_piece, const float* sum_squares, Table t
   rms[s] = !frozen && skipped ? -1.0f : static_cast<float>(sqrt(elements > 0 ? sum / elements : 0.0));
 }
 
+// How a step changes the moments of a tensor's elements.
+struct MomentsRule {
+  float scale, keep1, add1, keep2, add2, least;
+  __device__ MomentsRule(float factor, const double* scalars, float epsilon_squared)
+      : scale(factor),
+        keep1(static_cast<float>(scalars[scalar_beta1])),
+        add1(static_cast<float>(1 - scalars[scalar_beta1])),
+        keep2(static_cast<float>(scalars[scalar_beta2])),
+        add2(static_cast<float>(1 - scalars[scalar_beta2])),
+        least(epsilon_squared) {}
+  // v, u are updated; the result is g'²/max(u, ε²).
+  __device__ float operator()(float& v, float& u, float gradient) const {
+    const float g = __fmul_rn(gradient, scale), square = __fmul_rn(g, g);
+    v = __fadd_rn(__fmul_rn(keep1, v), __fmul_rn(add1, g));
+    u = __fadd_rn(__fmul_rn(keep2, u), __fmul_rn(add2, square));
+    return square / (u > least ? u : least);
+  }
+};
+
+// How it changes the masters. The learning rate of the tensor may have been divided by its RMS.
+struct UpdateRule {
+  float rate, shrink, epsilon;
+  __device__ UpdateRule(double full_rate, double measured_rms, double weight_decay,
+                        const AdamOptions& options) {
+    const double clipped = full_rate / fmax(1.0, measured_rms / options.clip_threshold);
+    const double step_rate = options.clip_update ? clipped : full_rate,
+                 decay_rate = options.decay_clipped_rate ? step_rate : full_rate;
+    rate = static_cast<float>(step_rate);
+    shrink = static_cast<float>(1 - decay_rate * weight_decay);
+    epsilon = static_cast<float>(options.epsilon);
+  }
+  __device__ float operator()(float master, float v, float u) const {
+    return __fadd_rn(__fmul_rn(master, shrink),
+                     -__fdiv_rn(__fmul_rn(rate, v), __fadd_rn(__fsqrt_rn(u), epsilon)));
+  }
+};
+
+__device__ bool left_alone(const Table& t, int segment, const float* sum_squares) {
+  return segment < 0 || t.rate_scale[segment] == 0 || !isfinite(sum_squares[segment]);
+}
+
 // of_piece[p] = Σ g'²/max(second, ε²) over the piece
 template <class T>
 __global__ void __launch_bounds__(threads)
     update_moments(float* first, float* second, double* of_piece, const T* gradients,
                    const float* sum_squares, Table t, const float* factor, const double* scalars,
-                   float least) {
+                   float epsilon_squared) {
   const Piece p(t);
-  if (p.segment < 0 || t.rate_scale[p.segment] == 0 || !isfinite(sum_squares[p.segment])) return;
-  const float scale = *factor;
-  const float keep1 = static_cast<float>(scalars[scalar_beta1]),
-              add1 = static_cast<float>(1 - scalars[scalar_beta1]);
-  const float keep2 = static_cast<float>(scalars[scalar_beta2]),
-              add2 = static_cast<float>(1 - scalars[scalar_beta2]);
+  if (left_alone(t, p.segment, sum_squares)) return;
+  const MomentsRule rule(*factor, scalars, epsilon_squared);
   float sum = 0;
   for (int64_t i = p.from + threadIdx.x * per_thread; i < p.to; i += threads * per_thread) {
     float g[per_thread], v[per_thread], u[per_thread];
@@ -137,12 +179,7 @@ __global__ void __launch_bounds__(threads)
     load(v, first + i, p.to - i);
     load(u, second + i, p.to - i);
 #pragma unroll
-    for (int e = 0; e < per_thread; ++e) {
-      g[e] *= scale;
-      v[e] = keep1 * v[e] + add1 * g[e];
-      u[e] = keep2 * u[e] + add2 * (g[e] * g[e]);
-      sum += g[e] * g[e] / (u[e] > least ? u[e] : least);  // beyond the piece g is 0
-    }
+    for (int e = 0; e < per_thread; ++e) sum += rule(v[e], u[e], g[e]);  // beyond the piece g is 0
     Out<float>{first, false}.store(i, v, p.to - i);
     Out<float>{second, false}.store(i, u, p.to - i);
   }
@@ -159,22 +196,50 @@ update_masters(float* masters, T* values, const float* first, const float* secon
   const float measured = rms[p.segment];
   const double rate_scale = t.rate_scale[p.segment];
   if (measured < 0 || rate_scale == 0) return;
-  const double full = scalars[scalar_learning_rate] * rate_scale;
-  const double clipped = full / fmax(1.0, static_cast<double>(measured) / options.clip_threshold);
-  const double step_rate = options.clip_update ? clipped : full,
-               decay_rate = options.decay_clipped_rate ? step_rate : full;
-  const float rate = static_cast<float>(step_rate), epsilon = static_cast<float>(options.epsilon);
-  const float shrink = static_cast<float>(1 - decay_rate * t.weight_decay[p.segment]);
+  const UpdateRule rule(scalars[scalar_learning_rate] * rate_scale, static_cast<double>(measured),
+                        t.weight_decay[p.segment], options);
   for (int64_t i = p.from + threadIdx.x * per_thread; i < p.to; i += threads * per_thread) {
     float m[per_thread], v[per_thread], u[per_thread];
     load(m, masters + i, p.to - i);
     load(v, first + i, p.to - i);
     load(u, second + i, p.to - i);
 #pragma unroll
-    for (int e = 0; e < per_thread; ++e) m[e] = m[e] * shrink - rate * v[e] / (sqrtf(u[e]) + epsilon);
+    for (int e = 0; e < per_thread; ++e) m[e] = rule(m[e], v[e], u[e]);
     Out<float>{masters, false}.store(i, m, p.to - i);
     if (values) Out<T>{values, false}.store(i, m, p.to - i);
   }
+}
+
+// Both of the above on one piece, without update clipping.
+template <class T, class V>
+__global__ void __launch_bounds__(threads)
+    update_all(float* masters, V* values, float* first, float* second, double* of_piece, const T* gradients,
+               const float* sum_squares, Table t, const float* factor, const double* scalars,
+               AdamOptions options) {
+  const Piece p(t);
+  if (left_alone(t, p.segment, sum_squares)) return;
+  const MomentsRule moments(*factor, scalars, static_cast<float>(options.epsilon * options.epsilon));
+  const UpdateRule update(scalars[scalar_learning_rate] * t.rate_scale[p.segment], 0.0,
+                          t.weight_decay[p.segment], options);
+  float sum = 0;
+  for (int64_t i = p.from + threadIdx.x * per_thread; i < p.to; i += threads * per_thread) {
+    float g[per_thread], v[per_thread], u[per_thread], m[per_thread];
+    load(g, gradients + i, p.to - i);
+    load(v, first + i, p.to - i);
+    load(u, second + i, p.to - i);
+    load(m, masters + i, p.to - i);
+#pragma unroll
+    for (int e = 0; e < per_thread; ++e) {
+      sum += moments(v[e], u[e], g[e]);
+      m[e] = update(m[e], v[e], u[e]);
+    }
+    Out<float>{first, false}.store(i, v, p.to - i);
+    Out<float>{second, false}.store(i, u, p.to - i);
+    Out<float>{masters, false}.store(i, m, p.to - i);
+    if (values) Out<V>{values, false}.store(i, m, p.to - i);
+  }
+  const double total = block_sum<threads>(static_cast<double>(sum));
+  if (threadIdx.x == 0) of_piece[blockIdx.x] = total;
 }
 
 // The table and the scratch memory of one pass.
@@ -269,6 +334,42 @@ void CudaKernels::adam_update(View masters, View values, CView first, CView seco
         pass.table, data<double>(scalars), options);
     check_launch(op);
   });
+}
+
+void CudaKernels::adam_step(View masters, View values, View first, View second, View rms, CView gradients,
+                            CView sum_squares, const Segments& segments, CView scalars,
+                            const AdamOptions& options) {
+  const char* op = "adam_step";
+  CHECK(!options.clip_update, op, ": update clipping needs the RMS of the whole tensor before its update");
+  const int64_t elements = gradients.size(), count = segments.count();
+  check_place(op, "gradients", gradients, gradients.dtype);
+  check_vector(op, "masters", masters, elements, DType::f32);
+  check_vector(op, "first", first, elements, DType::f32);
+  check_vector(op, "second", second, elements, DType::f32);
+  check_vector(op, "rms", rms, count, DType::f32);
+  check_vector(op, "sum_squares", sum_squares, count, DType::f32);
+  check_vector(op, "scalars", scalars, step_scalar_count, DType::f64);
+  if (values) check_vector(op, "values", values, elements, values.dtype);
+  if (count == 0) return;
+  const Pass pass(op, *this, segments, elements);
+  const Tensor factor = scratch({1});
+  prepare<<<1, threads, 0, stream_>>>(pass.table, data<float>(factor), data<float>(sum_squares),
+                                      data<double>(scalars), options.max_gradient_norm);
+  check_launch(op);
+  visit(gradients.dtype, op, [&](auto tag) {
+    visit(values ? values.dtype : DType::f32, op, [&](auto value_tag) {
+      using T = decltype(tag);
+      using V = decltype(value_tag);
+      update_all<<<pass.blocks(), threads, 0, stream_>>>(
+          data<float>(masters), data<V>(values), data<float>(first), data<float>(second),
+          data<double>(pass.of_piece), data<T>(gradients), data<float>(sum_squares), pass.table,
+          data<float>(factor), data<double>(scalars), options);
+      check_launch(op);
+    });
+  });
+  finish_rms<<<pass.tensors(), threads, 0, stream_>>>(data<float>(rms), data<double>(pass.of_piece),
+                                                      data<float>(sum_squares), pass.table);
+  check_launch(op);
 }
 
 }  // namespace switchback::cuda

@@ -34,13 +34,16 @@ struct CudaKernels::Staging {
 CudaKernels::CudaKernels(Device device) : device_(device) {
   CUDA_CHECK(cudaSetDevice(device.index));
   CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
+  CUDA_CHECK(cudaStreamCreateWithFlags(&upload_stream_, cudaStreamNonBlocking));
   register_allocator(device, cuda_memory(device));
+  register_page_locked_memory([device] { return page_locked_memory(device); });
   products_ = std::make_unique<GemmPlans>(device, stream_);
   staging_ = std::make_unique<Staging>();
 }
 
 CudaKernels::~CudaKernels() {
   products_.reset();
+  cudaStreamDestroy(upload_stream_);
   cudaStreamDestroy(stream_);
 }
 
@@ -49,6 +52,7 @@ void CudaKernels::upload(View to, CView host) {
         to.dtype, " ", to.shape);
   CHECK(to.device.kind == Device::cuda && host.device.kind == Device::cpu, "upload from ", host.device,
         " to ", to.device);
+  require_no_recording("upload");
   const size_t bytes = host.bytes();
   if (bytes == 0) return;
   if (bytes <= Staging::largest) {
@@ -66,12 +70,14 @@ void CudaKernels::download(View host, CView from) {
         " to ", host.dtype, " ", host.shape);
   CHECK(from.device.kind == Device::cuda && host.device.kind == Device::cpu, "download from ", from.device,
         " to ", host.device);
-  if (from.bytes() > 0)
-    CUDA_CHECK(cudaMemcpyAsync(host.data, from.data, from.bytes(), cudaMemcpyDeviceToHost, stream_));
+  if (from.bytes() > 0) download_later(host, from);
   synchronize();
 }
 
-void CudaKernels::synchronize() { CUDA_CHECK(cudaStreamSynchronize(stream_)); }
+void CudaKernels::synchronize() {
+  require_no_recording("synchronize");
+  CUDA_CHECK(cudaStreamSynchronize(stream_));
+}
 
 int device_count(std::string* why_none) {
   int count = 0;

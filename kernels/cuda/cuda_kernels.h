@@ -1,6 +1,6 @@
 // cuda_kernels.h: the ops of op_list.h on one GPU; the file of an op family carries its name, like the CPU's.
 //
-// All work goes to one stream that the object owns. No op waits for the device, and none takes memory from
+// All work goes to one stream that the object owns; uploads beside the kernels go to a second one. No op waits for the device, and none takes memory from
 // the driver: temporary tensors come from the caching allocator, whose blocks may be used again at once
 // because whoever gets them works on the same stream. Every result has the same bits every time: sums are cut
 // into chunks that depend on the shape alone, and no kernel adds floats atomically.
@@ -32,6 +32,11 @@ class CudaKernels final : public Kernels {
   void upload(View to, CView host) override;
   void download(View host, CView from) override;
   void synchronize() override;
+  std::unique_ptr<Moment> mark() override;
+  std::unique_ptr<Moment> upload_beside(View to, CView host, const Moment* after) override;
+  void wait_for(const Moment& moment) override;
+  void download_later(View host, CView from) override;
+  std::unique_ptr<Recording> record(const std::function<void()>& work) override;
 
   cudaStream_t stream() const { return stream_; }
   Device device() const { return device_; }
@@ -40,8 +45,10 @@ class CudaKernels final : public Kernels {
 
  private:
   struct Staging;
+  void require_no_recording(const char* what) const;
   Device device_;
-  cudaStream_t stream_ = nullptr;
+  cudaStream_t stream_ = nullptr, upload_stream_ = nullptr;
+  bool recording_ = false;
   std::unique_ptr<GemmPlans> products_;
   std::unique_ptr<Staging> staging_;
 };
