@@ -49,6 +49,14 @@ KERNEL(l2_normalize_backward, (Sink dx, CView dy, CView y, CView inverse_norm))
 KERNEL(gelu_forward, (View y, CView x, Gelu kind))
 // dx = dy y'(x)
 KERNEL(gelu_backward, (Sink dx, CView dy, CView x, Gelu kind))
+// The MLP's first half: u = x wᵀ + bias, rounded to T; y = gelu(u).  x (M, K), w (N, K), bias (N) optional,
+// y, preactivation (M, N); preactivation = u, or empty when nobody wants it
+KERNEL(linear_gelu_forward, (View y, View preactivation, CView x, CView w, CView bias, Gelu kind))
+// dpreactivation = (dy w) gelu'(preactivation), rounded once (fused kernels; composed ones may round dy w to T
+// first);  y = gelu(preactivation) once more, or empty: who recomputes it gets it on the way.
+// dy (M, N), w (N, K): the linear behind the GELU; preactivation, dpreactivation, y (M, K)
+KERNEL(linear_gelu_backward_input,
+       (Sink dpreactivation, View y, CView dy, CView w, CView preactivation, Gelu kind))
 // Per sample and head: out = softmax(q kᵀ/√D + mask) v, lse = log Σ exp of the scores.
 // qkv (B, T, 3C): q, k, v one after the other, each H heads of D = C/H; out (B, T, C); lse (B, H, T) in R
 KERNEL(attention_forward, (View out, View lse, CView qkv, int64_t heads, bool causal))
@@ -59,6 +67,16 @@ KERNEL(attention_backward,
 KERNEL(residual_forward, (View y, CView x, CView branch, CView gamma))
 // dbranch = gamma dy, dgamma = Σ_rows dy branch   (dx is dy itself: autograd moves it)
 KERNEL(residual_backward, (Sink dbranch, Sink dgamma, CView dy, CView branch, CView gamma))
+// A residual connection and the layernorm behind it: sum = x + gamma branch, rounded to T;
+// normed = gain (sum - mean) rstd + bias.  x, branch, sum, normed (M, C), gamma (C) optional, mean, rstd (M) in R
+KERNEL(residual_layernorm_forward, (View sum, View normed, View mean, View rstd, CView x, CView branch,
+                                    CView gamma, CView gain, CView bias, double epsilon))
+// dx = dsum + (layernorm_backward's dx of dnormed), the whole gradient of sum; dsum, optional, is what came over
+// the residual stream, and dx may lie where it does. dgain, dbias as in layernorm_backward. With layer-scale
+// dbranch = gamma dx, dgamma = Σ_rows dx branch, from the rounded dx; without, dx is branch's gradient, too.
+KERNEL(residual_layernorm_backward,
+       (View dx, Sink dbranch, Sink dgamma, Sink dgain, Sink dbias, CView dsum, CView dnormed, CView sum,
+        CView mean, CView rstd, CView gain, CView branch, CView gamma))
 
 // ---- images in --------------------------------------------------------------------------------------------
 // keep (B, K) i32: for each sample K of `patches` patch numbers in ascending order, drawn without replacement:

@@ -2,10 +2,20 @@
 //   exact: y = x Φ(x),         y' = Φ(x) + x φ(x)
 //   quick: y = x σ(1.702 x),   y' = σ + 1.702 x σ (1 - σ)
 // The backward pass computes Φ anew from x: saving it would cost as much memory traffic as it saves.
+// The same in one op with the linear before it: composed here, one product with an epilogue on a GPU.
 #include "kernels/cpu/access.h"
 #include "kernels/cpu/math.h"
 
 namespace switchback {
+
+namespace {
+// f(std::true_type or std::false_type): whether `kind` is exact, settled outside the loops.
+template <class F>
+void visit_kind(Gelu kind, F&& f) {
+  if (kind == Gelu::exact) f(std::true_type{});
+  else f(std::false_type{});
+}
+}  // namespace
 
 void CpuKernels::gelu_forward(View y, CView x, Gelu kind) {
   check_vector("gelu_forward", "y", y, x.size(), x.dtype);
@@ -14,17 +24,10 @@ void CpuKernels::gelu_forward(View y, CView x, Gelu kind) {
     using R = Statistics<T>;
     T* out = y.as<T>();
     const T* in = x.as<T>();
-    if (kind == Gelu::exact) {
-      for_elements(x.size(), [=](int64_t i) {
-        const R value = static_cast<R>(in[i]);
-        out[i] = static_cast<T>(value * normal(value).cdf);
-      });
-    } else {
-      for_elements(x.size(), [=](int64_t i) {
-        const R value = static_cast<R>(in[i]);
-        out[i] = static_cast<T>(value * sigmoid(R(1.702) * value));
-      });
-    }
+    visit_kind(kind, [=, &x](auto exact) {
+      for_elements(x.size(),
+                   [=](int64_t i) { out[i] = static_cast<T>(gelu_of<exact.value>(static_cast<R>(in[i]))); });
+    });
   });
 }
 
@@ -38,19 +41,52 @@ void CpuKernels::gelu_backward(Sink dx, CView dy, CView x, Gelu kind) {
     const T* in = x.as<T>();
     const T* gradient = dy.as<T>();
     write_to<T>(dx, "gelu_backward", [&](auto out) {
-      if (kind == Gelu::exact) {
+      visit_kind(kind, [=, &x](auto exact) {
         for_elements(x.size(), [=](int64_t i) {
-          const R value = static_cast<R>(in[i]);
-          const Normal<R> n = normal(value);
-          out.put(i, static_cast<R>(gradient[i]) * (n.cdf + value * n.density));
+          out.put(i, static_cast<R>(gradient[i]) * gelu_slope<exact.value>(static_cast<R>(in[i])));
         });
-      } else {
-        for_elements(x.size(), [=](int64_t i) {
-          const R value = static_cast<R>(in[i]);
-          const R s = sigmoid(R(1.702) * value);
-          out.put(i, static_cast<R>(gradient[i]) * (s + R(1.702) * value * s * (R(1) - s)));
+      });
+    });
+  });
+}
+
+// ---- with the linear before it ----------------------------------------------------------------------------
+
+void CpuKernels::linear_gelu_forward(View y, View preactivation, CView x, CView w, CView bias, Gelu kind) {
+  const char* op = "linear_gelu_forward";
+  const int64_t rows = x.rows(), width = w.rows();
+  check_matrix(op, "y", y, rows, width, x.dtype);
+  if (preactivation) check_matrix(op, "preactivation", preactivation, rows, width, x.dtype);
+  const View u = preactivation ? preactivation : y;
+  linear_forward(u, x, w, bias);
+  gelu_forward(y, u, kind);
+}
+
+void CpuKernels::linear_gelu_backward_input(Sink dpreactivation, View y, CView dy, CView w,
+                                            CView preactivation, Gelu kind) {
+  const char* op = "linear_gelu_backward_input";
+  const int64_t rows = dy.rows(), width = w.cols();
+  check_matrix(op, "preactivation", preactivation, rows, width, dy.dtype);
+  check_sink(op, "dpreactivation", dpreactivation, rows, width, dy.dtype);
+  if (y) gelu_forward(y, preactivation, kind);
+  if (!dpreactivation) return;
+  visit_float(dy.dtype, op, [&](auto tag) {
+    using T = decltype(tag);
+    using R = Statistics<T>;
+    // dy w in R: in the sink itself where it can stand there.
+    View product = dpreactivation.to;
+    Tensor copy;
+    if (dpreactivation.accumulate || product.dtype != dtype_of<R>)
+      product = copy = Tensor({rows, width}, dtype_of<R>);
+    linear_backward_input({product}, dy, w);
+    const R* dg = product.as<R>();
+    const T* u = preactivation.as<T>();
+    write_to<T>(dpreactivation, op, [&](auto out) {
+      visit_kind(kind, [=](auto exact) {
+        for_elements(rows * width, [=](int64_t i) {
+          out.put(i, dg[i] * gelu_slope<exact.value>(static_cast<R>(u[i])));
         });
-      }
+      });
     });
   });
 }

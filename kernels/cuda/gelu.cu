@@ -14,13 +14,8 @@ struct Forward {
   bool exact;
   __device__ void operator()(float (&y)[elements_of_thread], int64_t i, int64_t valid) const {
     load(y, x + i, valid);
-    if (exact) {
 #pragma unroll
-      for (float& v : y) v *= normal(v).cdf;
-    } else {
-#pragma unroll
-      for (float& v : y) v *= sigmoid(1.702f * v);
-    }
+    for (float& v : y) v = gelu_of(v, exact);
   }
 };
 
@@ -32,19 +27,8 @@ struct Backward {
     float at[elements_of_thread];
     load(at, x + i, valid);
     load(dx, dy + i, valid);
-    if (exact) {
 #pragma unroll
-      for (int e = 0; e < elements_of_thread; ++e) {
-        const Normal n = normal(at[e]);
-        dx[e] *= n.cdf + at[e] * n.density;
-      }
-    } else {
-#pragma unroll
-      for (int e = 0; e < elements_of_thread; ++e) {
-        const float s = sigmoid(1.702f * at[e]);
-        dx[e] *= s + 1.702f * at[e] * s * (1.0f - s);
-      }
-    }
+    for (int e = 0; e < elements_of_thread; ++e) dx[e] *= gelu_slope(at[e], exact);
   }
 };
 

@@ -1,7 +1,7 @@
 // cases_linear.h: matrix products. flops = 2 M N K.
 #pragma once
 
-#include "tests/kernels/op_case.h"
+#include "tests/kernels/cases_rows.h"
 
 namespace switchback {
 
@@ -70,6 +70,61 @@ inline OpCase linear_backward_weight_case(int64_t m, int64_t k, int64_t n) {
           },
       .flops = 2.0 * static_cast<double>(m * n * k),
   };
+}
+
+// y = gelu(x wᵀ + bias), with and without u beside it
+inline OpCase linear_gelu_forward_case(int64_t m, int64_t k, int64_t n, Gelu kind, bool with_preactivation,
+                                       bool with_bias = true) {
+  OpCase op{
+      .name = concat("linear_gelu_forward ", kind == Gelu::exact ? "exact " : "quick ",
+                     with_preactivation ? "+ preactivation " : "", with_bias ? "" : "no bias ", Shape{m, k, n}),
+      .operands = {random("x", {m, k}), random("w", {n, k}), random("bias", {n}), output("y", {m, n})},
+      .call =
+          [=](const Bound& x) {
+            x.k.linear_gelu_forward(x("y"), with_preactivation ? x("preactivation") : View{}, x("x"), x("w"),
+                                    with_bias ? CView(x("bias")) : CView{}, kind);
+          },
+      .define =
+          [=](Arrays& x) {
+            Array u = product(x["x"], false, x["w"], true, m, n, k);
+            for (int64_t i = 0; i < m * n; ++i) {
+              if (with_bias) u[i] += x["bias"][i % n];
+              x["y"][i] = u[i] * (kind == Gelu::exact ? normal_cdf(u[i]) : logistic(1.702 * u[i]));
+            }
+            if (with_preactivation) x["preactivation"] = u;
+          },
+      .flops = 2.0 * static_cast<double>(m * n * k),
+  };
+  if (with_preactivation) op.operands.push_back(output("preactivation", {m, n}));
+  return op;
+}
+
+// du = (dy w) gelu'(u), with and without gelu(u) beside it; dy (m, n), w (n, k), u (m, k)
+inline OpCase linear_gelu_backward_input_case(int64_t m, int64_t k, int64_t n, Gelu kind, bool with_y) {
+  OpCase op{
+      .name = concat("linear_gelu_backward_input ", kind == Gelu::exact ? "exact " : "quick ",
+                     with_y ? "+ y " : "", Shape{m, k, n}),
+      .operands = {random("dy", {m, n}), random("w", {n, k}), random("preactivation", {m, k}, 4),
+                   sink("dpreactivation", {m, k})},
+      .call =
+          [=](const Bound& x) {
+            x.k.linear_gelu_backward_input(x.sink("dpreactivation"), with_y ? x("y") : View{}, x("dy"), x("w"),
+                                           x("preactivation"), kind);
+          },
+      .define =
+          [=](Arrays& x) {
+            const Array dg = product(x["dy"], false, x["w"], false, m, k, n);
+            for (int64_t i = 0; i < m * k; ++i) {
+              const double u = x["preactivation"][i], s = logistic(1.702 * u);
+              x["dpreactivation"][i] = dg[i] * (kind == Gelu::exact ? normal_cdf(u) + u * normal_density(u)
+                                                                    : s + 1.702 * u * s * (1 - s));
+              if (with_y) x["y"][i] = u * (kind == Gelu::exact ? normal_cdf(u) : s);
+            }
+          },
+      .flops = 2.0 * static_cast<double>(m * n * k),
+  };
+  if (with_y) op.operands.push_back(output("y", {m, k}));
+  return op;
 }
 
 }  // namespace switchback

@@ -101,7 +101,8 @@ struct RowMoments {
   Array mean, rstd;
 };
 inline RowMoments row_moments(const Array& x, int64_t rows, int64_t cols, double epsilon) {
-  RowMoments m{Array(rows), Array(rows)};
+  RowMoments m{Array(rows), Array(rows, 1.0)};
+  if (x.empty()) return m;  // too large to be drawn, only timed
   for (int64_t r = 0; r < rows; ++r) {
     double sum = 0, squares = 0;
     for (int64_t c = 0; c < cols; ++c) sum += x[r * cols + c];
@@ -166,6 +167,62 @@ inline OpCase layernorm_backward_case(int64_t rows, int64_t cols) {
             }
           },
   };
+}
+
+inline OpCase residual_layernorm_forward_case(int64_t rows, int64_t cols, bool scaled) {
+  return {
+      .name = concat("residual_layernorm_forward ", scaled ? "scaled " : "", Shape{rows, cols}),
+      .operands = {random("x", {rows, cols}, 2, 0.5), random("branch", {rows, cols}), random("gamma", {cols}),
+                   random("gain", {cols}, 0.5, 1), random("bias", {cols}), output("sum", {rows, cols}),
+                   output("normed", {rows, cols}), output("mean", {rows}, Operand::statistics),
+                   output("rstd", {rows}, Operand::statistics)},
+      .call =
+          [=](const Bound& x) {
+            x.k.residual_layernorm_forward(x("sum"), x("normed"), x("mean"), x("rstd"), x("x"), x("branch"),
+                                           scaled ? CView(x("gamma")) : CView{}, x("gain"), x("bias"), 1e-5);
+          },
+      .define =
+          [=](Arrays& x) {
+            for (int64_t i = 0; i < rows * cols; ++i)
+              x["sum"][i] = x["x"][i] + (scaled ? x["gamma"][i % cols] : 1.0) * x["branch"][i];
+            const RowMoments m = row_moments(x["sum"], rows, cols, 1e-5);
+            x["mean"] = m.mean;
+            x["rstd"] = m.rstd;
+            for (int64_t i = 0; i < rows * cols; ++i)
+              x["normed"][i] = x["gain"][i % cols] * (x["sum"][i] - m.mean[i / cols]) * m.rstd[i / cols] +
+                               x["bias"][i % cols];
+          },
+      .tolerance_bf16 = 8e-3,  // the sum is rounded on the way
+  };
+}
+
+inline OpCase residual_layernorm_backward_case(int64_t rows, int64_t cols, bool scaled, bool with_dsum) {
+  OpCase op = layernorm_backward_case(rows, cols);
+  op.name = concat("residual_layernorm_backward ", scaled ? "scaled " : "", with_dsum ? "+ dsum " : "",
+                   Shape{rows, cols});
+  std::ranges::find(op.operands, "dx", &Operand::name)->role = Operand::output;
+  op.operands.push_back(random("dsum", {rows, cols}));
+  if (scaled)
+    for (const Operand& o : {random("branch", {rows, cols}), random("gamma", {cols}),
+                             sink("dbranch", {rows, cols}), sink("dgamma", {cols})})
+      op.operands.push_back(o);
+  op.tolerance_bf16 = op.tolerance_wide = 8e-3;  // dbranch and dgamma are made of dx rounded to T
+  op.call = [=](const Bound& x) {
+    x.k.residual_layernorm_backward(
+        x("dx"), scaled ? x.sink("dbranch") : Sink{}, scaled ? x.sink("dgamma") : Sink{}, x.sink("dgain"),
+        x.sink("dbias"), with_dsum ? CView(x("dsum")) : CView{}, x("dy"), x("x"), x("mean"), x("rstd"),
+        x("gain"), scaled ? CView(x("branch")) : CView{}, scaled ? CView(x("gamma")) : CView{});
+  };
+  op.define = [=, layernorm = op.define](Arrays& x) {
+    layernorm(x);
+    for (int64_t i = 0; i < rows * cols; ++i) {
+      if (with_dsum) x["dx"][i] += x["dsum"][i];
+      if (!scaled) continue;
+      x["dbranch"][i] = x["gamma"][i % cols] * x["dx"][i];
+      x["dgamma"][i % cols] += x["dx"][i] * x["branch"][i];
+    }
+  };
+  return op;
 }
 
 inline OpCase l2_normalize_forward_case(int64_t rows, int64_t cols) {

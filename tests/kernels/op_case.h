@@ -67,6 +67,7 @@ struct OpCase {
   // Largest error allowed, relative to the largest magnitude of the output. f32: the sums' rounding; bf16:
   // half a unit of its 8 bits (2^-9 = 0.002) and some more where several roundings meet.
   double tolerance_f64 = 1e-12, tolerance_f32 = 3e-6, tolerance_bf16 = 5e-3;
+  double tolerance_wide = tolerance_f32;  // f32 sinks of bf16 tensors
 
   double bytes(DType dtype) const;  // every operand moved once
 };

@@ -23,6 +23,12 @@ inline std::vector<OpCase> op_cases() {
     cases.push_back(residual_backward_case(rows, cols));
     if (cols > 1) cases.push_back(layernorm_forward_case(rows, cols));
     if (cols > 1) cases.push_back(layernorm_backward_case(rows, cols));
+    if (cols > 1)
+      for (bool scaled : {false, true}) {
+        cases.push_back(residual_layernorm_forward_case(rows, cols, scaled));
+        for (bool with_dsum : {false, true})
+          cases.push_back(residual_layernorm_backward_case(rows, cols, scaled, with_dsum));
+      }
     if (cols > 1) cases.push_back(l2_normalize_forward_case(rows, cols));
     cases.push_back(l2_normalize_backward_case(rows, cols));
     cases.push_back(accumulate_case(rows * cols));
@@ -37,6 +43,11 @@ inline std::vector<OpCase> op_cases() {
     for (bool with_bias : {false, true}) cases.push_back(linear_forward_case(s[0], s[1], s[2], with_bias));
     cases.push_back(linear_backward_input_case(s[0], s[1], s[2]));
     cases.push_back(linear_backward_weight_case(s[0], s[1], s[2]));
+    for (bool extra : {false, true}) {
+      const Gelu kind = s[0] % 2 ? Gelu::exact : Gelu::quick;
+      cases.push_back(linear_gelu_forward_case(s[0], s[1], s[2], kind, extra, !extra || s[0] > 1));
+      cases.push_back(linear_gelu_backward_input_case(s[0], s[1], s[2], kind, extra));
+    }
   }
   for (const auto& [tokens, head_size] :
        std::vector<std::pair<int64_t, int64_t>>{{1, 4}, {5, 20}, {50, 64}, {77, 80}, {17, 32}})
@@ -89,6 +100,8 @@ inline std::vector<OpCase> speed_cases() {
     cases.push_back(linear_backward_weight_case(s[0], s[1], s[2]));
   }
   cases.push_back(linear_forward_case(4352, 768, 192, true));
+  cases.push_back(linear_gelu_forward_case(4352, 192, 768, Gelu::exact, true));
+  cases.push_back(linear_gelu_backward_input_case(4352, 768, 192, Gelu::exact, false));
   for (const AttentionSizes& s :
        {AttentionSizes{256, 17, 6, 32, false}, AttentionSizes{256, 32, 4, 32, true},
         AttentionSizes{128, 50, 6, 64, false}, AttentionSizes{8, 257, 6, 64, false}}) {
@@ -105,6 +118,8 @@ inline std::vector<OpCase> speed_cases() {
   cases.push_back(residual_forward_case(4352, 192, false));
   cases.push_back(residual_forward_case(4352, 192, true));
   cases.push_back(residual_backward_case(4352, 192));
+  cases.push_back(residual_layernorm_forward_case(4352, 192, false));
+  cases.push_back(residual_layernorm_backward_case(4352, 192, false, true));
   cases.push_back(accumulate_case(4352 * 768));
   cases.push_back(l2_normalize_forward_case(1024, 256));
   cases.push_back(l2_normalize_backward_case(1024, 256));

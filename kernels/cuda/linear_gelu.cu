@@ -1,0 +1,70 @@
+// linear_gelu.cu: the MLP's two products with the GELU between them.
+//   u = x wᵀ + bias (rounded to T),  y = gelu(u)          dpreactivation = (dy w) gelu'(u),  y = gelu(u) again
+// x (M, K), w (N, K), u, y (M, N);  backward: dy (M, N), w (N, K), u, dpreactivation, y (M, K).
+//
+// Composed: the product, then one sweep over its result.
+#include "kernels/cuda/math.cuh"
+#include "kernels/cuda/vec.cuh"
+
+namespace switchback::cuda {
+namespace {
+
+// dg gelu'(u);  dg = dy w as the product left it, in T or f32
+template <class Product, class T>
+struct TimesSlope {
+  const Product* dg;
+  const T* u;
+  bool exact;
+  __device__ void operator()(float (&du)[elements_of_thread], int64_t i, int64_t valid) const {
+    float at[elements_of_thread];
+    load(at, u + i, valid);
+    load(du, dg + i, valid);
+#pragma unroll
+    for (int e = 0; e < elements_of_thread; ++e) du[e] *= gelu_slope(at[e], exact);
+  }
+};
+
+}  // namespace
+
+void CudaKernels::linear_gelu_forward(View y, View preactivation, CView x, CView w, CView bias, Gelu kind) {
+  const char* op = "linear_gelu_forward";
+  const int64_t rows = x.rows(), width = w.rows();
+  check_matrix(op, "y", y, rows, width, x.dtype);
+  if (preactivation) check_matrix(op, "preactivation", preactivation, rows, width, x.dtype);
+  const View u = preactivation ? preactivation : y;
+  linear_forward(u, x, w, bias);
+  gelu_forward(y, u, kind);
+}
+
+void CudaKernels::linear_gelu_backward_input(Sink dpreactivation, View y, CView dy, CView w,
+                                             CView preactivation, Gelu kind) {
+  const char* op = "linear_gelu_backward_input";
+  const int64_t rows = dy.rows(), width = w.cols();
+  check_matrix(op, "preactivation", preactivation, rows, width, dy.dtype);
+  check_sink(op, "dpreactivation", dpreactivation, rows, width, dy.dtype);
+  if (y) {
+    check_matrix(op, "y", y, rows, width, dy.dtype);
+    gelu_forward(y, preactivation, kind);
+  }
+  visit(dy.dtype, op, [&](auto tag) {
+    using T = decltype(tag);
+    visit_sink<T>(dpreactivation, op, [&](auto to) {
+      using To = decltype(to);
+      const auto multiply = [&](auto* dg) {
+        using Product = std::remove_pointer_t<decltype(dg)>;
+        const TimesSlope<Product, T> f{dg, data<T>(preactivation), kind == Gelu::exact};
+        for_elements(op, out_of<To>(dpreactivation), rows * width, f, stream_);
+      };
+      if (!dpreactivation.accumulate) {  // the product stands where its result goes
+        linear_backward_input(dpreactivation, dy, w);
+        multiply(data<To>(dpreactivation.to));
+      } else {
+        const Tensor product = scratch({rows, width});
+        linear_backward_input({product}, dy, w);
+        multiply(data<float>(product));
+      }
+    });
+  });
+}
+
+}  // namespace switchback::cuda

@@ -1,0 +1,27 @@
+// residual_layernorm.cu: a residual connection and the layernorm behind it, as one op because one kernel can
+// do both in one sweep. Here it is what it means: one after the other.
+//   sum = x + gamma branch,   normed = gain x̂(sum) + bias
+//   dx = dsum + layernorm_backward(dnormed),   dbranch = gamma dx,   dgamma = Σ_rows dx branch
+// x, branch, sum, normed, dx (M, C), gamma, gain, bias (C), mean, rstd (M) in R.
+#include "kernels/cuda/launch.cuh"
+
+namespace switchback::cuda {
+
+void CudaKernels::residual_layernorm_forward(View sum, View normed, View mean, View rstd, CView x, CView branch,
+                                            CView gamma, CView gain, CView bias, double epsilon) {
+  residual_forward(sum, x, branch, gamma);
+  layernorm_forward(normed, mean, rstd, sum, gain, bias, epsilon);
+}
+
+void CudaKernels::residual_layernorm_backward(View dx, Sink dbranch, Sink dgamma, Sink dgain, Sink dbias,
+                                             CView dsum, CView dnormed, CView sum, CView mean, CView rstd,
+                                             CView gain, CView branch, CView gamma) {
+  const char* op = "residual_layernorm_backward";
+  check_matrix(op, "dx", dx, sum.rows(), sum.cols(), sum.dtype);
+  if (dsum) check_matrix(op, "dsum", dsum, sum.rows(), sum.cols(), sum.dtype);
+  if (dsum && dsum.data != dx.data) cast(dx, dsum);
+  layernorm_backward({dx, static_cast<bool>(dsum)}, dgain, dbias, dnormed, sum, mean, rstd, gain);
+  residual_backward(dbranch, dgamma, dx, branch, gamma);
+}
+
+}  // namespace switchback::cuda
