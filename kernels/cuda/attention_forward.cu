@@ -117,9 +117,18 @@ struct QueryTile {
   }
 };
 
+// Before Hopper five warps of heads of 64 need registers that three blocks on a multiprocessor would not leave.
+template <int D, int warps, int blocks>
+constexpr int without_spilling() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+  if (D == 64 && warps == 5) return blocks - 1;
+#endif
+  return blocks;
+}
+
 // Block: (head of sample, group of rows). Shared memory: K and V, chunk_rows each.
 template <int D, bool causal, int m_tiles, int warps, int blocks_per_multiprocessor>
-__global__ void __launch_bounds__(32 * warps, blocks_per_multiprocessor)
+__global__ void __launch_bounds__(32 * warps, without_spilling<D, warps, blocks_per_multiprocessor>())
     attention_forward_kernel(bf16* out, float* lse, const bf16* qkv, AttentionShape shape) {
   extern __shared__ __align__(128) unsigned char memory[];
   constexpr int tile_rows = 16 * m_tiles, threads = 32 * warps;
