@@ -7,6 +7,7 @@ registers to memory, and the instructions that make them fast.
 The last line is "N passed, N failed" (", N skipped" where the objects or cuobjdump are missing). cuobjdump and nvdisasm
 are looked for in $PATH, beside nvcc, and in BUILD/tools, where they are installed by pip when they are nowhere.
 """
+import json
 import os
 import re
 import shutil
@@ -49,6 +50,13 @@ def install_tools(build):
         subprocess.run(command, check=True, timeout=120, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     except (OSError, subprocess.SubprocessError):
         pass
+
+
+def built_architectures(build):
+    """What -Dgpu_architectures asks for: its default is both."""
+    with open(os.path.join(build, "meson-info", "intro-buildoptions.json")) as file:
+        options = {option["name"]: option["value"] for option in json.load(file)}
+    return ["sm_" + architecture for architecture in options["gpu_architectures"]] + [HOPPER]
 
 
 class Kernel:
@@ -102,12 +110,14 @@ def main():
         if not right:
             print("FAILED: " + what)
 
-    objects = {}
+    objects, built = {}, built_architectures(build)
     for file, pattern, architectures, instructions in HOT:
         path = os.path.join(folder, file + ".o")
         if file not in objects:
             objects[file] = read_object(path, cuobjdump) if os.path.exists(path) else {}
         for architecture in architectures:
+            if architecture not in built:
+                continue
             where = f"{file}, {architecture}"
             kernels = {name: kernel for (a, name), kernel in objects[file].items()
                        if a == architecture and re.search(pattern, name)}
