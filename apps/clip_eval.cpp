@@ -8,6 +8,7 @@
 #include "apps/evaluation_data.h"
 #include "apps/flags.h"
 #include "data/tokenizer.h"
+#include "kernels/kernels.h"
 #include "models/clip.h"
 #include "runtime/file.h"
 #include "runtime/parallel.h"
@@ -16,7 +17,7 @@ namespace switchback {
 namespace {
 
 int run(int argc, char** argv) {
-  std::string checkpoint, model, tokenizer_path, output;
+  std::string checkpoint, model, tokenizer_path, output, device_name = "auto", precision = "auto";
   int64_t threads = 0;
   EvaluationOptions options;
 
@@ -43,6 +44,10 @@ int run(int argc, char** argv) {
   app.add_option("--csv-separator", options.csv_separator, "CSV column separator (default: tab)");
   app.add_option("--csv-img-key", options.csv_image_key, "CSV column with the image's path");
   app.add_option("--csv-caption-key", options.csv_caption_key, "CSV column with the caption");
+  app.add_option("--device", device_name, "cpu, cuda or auto (a GPU where this program finds one)")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
+  app.add_option("--precision", precision, "fp32, amp_bf16 or auto (fp32 on a CPU, amp_bf16 on a GPU)")
+      ->check(CLI::IsMember({"auto", "fp32", "amp_bf16"}));
   app.add_option("--output", output, "also write the figures to this JSON file");
   app.add_option("--threads", threads, "CPU threads of the kernels; 0: all cores")
       ->check(CLI::NonNegativeNumber);
@@ -63,7 +68,10 @@ int run(int argc, char** argv) {
          ": choose another --tokenizer");
   const EvaluationData data(options, config, tokenizer, {});
 
-  ParameterArena arena(DType::f32, cpu_device, 0);
+  const bool on_gpu = device_name == "cuda" || (device_name == "auto" && cuda_available());
+  const Device device = on_gpu ? Device{Device::cuda, 0} : cpu_device;
+  const bool wide = precision == "fp32" || (precision == "auto" && !on_gpu);
+  ParameterArena arena(wide ? DType::f32 : DType::bf16, device, 0);
   Clip clip(arena, config);
   arena.allocate();
   load_weights(checkpoint, arena);
@@ -71,7 +79,7 @@ int run(int argc, char** argv) {
   if (folder) clip_options.normalization = checkpoint_normalization(checkpoint);
 
   nlohmann::ordered_json results;
-  if (const auto r = data.retrieval(clip, clip_options, cpu_device)) {
+  if (const auto r = data.retrieval(clip, clip_options, device)) {
     std::printf("retrieval, %lld pairs, loss %.4f\n", static_cast<long long>(r->samples), r->loss);
     auto print = [&](const char* direction, const RetrievalMetrics& m) {
       std::printf("%s  R@1 %.4f  R@5 %.4f  R@10 %.4f  median rank %.0f  mean rank %.1f\n", direction, m.r1,
@@ -82,7 +90,7 @@ int run(int argc, char** argv) {
     print("image_to_text", r->image_to_text);
     print("text_to_image", r->text_to_image);
   }
-  if (const auto z = data.zero_shot(clip, clip_options, cpu_device)) {
+  if (const auto z = data.zero_shot(clip, clip_options, device)) {
     std::printf("zero-shot, %lld images\ntop-5 %.4f  mean per class %.4f\nzero-shot top-1: %.3f\n",
                 static_cast<long long>(z->samples), z->top5, z->mean_per_class_recall, z->top1);
     results["zero_shot"] = {{"top1", z->top1},
