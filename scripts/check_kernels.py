@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Reads the machine code of the hot CUDA kernels and holds it to what their authors promise: nothing spilled from
-registers to memory, and the instructions that make them fast.
+"""Reads the machine code of the hot CUDA kernels and holds it to what is promised of them: nothing spilled
+from registers to memory, and the instructions that make them fast.
 
     scripts/check_kernels.py [BUILD FOLDER]      default: build
 
-The last line is "N passed, N failed" (", N skipped" where the objects or cuobjdump are missing). cuobjdump and nvdisasm
-are looked for in $PATH, beside nvcc, and in BUILD/tools, where they are installed by pip when they are nowhere.
+The last line is "N passed, N failed" (", N skipped" where the objects or cuobjdump are missing). cuobjdump
+and nvdisasm are looked for in $PATH, beside nvcc, and in BUILD/tools, where pip puts them if need be.
 """
 import json
 import os
@@ -15,7 +15,7 @@ import subprocess
 import sys
 
 AMPERE, HOPPER = "sm_80", "sm_90a"
-CLIP_HEADS = r"ILi(64|80|88|104)E"  # ViT-B and L, H, g, bigG; heads of 32 and 128 serve odd models, unpromised
+CLIP_HEADS = r"ILi(64|80|88|104)E"  # ViT-B and L, H, g, bigG; those of odd models promise nothing
 LOADS_16 = r"LDG\.E\.128"
 STORES_16 = r"STG\.E\.128"
 

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Compares the loss curves of two runs of clip_train that saw the same batches from the same seed, one in f32 on the CPU
-and one in bf16 on a GPU, say:
+"""Compares the loss curves of two runs of clip_train that saw the same batches from the same seed: one in f32
+on the CPU and one in bf16 on a GPU, say.
 
-    scripts/compare_losses.py LOGS/A/train.jsonl LOGS/B/train.jsonl [window, default 10] [bar in percent, default 1]
+    scripts/compare_losses.py LOGS/A/train.jsonl LOGS/B/train.jsonl [window: 10 steps] [bar: 1 percent]
 
-A step's loss is noisy in the batch; both runs have the same noise, but what bf16 rounds shifts it a little. So the curves
-are compared as means over windows of steps that do not overlap, and single steps are reported beside them. Ends with 1
-when a window differs by more than the bar.
+A step's loss is noisy in the batch; both runs have the same noise, but what bf16 rounds shifts it a little.
+So the curves are compared as means over windows of steps that do not overlap, and single steps are reported
+beside them. Ends with 1 when a window differs by more than the bar.
 """
 import json
 import sys
@@ -33,8 +33,9 @@ def main():
         worst = max(worst, abs(difference))
         print(f"steps {part[0]:5d} to {part[-1]:5d}: {mean_a:.4f} {mean_b:.4f}  {difference:+.3f} %")
     single = max(steps, key=lambda step: abs(b[step] - a[step]) / a[step])
-    print(f"loss {a[steps[0]]:.4f} -> {a[steps[-1]]:.4f}; largest difference of a mean over {window} steps {worst:.3f} %, "
-          f"of a single step {100 * abs(b[single] - a[single]) / a[single]:.3f} % (step {single})")
+    print(f"loss {a[steps[0]]:.4f} -> {a[steps[-1]]:.4f}; largest difference of a mean over {window} steps "
+          f"{worst:.3f} %, of a single step {100 * abs(b[single] - a[single]) / a[single]:.3f} % "
+          f"(step {single})")
     return 1 if worst > bar else 0
 
 

@@ -6,6 +6,7 @@
 
 #include "runtime/philox.h"
 #include "tests/cuda/testing.h"
+#include "tests/cuda/wide_cases.h"
 
 using namespace switchback;
 
@@ -14,7 +15,8 @@ namespace {
 // The CPU's cases, with rows of 257 and the widths of real models; and attention of the head sizes that have
 // tuned kernels as well as of others.
 std::vector<OpCase> cases() {
-  std::vector<OpCase> all = op_cases();
+  std::vector<OpCase> all = op_cases(), wide = wide_cases();
+  all.insert(all.end(), wide.begin(), wide.end());
   for (const auto& [rows, cols] :
        std::vector<std::pair<int64_t, int64_t>>{{257, 96}, {257, 768}, {33, 1285}, {5, 2051}}) {
     all.push_back(layernorm_forward_case(rows, cols));

@@ -1,0 +1,42 @@
+// Every op of op_list.h has a case that is held against the CPU, and the case calls the op that it is named
+// after. Needs no GPU: a Kernels that only notes who was called stands in for one.
+#include <set>
+
+#include "tests/cuda/testing.h"
+#include "tests/cuda/wide_cases.h"
+
+using namespace switchback;
+
+namespace {
+
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wunused-parameter"
+class Witness final : public Kernels {
+ public:
+  std::string called;
+#define KERNEL(op, arguments) \
+  void op arguments override { called = #op; }
+#include "kernels/op_list.h"
+#undef KERNEL
+  void upload(View, CView) override {}
+  void download(View, CView) override {}
+};
+#pragma GCC diagnostic pop
+
+}  // namespace
+
+TEST_CASE("every op has a case on the GPU") {
+  std::set<std::string> seen;
+  for (const std::vector<OpCase>& cases : {op_cases(), wide_cases()})
+    for (const OpCase& op : cases) {
+      const Bound bound = bind(op, {.dtype = DType::f32});
+      Witness witness;
+      op.call({witness, bound.options, bound.tensors});
+      CHECK_MESSAGE(op.name.starts_with(witness.called + " "), op.name, " calls ", witness.called);
+      seen.insert(witness.called);
+    }
+#define KERNEL(op, arguments) \
+  CHECK_MESSAGE(seen.contains(#op), #op " has no case in op_cases() or wide_cases()");
+#include "kernels/op_list.h"
+#undef KERNEL
+}
