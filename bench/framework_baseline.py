@@ -1,40 +1,53 @@
 #!/usr/bin/env python3
-"""Time of one training step in PyTorch: what bench_step is compared with.
+"""One training step in PyTorch, timed like bench_step times ours; and both in turns, with the ratio.
 
-    python3 bench/framework_baseline.py [--model mini-28] [--batch-size 256] [--steps 20] [--threads 2]
-    python3 bench/framework_baseline.py --against build/bench/bench_step
+On a GPU the rival is what a user would run instead: open_clip's model and loss (`pip install open_clip_torch`),
+amp_bf16 (f32 masters, bf16 autocast), fused AdamW, whole-model torch.compile. On a CPU it is the module of
+scripts/make_clip_golden.py, which the golden tests hold the engine against, in f32. No data loading on either
+side: random pixels and tokens lie on the device.
 
-The same model, batch, random pixels and tokens, f32, AdamW; the module is that of scripts/make_clip_golden.py,
-which the golden tests hold the engine against. With --against both programs run in turns, three times each, and
-the last line is the ratio of the medians: above 1 the engine is faster.
+    python3 bench/framework_baseline.py                                       # CPU: mini-28, batch 256
+    python3 bench/framework_baseline.py --against build/bench/bench_step      # the same in turns with ours
+    python3 bench/framework_baseline.py --device cuda --model ViT-B-32 --batch-size 1024 [--eager]
+    python3 bench/framework_baseline.py --device cuda --against build/bench/bench_step --json lines.jsonl \
+      --models ViT-B-32:1024,ViT-B-16:512,ViT-L-14:224,ViT-H-14:128 --order ABAB
+
+With --against every run is a process of its own, in the given order: A is ours, B compiled PyTorch, E eager
+PyTorch, S ours with StableAdamW. The ratio is that of the medians, above 1 when ours is faster. Every run
+appends a JSON line to --json; bench_plot makes a picture of that file.
 """
 
 import argparse
+import json
+import math
 import os
-import re
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 
-import numpy as np
 import torch
 
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "scripts"))
-from make_clip_golden import Clip, Config, Tower, parameter_groups  # noqa: E402
-
-MODELS = {
-    "tiny": Config(16, 16, 8, Tower(32, 2, 2, 64), Tower(24, 2, 2, 96), 12, 259),
-    "mini-28": Config(64, 28, 7, Tower(128, 4, 4, 512), Tower(64, 2, 2, 256), 32, 259),
-    "ViT-B-32": Config(512, 224, 32, Tower(768, 12, 12, 3072), Tower(512, 12, 8, 2048)),
-}
+PEAK_TFLOPS = 989.4  # dense bf16 of an H100 SXM
+GIB = 2.0**30
 
 
-def measure(o):
-    """Median seconds of a step."""
+# ---- the two steps -------------------------------------------------------------------------------------------
+def cpu_step(o):
+    """f32 on the CPU. Returns a function that takes one step and returns the loss."""
+    import numpy as np
+    sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "scripts"))
+    from make_clip_golden import Clip, Config, Tower, parameter_groups
+    models = {
+        "tiny": Config(16, 16, 8, Tower(32, 2, 2, 64), Tower(24, 2, 2, 96), 12, 259),
+        "mini-28": Config(64, 28, 7, Tower(128, 4, 4, 512), Tower(64, 2, 2, 256), 32, 259),
+        "ViT-B-32": Config(512, 224, 32, Tower(768, 12, 12, 3072), Tower(512, 12, 8, 2048)),
+    }
+    if o.model not in models:
+        sys.exit(f"framework_baseline: --model is one of {', '.join(models)} on a CPU, got {o.model}")
+    config = models[o.model]
     torch.set_num_threads(o.threads)
-    torch.manual_seed(1)
-    config = MODELS[o.model]
     model = Clip(config)
     optimizer = torch.optim.AdamW(parameter_groups(model, 0.2), lr=1e-4, betas=(0.9, 0.98), eps=1e-6)
     random = np.random.default_rng(1)
@@ -49,46 +62,200 @@ def measure(o):
         optimizer.step()
         with torch.no_grad():
             model.logit_scale.clamp_(0, np.log(100))
-        return loss.item()
+        return loss
+    return step
 
-    for _ in range(3):
-        step()
+
+def gpu_step(o):
+    """open_clip's training step (open_clip_train/train.py) in amp_bf16 with the options that make it fastest."""
+    try:
+        import open_clip
+    except ImportError as error:
+        sys.exit(f"framework_baseline: {error}; pip install open_clip_torch")
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.benchmark = True
+    with torch.device("cuda"):  # initialised there: seconds instead of half a minute for ViT-H-14
+        model = open_clip.create_model(o.model, device="cuda", output_dict=True)
+    layout = torch.channels_last if o.channels_last else torch.contiguous_format
+    model = model.to(memory_format=layout).train()
+    no_decay = [p for n, p in model.named_parameters() if p.ndim < 2 or "ln" in n or "bias" in n]
+    decay = [p for n, p in model.named_parameters() if not (p.ndim < 2 or "ln" in n or "bias" in n)]
+    optimizer = torch.optim.AdamW([{"params": no_decay, "weight_decay": 0.0}, {"params": decay, "weight_decay": 0.2}],
+                                  lr=1e-4, betas=(0.9, 0.98), eps=1e-6, fused=True)
+    loss_of = open_clip.loss.ClipLoss(cache_labels=True)
+    size = open_clip.get_model_config(o.model)
+    text = size["text_cfg"]
+    pixels = size["vision_cfg"]["image_size"]
+    # Already normalised floats, as its loader hands them over: ours starts from bytes.
+    images = torch.randn(o.batch_size, 3, pixels, pixels, device="cuda").to(memory_format=layout)
+    tokens = torch.randint(0, text.get("vocab_size", 49408), (o.batch_size, text.get("context_length", 77)), device="cuda")
+    logit_scale = model.logit_scale
+    forward = model if o.eager else torch.compile(model)
+
+    def step():
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast("cuda", dtype=torch.bfloat16):
+            loss = loss_of(**forward(images, tokens))
+        loss.backward()
+        optimizer.step()
+        with torch.no_grad():
+            logit_scale.clamp_(0, math.log(100))
+        return loss
+    return step
+
+
+# ---- timing --------------------------------------------------------------------------------------------------
+def times_on_cpu(step, steps):
     times = []
-    for _ in range(o.steps):
+    for _ in range(steps):
         start = time.perf_counter()
-        loss = step()
+        loss = step().item()
         times.append(time.perf_counter() - start)
+    return times, loss
+
+
+def times_on_gpu(step, steps):
+    """Between events at the steps' borders: nothing is waited for, so the CPU runs ahead as in training."""
+    borders = [torch.cuda.Event(enable_timing=True) for _ in range(steps + 1)]
+    borders[0].record()
+    for border in borders[1:]:
+        loss = step()
+        border.record()
+    torch.cuda.synchronize()
+    return [a.elapsed_time(b) * 1e-3 for a, b in zip(borders, borders[1:])], loss.item()
+
+
+def attention_priority(o):
+    """cuDNN's attention first where it can, when asked for."""
+    import contextlib
+    if not o.cudnn_attention:
+        return contextlib.nullcontext()
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    return sdpa_kernel([SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION,
+                        SDPBackend.MATH], set_priority=True)
+
+
+def measure(o):
+    gpu = o.device == "cuda"
+    torch.manual_seed(1)
+    start = time.perf_counter()
+    if o.compile_cache and os.path.exists(o.compile_cache):
+        with open(o.compile_cache, "rb") as file:
+            torch.compiler.load_cache_artifacts(file.read())
+    with attention_priority(o):
+        step = gpu_step(o) if gpu else cpu_step(o)
+        for _ in range(3):
+            step()
+        if gpu:
+            torch.cuda.synchronize()
+        ready = time.perf_counter() - start
+        times, loss = (times_on_gpu if gpu else times_on_cpu)(step, o.steps)
     median = statistics.median(times)
-    print(f"PyTorch {torch.__version__} {o.model}, batch {o.batch_size}, fp32, adamw, "
-          f"{torch.get_num_threads()} threads: median step {median * 1e3:.3f} ms (fastest {min(times) * 1e3:.3f}), "
-          f"{o.batch_size / median:.1f} samples/s, loss {loss:.4f}", flush=True)
-    return median
+    where = torch.cuda.get_device_name() if gpu else f"{torch.get_num_threads()} threads"
+    precision = "amp_bf16" if gpu else "fp32"
+    mode = "eager" if o.eager or not gpu else "compiled"
+    line = {"program": f"PyTorch {torch.__version__}", "mode": mode, "model": o.model, "batch": o.batch_size,
+            "precision": precision, "optimizer": "adamw", "device": where, "step_ms": median * 1e3,
+            "fastest_ms": min(times) * 1e3, "samples_per_second": o.batch_size / median, "loss": loss}
+    memory = ""
+    if gpu:
+        free, total = torch.cuda.mem_get_info()
+        line.update(peak_gib=torch.cuda.max_memory_allocated() / GIB,
+                    held_gib=torch.cuda.max_memory_reserved() / GIB, device_gib=(total - free) / GIB)
+        memory = (f", memory {line['peak_gib']:.2f} GiB (held {line['held_gib']:.2f}, device {line['device_gib']:.2f}), "
+                  f"ready after {ready:.0f} s")
+    print(f"PyTorch {torch.__version__} {mode}, {o.model}, batch {o.batch_size}, {precision}, adamw, {where}: "
+          f"median step {median * 1e3:.3f} ms (fastest {min(times) * 1e3:.3f}), {o.batch_size / median:.1f} samples/s"
+          f"{memory}, loss {loss:.4f}", flush=True)
+    if o.json:
+        with open(o.json, "a") as file:
+            file.write(json.dumps(line) + "\n")
+    if o.compile_cache and mode == "compiled" and not os.path.exists(o.compile_cache):
+        artifacts = torch.compiler.save_cache_artifacts()
+        if artifacts:
+            with open(o.compile_cache, "wb") as file:
+                file.write(artifacts[0])
+
+
+# ---- in turns ------------------------------------------------------------------------------------------------
+def run_once(o, letter, model, batch):
+    """One process. Its JSON line, or None when it failed."""
+    sizes = ["--model", model, "--batch-size", str(batch), "--steps", str(o.steps), "--device", o.device]
+    if letter in "AS":
+        command = [o.against] + sizes + ["--opt", "stableadamw" if letter == "S" else "adamw"] + o.ours.split()
+        if o.device == "cuda":
+            command += ["--precision", "amp_bf16"]
+    else:
+        command = [sys.executable, os.path.abspath(__file__), "--threads", str(o.threads)] + sizes
+        command += ["--eager"] * (letter == "E") + ["--channels-last"] * o.channels_last
+        command += ["--cudnn-attention"] * o.cudnn_attention
+        if o.compile_cache:
+            command += ["--compile-cache", f"{o.compile_cache}.{model}"]
+    with tempfile.NamedTemporaryFile(mode="r", suffix=".jsonl") as file:
+        environment = dict(os.environ, SWITCHBACK_CPU_THREADS=str(o.threads)) if o.device == "cpu" else None
+        try:
+            subprocess.run(command + ["--json", file.name], env=environment, check=True, timeout=o.timeout)
+            line = dict(json.loads(file.read().splitlines()[-1]), letter=letter)
+        except (subprocess.SubprocessError, OSError, IndexError) as error:
+            print(f"failed: {error}", flush=True)
+            return None
+    if o.json:
+        with open(o.json, "a") as lines:
+            lines.write(json.dumps(line) + "\n")
+    return line
+
+
+def row(model, batch, letter, runs, ours, flops):
+    """A row of the table: samples/s and what follows from it; the ratio is ours over this row's."""
+    rate = statistics.median(r["samples_per_second"] for r in runs)
+    name = {"A": "switchback", "S": "switchback StableAdamW", "B": "torch.compile", "E": "PyTorch eager"}[letter]
+    text = f"{model:<10} {batch:>6} {name:<23} {rate:>10.1f} {'' if letter in 'AS' or not ours else f'{ours / rate:.2f}x':>7}"
+    if "peak_gib" in runs[0]:
+        peak, held = (max(r[key] for r in runs) for key in ("peak_gib", "held_gib"))
+        text += f" {peak:>8.2f} {held:>8.2f}"
+        if flops:
+            text += f" {rate * flops * 1e-12:>8.1f} {rate * flops * 1e-12 / PEAK_TFLOPS:>6.1%}"
+    return text
 
 
 def compare(o):
-    command = ["--model", o.model, "--batch-size", str(o.batch_size), "--steps", str(o.steps)]
-    environment = dict(os.environ, SWITCHBACK_CPU_THREADS=str(o.threads))
-    ours, theirs = [], []
-    for _ in range(3):
-        baseline = [sys.executable, __file__, "--threads", str(o.threads)]
-        for times, program in ((ours, [o.against]), (theirs, baseline)):
-            line = subprocess.run(program + command, env=environment, check=True, stdout=subprocess.PIPE,
-                                  universal_newlines=True).stdout.strip()
-            print(line, flush=True)
-            times.append(float(re.search(r"median step ([0-9.]+) ms", line).group(1)))
-    a, b = statistics.median(ours), statistics.median(theirs)
-    print(f"ratio {b / a:.2f}x: switchback {a:.1f} ms, PyTorch {b:.1f} ms per step of {o.batch_size} "
-          f"({o.model}, {o.threads} threads; load average {os.getloadavg()[0]:.1f})")
+    pairs = [p.rsplit(":", 1) for p in o.models.split(",")] if o.models else [(o.model, o.batch_size)]
+    rows = []
+    for model, batch in pairs:
+        runs = {}
+        for letter in o.order:
+            line = run_once(o, letter, model, int(batch))
+            if line:
+                runs.setdefault(letter, []).append(line)
+        flops = next((r["flops_per_sample"] for letter in "AS" for r in runs.get(letter, [])), None)
+        ours = statistics.median(r["samples_per_second"] for r in runs["A"]) if "A" in runs else None
+        rows += [row(model, batch, letter, runs[letter], ours, flops) for letter in "ASBE" if letter in runs]
+    print(f"{'model':<10} {'batch':>6} {'':<23} {'samples/s':>10} {'ratio':>7}", end="")
+    print(f" {'peak GiB':>8} {'held GiB':>8} {'TFLOP/s':>8} {'MFU':>6}" if o.device == "cuda" else "")
+    print("\n".join(rows))
+    if o.device == "cpu":
+        print(f"{o.threads} threads; load average {os.getloadavg()[0]:.1f}")
 
 
 def main():
-    parser = argparse.ArgumentParser(description="training step of a small CLIP in PyTorch")
-    parser.add_argument("--model", default="mini-28", choices=sorted(MODELS))
+    parser = argparse.ArgumentParser(description="training step of a CLIP in PyTorch, alone or in turns with bench_step")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--model", default="mini-28")
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--against", help="path of bench_step: run both in turns and print the ratio")
+    parser.add_argument("--threads", type=int, default=2, help="on a CPU")
+    parser.add_argument("--eager", action="store_true", help="on a GPU: without torch.compile")
+    parser.add_argument("--channels-last", action="store_true", help="on a GPU: images and conv1 in that layout")
+    parser.add_argument("--cudnn-attention", action="store_true", help="on a GPU: cuDNN's attention where it can be used")
+    parser.add_argument("--compile-cache", metavar="FILE", help="what torch.compile made: read, or written when absent")
+    parser.add_argument("--json", metavar="FILE", help="append a JSON line for each run")
+    parser.add_argument("--against", metavar="PATH", help="bench_step: run both in turns and print the ratio")
+    parser.add_argument("--models", help="with --against: MODEL:BATCH,... instead of --model and --batch-size")
+    parser.add_argument("--order", default=None, help="with --against: A ours, B compiled, E eager, S ours, StableAdamW")
+    parser.add_argument("--ours", default="", help="with --against: more flags for bench_step, in one string")
+    parser.add_argument("--timeout", type=float, default=600, help="with --against: seconds for one run")
     o = parser.parse_args()
+    o.order = o.order or ("ABAB" if o.device == "cuda" else "ABABAB")
     compare(o) if o.against else measure(o)
 
 

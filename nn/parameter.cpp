@@ -4,6 +4,7 @@
 
 #include "kernels/transfer.h"
 #include "runtime/allocator.h"
+#include "runtime/parallel.h"
 
 namespace switchback {
 const std::string& Parameter::name() const { return node_->name; }
@@ -46,10 +47,22 @@ void ParameterArena::allocate() {
     gradients_ = Tensor({total}, master_dtype, device_);
     k.fill(gradients_, 0);
   }
+  // First values depend on the seed and the tensor's name alone, so every core draws tensors of its own: a
+  // billion normal numbers on one core take half a minute.
+  const size_t at_once = static_cast<size_t>(cpu_threads());
+  for (size_t first = 0; first < segments_.size(); first += at_once) {
+    const size_t count = std::min(at_once, segments_.size() - first);
+    std::vector<Tensor> hosts;
+    for (size_t i = 0; i < count; ++i) hosts.emplace_back(segments_[first + i].shape, master_dtype);
+    parallel_for(static_cast<int64_t>(count), 1, [&](int64_t from, int64_t to) {
+      for (int64_t i = from; i < to; ++i) {
+        const Segment& s = segments_[first + static_cast<size_t>(i)];
+        initialize(hosts[static_cast<size_t>(i)], s.init, seed_, s.name);
+      }
+    });
+    for (size_t i = 0; i < count; ++i) k.upload(master_of(segments_[first + i]), hosts[i]);
+  }
   for (Segment& s : segments_) {
-    Tensor host(s.shape, master_dtype);
-    initialize(host, s.init, seed_, s.name);
-    k.upload(master_of(s), host);
     Variable::Node& node = *s.parameter.node_;
     node.value = values_.defined() && !s.full_precision ? values_.part(s.from, s.shape) : master_of(s);
     node.grad = gradient_of(s);

@@ -12,11 +12,12 @@ struct Arena {
   std::vector<int64_t> sizes;
   AdamOptions options;
   double gradient_scale = 0.5;
+  int64_t padding = adam_padding;  // elements between tensors
 
   int64_t count() const { return static_cast<int64_t>(sizes.size()); }
   int64_t from(int64_t s) const {
     int64_t at = 0;
-    for (int64_t i = 0; i < s; ++i) at += sizes[i] + adam_padding;
+    for (int64_t i = 0; i < s; ++i) at += sizes[i] + padding;
     return at;
   }
   int64_t elements() const { return from(count()); }
@@ -42,6 +43,7 @@ inline Segments segments_of(const Bound& x) { return {x("ranges"), x("weight_dec
 
 inline Array sums_of_squares(const Array& gradients, const Arena& a) {
   Array sums(a.count());
+  if (gradients.empty()) return sums;  // too large to be drawn, only timed
   for (int64_t s = 0; s < a.count(); ++s)
     for (int64_t i = a.from(s); i < a.from(s) + a.sizes[s]; ++i) sums[s] += gradients[i] * gradients[i];
   return sums;

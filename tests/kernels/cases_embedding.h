@@ -22,6 +22,8 @@ inline Operand random_choice(int64_t samples, int64_t kept, int64_t patches) {
 }
 
 inline Operand random_integers(const std::string& name, Shape shape, int64_t below, Operand::Kind kind) {
+  const double half = static_cast<double>(below) / 2;
+  if (shape.size() > largest_drawn) return {name, kind, Operand::input, shape, {}, half, half};
   Random r(shape.size() + below);
   Array values(shape.size());
   for (double& v : values) v = static_cast<double>(r.below(below));

@@ -30,8 +30,12 @@ struct Operand {
   Kind kind = value;
   Role role = input;
   Shape shape;
-  Array values;  // of input and in_out
+  Array values;                  // of input and in_out; none when there are more than largest_drawn:
+  double scale = 0, middle = 0;  // then bind() repeats one tile of random numbers, middle ± scale
 };
+
+// Larger operands serve for timing only.
+inline constexpr int64_t largest_drawn = int64_t{1} << 24;
 
 struct RunOptions {
   DType dtype = DType::f64;  // T
@@ -104,6 +108,7 @@ inline double round_as(Operand::Kind kind, double x) {
 // Uniform in middle ± scale, rounded.
 inline Operand random(const std::string& name, Shape shape, double scale = 1, double middle = 0,
                       Operand::Kind kind = Operand::value, Operand::Role role = Operand::input) {
+  if (shape.size() > largest_drawn) return {name, kind, role, shape, {}, scale, middle};
   Random r(seed_of(name) + static_cast<uint64_t>(shape.size()));
   Array values(shape.size());
   for (double& v : values) v = round_as(kind, middle + scale * (2 * r.uniform() - 1));
@@ -163,10 +168,37 @@ void visit_any(DType dtype, F&& f) {
   }
 }
 
+// A tensor too large to be drawn: copies of one tile, whose length no row size divides.
+inline Tensor tiled(const Operand& o, const RunOptions& options) {
+  const DType dtype = dtype_of_operand(o, options);
+  const int64_t count = 7919 * 128, size = o.shape.size();
+  Tensor tile({count}, dtype);
+  Random r(seed_of(o.name));
+  visit_any(dtype, [&](auto tag) {
+    for (auto& v : tile.span<decltype(tag)>())
+      v = static_cast<decltype(tag)>(o.middle + o.scale * (2 * r.uniform() - 1));
+  });
+  const bool by_kernel = is_float(dtype);  // only floats can be copied on the device
+  Tensor whole({size}, dtype, by_kernel ? options.device : cpu_device);
+  if (by_kernel) tile = to_device(tile, options.device);
+  for (int64_t from = 0; from < size; from += count) {
+    const int64_t n = std::min(count, size - from);
+    if (by_kernel)
+      kernels(options.device).cast(whole.slice(from, n), tile.slice(0, n));
+    else
+      std::memcpy(whole.slice(from, n).data(), tile.data(), static_cast<size_t>(n) * size_of(dtype));
+  }
+  return to_device(whole, options.device).reshape(o.shape);
+}
+
 // Outputs start as NaN (integers as -1): what a kernel forgets to write shows.
 inline Bound bind(const OpCase& op, const RunOptions& options) {
   Bound bound{kernels(options.device), options, {}};
   for (const Operand& o : op.operands) {
+    if (o.values.empty() && o.shape.size() > largest_drawn) {
+      bound.tensors[o.name] = tiled(o, options);
+      continue;
+    }
     Tensor host(o.shape, dtype_of_operand(o, options));
     visit_any(host.dtype(), [&](auto tag) {
       using T = decltype(tag);
