@@ -69,6 +69,7 @@ std::vector<OpCase> cases() {
 double tolerance(const OpCase& op, DType dtype) {
   if (dtype == DType::f32) return std::max(op.tolerance_f32, 4e-6);
   if (op.name.starts_with("attention")) return 1e-2;
+  if (op.name.starts_with("linear_gelu_backward")) return 1e-2;  // composed, dy w is rounded in between
   return std::max(op.tolerance_bf16, 4e-6);
 }
 
