@@ -223,9 +223,9 @@ int train(const TrainingOptions& options, const ClipConfig& config, Device devic
   const PixelNormalization normalization = pixel_normalization(options);
   Tensor step_on_device({}, DType::i64, device);
   const PatchDropout dropout{static_cast<uint64_t>(progress.seed), step_on_device, 0};
-  const Clip::Options training{normalization, options.grad_checkpointing,
+  const Clip::Options training{normalization, find_recompute(options.recompute),
                                config.vision.patch_dropout > 0 ? &dropout : nullptr};
-  const Clip::Options evaluating{normalization, false, nullptr};
+  const Clip::Options evaluating{normalization, Recompute::none, nullptr};
 
   auto save = [&] {
     if (folder.path().empty()) return;

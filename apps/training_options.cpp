@@ -88,7 +88,10 @@ void describe(Flags& f, TrainingOptions& o) {
   f.value("--layer-scale", o.layer_scale,
           "initial value of layer-scale in both towers; 0 is the fix for fp8");
   f.flag("--siglip", o.siglip, "sigmoid loss with a bias instead of softmax");
-  f.flag("--grad-checkpointing", o.grad_checkpointing, "keep block inputs only, compute the rest again");
+  f.flag("--grad-checkpointing", o.grad_checkpointing, "the same as --recompute blocks");
+  f.value("--recompute", o.recompute,
+          "activations that the backward pass computes again instead of keeping them: none, gelu (3/4 of the "
+          "memory), cheap (5/8), blocks (block inputs only); the same results");
 
   f.group("Optimization");
   f.value("--batch-size", o.batch_size, "samples per process and part (see --accum-freq)");
@@ -223,6 +226,8 @@ void check(TrainingOptions& o, std::vector<std::string>& notices) {
   if (!(o.eps > 0)) fail("--eps must be positive, got ", o.eps);
   one_of("--opt", o.opt, {"adamw", "stableadamw"});
   one_of("--dataset-type", o.dataset_type, {"auto", "webdataset", "csv", "synthetic"});
+  if (o.grad_checkpointing) o.recompute = "blocks";
+  one_of("--recompute", o.recompute, {"none", "gelu", "cheap", "blocks"});
   one_of("--lr-scheduler", o.lr_scheduler, {"cosine", "const", "const-cooldown"});
   one_of("--wd-groups", o.wd_groups, {"head", "v3"});
   if (o.precision == "amp" || o.precision == "amp_bfloat16") {

@@ -34,7 +34,8 @@ struct TrainingOptions {
   bool force_quick_gelu = false;
   std::optional<double> force_patch_dropout, layer_scale;
   bool siglip = false;
-  bool grad_checkpointing = false;
+  bool grad_checkpointing = false;  // --recompute blocks
+  std::string recompute = "none";   // or gelu, cheap, blocks (autograd/checkpoint.h)
 
   // optimization
   int64_t batch_size = 64;

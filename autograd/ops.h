@@ -1,6 +1,7 @@
 // ops.h: the differentiable operations of a CLIP, coarse on purpose: one op is one or two kernels each way.
 // Each stands in autograd/ops/<name>.cpp with its forward and backward pass in one function.
-// Formulas: kernels/op_list.h. B samples, T tokens, C channels, E embedding size.
+// Formulas: kernels/op_list.h. The results of layernorm and residual_layernorm may be forgotten and restored
+// (Variable::forget_value). B samples, T tokens, C channels, E embedding size.
 #pragma once
 
 #include <vector>
@@ -26,6 +27,22 @@ Variable attention(const Variable& qkv, int64_t heads, bool causal);
 
 // y = x + gamma branch; gamma (C) or absent
 Variable residual(const Variable& x, const Variable& branch, const Variable& gamma = {});
+
+// ---- what a block is made of: several of the above in one op ------------------------------------------------
+
+// sum = residual(x, branch, gamma), normed = layernorm(sum, gain, bias)
+struct Normed {
+  Variable sum, normed;  // (..., C)
+};
+Normed residual_layernorm(const Variable& x, const Variable& branch, const Variable& gamma, const Variable& gain,
+                          const Variable& bias, double epsilon = 1e-5);
+
+// y = linear(gelu(linear(x, fc_w, fc_b)), proj_w, proj_b).  keep_gelu: whether the GELU's result, half of what
+// this op saves, is kept for the backward pass or made again there (the same bits)
+Variable mlp(const Variable& x, const Variable& fc_w, const Variable& fc_b, const Variable& proj_w,
+             const Variable& proj_b, Gelu kind, bool keep_gelu = true);
+
+// ---- ways in and out ----------------------------------------------------------------------------------------
 
 // x (B, K+1, C) from patches (B K, C), class_embedding (C), positions (N+1, C); keep (B, K) i32 or undefined
 Variable vision_embed(const Variable& patches, const Variable& class_embedding, const Variable& positions,

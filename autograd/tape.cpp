@@ -48,14 +48,22 @@ void Tape::observe_backward(std::function<void(std::string_view)> observer) {
 bool Tape::observed() { return current_observer || backward_observer; }
 
 void Tape::record(std::string_view name, const Variable& result, std::function<void()> backward) {
-  if (current_observer) current_observer(current_region, name, result.value());
-  if (paused() || !result.needs_grad()) return;
-  entries_.push_back({name, result, std::move(backward)});
+  record(name, result, {}, std::move(backward));
+}
+
+void Tape::record(std::string_view name, const Variable& result, const Variable& second,
+                  std::function<void()> backward) {
+  if (current_observer) {
+    current_observer(current_region, name, result.value());
+    if (second.defined()) current_observer(current_region, name, second.value());
+  }
+  if (paused() || !(result.needs_grad() || second.needs_grad())) return;
+  entries_.push_back({name, false, result.gradient(), second.gradient(), std::move(backward)});
 }
 
 void Tape::mark(std::string_view name, std::function<void()> f) {
   if (paused()) return;
-  entries_.push_back({name, {}, std::move(f)});
+  entries_.push_back({name, true, {}, {}, std::move(f)});
 }
 
 void Tape::backward(const Variable& loss) {
@@ -69,7 +77,7 @@ void Tape::backward_from_gradients() {
   while (!entries_.empty()) {
     Entry entry = std::move(entries_.back());
     entries_.pop_back();
-    if (entry.result.defined() && !entry.result.has_grad()) continue;
+    if (!entry.is_mark && !entry.result.written() && !entry.second.written()) continue;
     begin_range(entry.name);
     entry.backward();
     end_range();

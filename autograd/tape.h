@@ -7,8 +7,9 @@
 //
 //   Variable y(...);
 //   k.gelu_forward(y.value(), x.value(), kind);
-//   tape().record("gelu", y, [&k, x, y, kind] { k.gelu_backward(x.grad_sink(), y.take_grad(), x.value(),
-//   kind); });
+//   tape().record("gelu", y, [&k, x, dy = y.gradient(), kind] {
+//     k.gelu_backward(x.grad_sink(), dy.take(), x.value(), kind);
+//   });
 //
 // One tape per thread. Nothing is recorded when the result needs no gradient or while a Tape::Pause lives.
 #pragma once
@@ -23,8 +24,10 @@ namespace switchback {
 
 class Tape {
  public:
-  // name: a string literal. The closure is skipped when nobody gave `result` a gradient.
+  // name: a string literal. The closure is skipped when nobody gave `result` (or either result) a gradient.
   void record(std::string_view name, const Variable& result, std::function<void()> backward);
+  void record(std::string_view name, const Variable& result, const Variable& second,
+              std::function<void()> backward);
   // Runs `f` at this place of the reverse walk, whatever has a gradient.
   void mark(std::string_view name, std::function<void()> f);
 
@@ -83,7 +86,8 @@ class Tape {
  private:
   struct Entry {
     std::string_view name;
-    Variable result;  // absent for marks
+    bool is_mark;
+    Gradient result, second;  // of the results
     std::function<void()> backward;
   };
   std::vector<Entry> entries_;

@@ -6,45 +6,63 @@
 
 namespace switchback {
 
-Variable::Variable(Tensor value, bool needs_grad) : node_(std::make_shared<Node>()) {
-  node_->value = std::move(value);
-  node_->needs_grad = needs_grad;
+Gradient::Gradient(Shape shape, DType dtype, Device device, bool needed) : node_(std::make_shared<Node>()) {
+  node_->shape = shape;
+  node_->dtype = dtype;
+  node_->device = device;
+  node_->needed = needed;
+}
+
+Sink Gradient::sink() const {
+  if (!needed()) return {};
+  Node& n = *node_;
+  if (!n.tensor.defined()) n.tensor = Tensor(n.shape, n.dtype, n.device);
+  const bool add = std::exchange(n.written, true);
+  if (add && !n.is_fixed && n.tensor.is_shared()) {  // an adopted gradient that somebody else still reads
+    Tensor own(n.tensor.shape(), n.tensor.dtype(), n.tensor.device());
+    kernels(own.device()).cast(own, n.tensor);
+    n.tensor = std::move(own);
+  }
+  return {n.tensor, add};
+}
+
+Tensor Gradient::take() const {
+  CHECK(written() && !node_->is_fixed, "no gradient to take");
+  node_->written = false;
+  return std::exchange(node_->tensor, {});
+}
+
+void Gradient::adopt(Tensor gradient) const {
+  if (!needed()) return;
+  Node& n = *node_;
+  CHECK(gradient.shape() == n.shape, "gradient ", gradient.shape(), " for a value ", n.shape);
+  if (!n.written && !n.is_fixed) {
+    n.tensor = std::move(gradient);
+    n.written = true;
+  } else {
+    kernels(gradient.device()).accumulate(sink(), gradient);
+  }
+}
+
+Variable::Variable(Tensor value, bool needs_grad)
+    : value_(std::make_shared<Value>()), gradient_(value.shape(), value.dtype(), value.device(), needs_grad) {
+  value_->tensor = std::move(value);
 }
 
 const Tensor& Variable::value() const {
   static const Tensor absent;
-  return node_ ? node_->value : absent;
+  if (!value_) return absent;
+  if (!value_->tensor.defined() && value_->restore) value_->tensor = value_->restore();
+  return value_->tensor;
 }
 
-Sink Variable::grad_sink() const {
-  if (!needs_grad()) return {};
-  Node& n = *node_;
-  if (!n.grad.defined()) n.grad = Tensor(n.value.shape(), n.value.dtype(), n.value.device());
-  const bool add = std::exchange(n.grad_written, true);
-  if (add && !n.grad_is_fixed && n.grad.is_shared()) {  // an adopted gradient that somebody else still reads
-    Tensor own(n.grad.shape(), n.grad.dtype(), n.grad.device());
-    kernels(own.device()).cast(own, n.grad);
-    n.grad = std::move(own);
-  }
-  return {n.grad, add};
+void Variable::forget_value() const {
+  if (value_->restore) value_->tensor = {};
 }
 
-Tensor Variable::take_grad() const {
-  CHECK(has_grad() && !node_->grad_is_fixed, "no gradient to take");
-  node_->grad_written = false;
-  return std::exchange(node_->grad, {});
-}
-
-void Variable::adopt_grad(Tensor grad) const {
-  if (!needs_grad()) return;
-  Node& n = *node_;
-  CHECK(grad.shape() == n.value.shape(), "gradient ", grad.shape(), " for a value ", n.value.shape());
-  if (!n.grad_written && !n.grad_is_fixed) {
-    n.grad = std::move(grad);
-    n.grad_written = true;
-  } else {
-    kernels(grad.device()).accumulate(grad_sink(), grad);
-  }
+const Gradient::Node& Variable::node() const {
+  static const Gradient::Node absent;
+  return gradient_.node_ ? *gradient_.node_ : absent;
 }
 
 }  // namespace switchback

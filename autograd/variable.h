@@ -1,15 +1,20 @@
 // variable.h: a tensor that takes part in differentiation: a value, and a gradient that is written where it
 // is needed.
 //
-// A Variable is a shared handle: copies mean the same node. Its gradient comes into being on the first write:
-//   grad_sink()   where to write it. The first writer overwrites, later ones add: no memset, no temporary sums.
-//                 Empty when the variable needs no gradient: kernels skip the work.
-//   take_grad()   moves it out when the op that made the variable runs backward: its last reader frees it.
-//   adopt_grad()  gives the variable a gradient that exists already (the residual stream): moved, not copied;
-//                 added when there is one. Several variables may adopt the same tensor: the first that must
-//                 add to it takes a copy.
+// A Variable is a shared handle: copies mean the same value and the same Gradient. What a closure captures stays
+// alive, so an op that wants no value in its backward pass captures the gradient alone (x.gradient()): the value
+// goes when its last reader does.
+//
+// A gradient comes into being on the first write:
+//   sink()    where to write it. The first writer overwrites, later ones add: no memset, no temporary sums.
+//             Empty when nobody needs the gradient: kernels skip the work.
+//   take()    moves it out when the op that made the variable runs backward: its last reader frees it.
+//   adopt()   gives the variable a gradient that exists already (the residual stream): moved, not copied; added
+//             when there is one. Several variables may adopt the same tensor: the first that must add to it
+//             takes a copy.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -17,37 +22,68 @@
 
 namespace switchback {
 
+class Gradient {
+ public:
+  Gradient() = default;  // of an absent variable
+  Gradient(Shape shape, DType dtype, Device device, bool needed);
+
+  bool needed() const { return node_ && node_->needed; }
+  bool written() const { return node_ && node_->written; }
+  Sink sink() const;
+  Tensor take() const;
+  void adopt(Tensor gradient) const;
+
+ private:
+  friend class Variable;
+  friend class ParameterArena;
+  struct Node {
+    Shape shape;  // of value and gradient
+    DType dtype = DType::f32;
+    Device device;
+    Tensor tensor;  // of parameters: a fixed part of the arena
+    bool needed = false;
+    bool written = false;
+    bool is_fixed = false;  // memory belongs to the arena: take() is not for it, adopt() copies
+  };
+  std::shared_ptr<Node> node_;
+};
+
 class Variable {
  public:
   Variable() = default;  // absent: an optional operand that is not there
   // A result or an input. needs_grad: whether anything before it wants a gradient.
   explicit Variable(Tensor value, bool needs_grad = false);
 
-  bool defined() const { return node_ != nullptr; }
+  bool defined() const { return value_ != nullptr; }
   const Tensor& value() const;  // an undefined tensor (empty view) when absent
-  const Shape& shape() const { return value().shape(); }
-  DType dtype() const { return value().dtype(); }
-  Device device() const { return value().device(); }
+  const Shape& shape() const { return node().shape; }
+  DType dtype() const { return node().dtype; }
+  Device device() const { return node().device; }
 
-  bool needs_grad() const { return node_ && node_->needs_grad; }
-  void set_needs_grad(bool needs) { node_->needs_grad = needs; }
-  bool has_grad() const { return node_ && node_->grad_written; }
+  // Recomputation: forget_value() frees the value of a variable that knows how to restore it; the next value()
+  // computes it again, the same bits, and keeps it. A variable that knows no way keeps its value.
+  void restore_with(std::function<Tensor()> restore) const { value_->restore = std::move(restore); }
+  void forget_value() const;
 
-  Sink grad_sink() const;
-  Tensor take_grad() const;
-  void adopt_grad(Tensor grad) const;
-  const Tensor& grad() const { return node_->grad; }
+  const Gradient& gradient() const { return gradient_; }
+  bool needs_grad() const { return gradient_.needed(); }
+  void set_needs_grad(bool needs) { gradient_.node_->needed = needs; }
+  bool has_grad() const { return gradient_.written(); }
+  Sink grad_sink() const { return gradient_.sink(); }
+  Tensor take_grad() const { return gradient_.take(); }
+  void adopt_grad(Tensor gradient) const { gradient_.adopt(std::move(gradient)); }
+  const Tensor& grad() const { return gradient_.node_->tensor; }
 
  protected:
-  struct Node {
+  friend class ParameterArena;
+  const Gradient::Node& node() const;
+  struct Value {
     std::string name;  // of parameters
-    Tensor value;
-    Tensor grad;  // of parameters: a fixed part of the arena
-    bool needs_grad = false;
-    bool grad_written = false;
-    bool grad_is_fixed = false;  // memory belongs to the arena: take_grad is not for it, adopt_grad copies
+    Tensor tensor;
+    std::function<Tensor()> restore;
   };
-  std::shared_ptr<Node> node_;
+  std::shared_ptr<Value> value_;
+  Gradient gradient_;
 };
 
 }  // namespace switchback

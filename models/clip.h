@@ -18,7 +18,7 @@ class Clip {
 
   struct Options {
     PixelNormalization normalization;
-    bool recompute = false;                  // keep block inputs only (--grad-checkpointing)
+    Recompute recompute = Recompute::none;   // what the backward pass makes again instead of keeping it
     const PatchDropout* dropout = nullptr;   // training with patch dropout
   };
 

@@ -1,6 +1,7 @@
-// transformer.h: a stack of blocks, with or without recomputation in the backward pass.
+// transformer.h: a stack of blocks, with as much recomputation in the backward pass as is asked for.
 #pragma once
 
+#include <utility>
 #include <vector>
 
 #include "autograd/checkpoint.h"
@@ -16,11 +17,18 @@ class Transformer {
       blocks_.emplace_back(arena, prefix + ".resblocks." + std::to_string(i), options);
   }
 
-  // x (B, T, C) -> (B, T, C).  recompute: keep only the input of each block (--grad-checkpointing)
-  Variable operator()(Variable x, bool recompute) const {
-    for (const Block& block : blocks_)
-      x = recompute ? checkpoint(x, [&block](const Variable& input) { return block(input); }) : block(x);
-    return x;
+  // x (B, T, C) -> (B, T, C)
+  Variable operator()(Variable x, Recompute recompute) const {
+    if (recompute == Recompute::blocks) {
+      for (const Block& block : blocks_)
+        x = checkpoint(x, [&block](const Variable& input) { return block(input); });
+      return x;
+    }
+    if (blocks_.empty()) return x;
+    Block::Stream stream = blocks_.front().enter(std::exchange(x, {}));
+    for (size_t i = 0; i < blocks_.size(); ++i)
+      stream = blocks_[i](std::move(stream), i + 1 < blocks_.size() ? &blocks_[i + 1] : nullptr, recompute);
+    return stream.sum;
   }
 
  private:

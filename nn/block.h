@@ -5,11 +5,15 @@
 //
 // gamma (C) is layer-scale (paper section 5): with initial value 0 the network starts as the identity, and
 // its features stay small enough for tensor-wise fp8. Without it the branches are added as they are.
+//
+// Between two branches stand a residual connection and a layernorm: one op (residual_layernorm), also where the
+// layernorm is the next block's. So blocks hand each other the stream with its normalised copy.
 #pragma once
 
 #include <optional>
 #include <string>
 
+#include "autograd/checkpoint.h"
 #include "nn/layernorm.h"
 #include "nn/linear.h"
 
@@ -45,12 +49,27 @@ class Block {
               o.proj, o.proj_bias),
         gamma_2_(gamma(arena, prefix + ".ls_2.gamma", o)) {}
 
-  // x (B, T, C) -> (B, T, C)
-  Variable operator()(Variable x) const {
+  // The stream, and what the next branch reads: ln_1 of it before a block, absent after the last one
+  using Stream = Normed;
+
+  Stream enter(const Variable& x) const {
     Tape::Region region(name_);
-    x = residual(x, out_(attention(qkv_(ln_1_(x)), options_.heads, options_.causal)), gamma_1_);
-    return residual(x, proj_(gelu(fc_(ln_2_(x)), options_.gelu)), gamma_2_);
+    return {x, ln_1_(x)};
   }
+  // next: the block whose ln_1 follows, or nullptr.   x (B, T, C)
+  Stream operator()(Stream s, const Block* next, Recompute recompute) const {
+    Tape::Region region(name_);
+    const bool forget = recompute == Recompute::cheap, keep_gelu = recompute == Recompute::none;
+    Variable branch = out_(attention(qkv_(s.normed), options_.heads, options_.causal));
+    if (forget) s.normed.forget_value();
+    s = ln_2_(s.sum, branch, gamma_1_);
+    branch = mlp(s.normed, fc_.weight(), fc_.bias(), proj_.weight(), proj_.bias(), options_.gelu, keep_gelu);
+    if (forget) s.normed.forget_value();
+    if (next) return next->ln_1_(s.sum, branch, gamma_2_);
+    return {residual(s.sum, branch, gamma_2_), {}};
+  }
+  // The block by itself: x (B, T, C) -> (B, T, C)
+  Variable operator()(const Variable& x) const { return (*this)(enter(x), nullptr, Recompute::none).sum; }
 
  private:
   static Parameter gamma(ParameterArena& arena, const std::string& name, const BlockOptions& o) {

@@ -16,6 +16,10 @@ class LayerNorm {
 
   // x (..., width) -> the same shape
   Variable operator()(const Variable& x) const { return layernorm(x, gain_, bias_); }
+  // sum = x + gamma branch, and sum normalised; gamma may be absent
+  Normed operator()(const Variable& x, const Variable& branch, const Variable& gamma) const {
+    return residual_layernorm(x, branch, gamma, gain_, bias_);
+  }
 
  private:
   Parameter gain_, bias_;

@@ -19,6 +19,8 @@ class Linear {
 
   // x (..., in) -> (..., out)
   Variable operator()(const Variable& x) const { return linear(x, weight_, bias_); }
+  const Parameter& weight() const { return weight_; }
+  const Parameter& bias() const { return bias_; }
 
  private:
   Parameter weight_, bias_;

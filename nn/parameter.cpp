@@ -7,7 +7,7 @@
 #include "runtime/parallel.h"
 
 namespace switchback {
-const std::string& Parameter::name() const { return node_->name; }
+const std::string& Parameter::name() const { return value_->name; }
 
 ParameterArena::ParameterArena(DType values, Device device, uint64_t seed)
     : value_dtype_(values), device_(device), seed_(seed) {
@@ -18,10 +18,10 @@ Parameter ParameterArena::add(std::string name, Shape shape, Init init, bool ful
   CHECK(!masters_.defined(), "parameter ", name, " is added after allocate()");
   CHECK(!find(name), "two parameters are named ", name);
   Parameter p;
-  p.node_ = std::make_shared<Variable::Node>();
-  p.node_->needs_grad = true;
-  p.node_->grad_is_fixed = true;
-  p.node_->name = name;
+  p.value_ = std::make_shared<Variable::Value>();
+  p.value_->name = name;
+  p.gradient_ = Gradient(shape, value_dtype_, device_, true);
+  p.gradient_.node_->is_fixed = true;
   segments_.push_back({std::move(name), shape, init, full_precision, 0, p});
   weight_decay_.push_back(0);
   rate_scale_.push_back(1);
@@ -63,9 +63,10 @@ void ParameterArena::allocate() {
     for (size_t i = 0; i < count; ++i) k.upload(master_of(segments_[first + i]), hosts[i]);
   }
   for (Segment& s : segments_) {
-    Variable::Node& node = *s.parameter.node_;
-    node.value = values_.defined() && !s.full_precision ? values_.part(s.from, s.shape) : master_of(s);
-    node.grad = gradient_of(s);
+    Tensor& value = s.parameter.value_->tensor;
+    value = values_.defined() && !s.full_precision ? values_.part(s.from, s.shape) : master_of(s);
+    s.parameter.gradient_.node_->tensor = gradient_of(s);
+    s.parameter.gradient_.node_->dtype = value.dtype();
   }
   publish_masters();
 }
@@ -75,12 +76,12 @@ void ParameterArena::publish_masters() {
 }
 
 void ParameterArena::begin_backward() {
-  for (Segment& s : segments_) s.parameter.node_->grad_written = false;
+  for (Segment& s : segments_) s.parameter.gradient_.node_->written = false;
 }
 
 void ParameterArena::finish_backward() {
   for (Segment& s : segments_)
-    if (!s.parameter.node_->grad_written) kernels(device_).fill(gradient_of(s), 0);
+    if (!s.parameter.gradient_.node_->written) kernels(device_).fill(gradient_of(s), 0);
 }
 
 const ParameterArena::Segment* ParameterArena::find(std::string_view name) const {

@@ -21,12 +21,14 @@ Variable concat_rows(const std::vector<Variable>& parts) {
     from += part.shape()[0];
   }
   Variable y(std::move(value), needs_grad && !Tape::paused());
-  tape().record("concat_rows", y, [parts, y] {
-    Tensor dy = y.take_grad();
+  std::vector<std::pair<Gradient, int64_t>> gradients;  // and the rows of each part
+  for (const Variable& part : parts) gradients.emplace_back(part.gradient(), part.shape()[0]);
+  tape().record("concat_rows", y, [gradients, result = y.gradient()] {
+    Tensor dy = result.take();
     int64_t from = 0;
-    for (const Variable& part : parts) {
-      part.adopt_grad(dy.slice(from, part.shape()[0]));
-      from += part.shape()[0];
+    for (const auto& [gradient, rows] : gradients) {
+      gradient.adopt(dy.slice(from, rows));
+      from += rows;
     }
   });
   return y;

@@ -13,9 +13,9 @@ Variable vision_embed(const Variable& patches, const Variable& class_embedding, 
                patches.device());
   k.vision_embed_forward(value, patches.value(), class_embedding.value(), positions.value(), keep);
   Variable x = result_of(std::move(value), patches, class_embedding, positions);
-  tape().record("vision_embed", x, [&k, patches, class_embedding, positions, keep, x] {
-    Tensor dx = x.take_grad();
-    k.vision_embed_backward(patches.grad_sink(), class_embedding.grad_sink(), positions.grad_sink(), dx,
+  tape().record("vision_embed", x, [&k, dpatches = patches.gradient(), class_embedding, positions, keep,
+                                   dx = x.gradient()] {
+    k.vision_embed_backward(dpatches.sink(), class_embedding.grad_sink(), positions.grad_sink(), dx.take(),
                             keep);
   });
   return x;
@@ -27,9 +27,8 @@ Variable text_embed(const Variable& table, const Variable& positions, const Tens
   Tensor value({tokens.shape()[0], tokens.shape()[1], table.value().cols()}, table.dtype(), table.device());
   k.text_embed_forward(value, table.value(), positions.value(), tokens);
   Variable x = result_of(std::move(value), table, positions);
-  tape().record("text_embed", x, [&k, table, positions, tokens, x] {
-    Tensor dx = x.take_grad();
-    k.text_embed_backward(table.grad_sink(), positions.grad_sink(), dx, tokens);
+  tape().record("text_embed", x, [&k, table, positions, tokens, dx = x.gradient()] {
+    k.text_embed_backward(table.grad_sink(), positions.grad_sink(), dx.take(), tokens);
   });
   return x;
 }

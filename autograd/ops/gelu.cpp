@@ -8,9 +8,8 @@ Variable gelu(const Variable& x, Gelu kind) {
   Tensor value(x.shape(), x.dtype(), x.device());
   k.gelu_forward(value, x.value(), kind);
   Variable y = result_of(std::move(value), x);
-  tape().record("gelu", y, [&k, x, y, kind] {
-    Tensor dy = y.take_grad();
-    k.gelu_backward(x.grad_sink(), dy, x.value(), kind);
+  tape().record("gelu", y, [&k, x, dy = y.gradient(), kind] {
+    k.gelu_backward(x.grad_sink(), dy.take(), x.value(), kind);
   });
   return y;
 }

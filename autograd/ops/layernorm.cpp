@@ -1,22 +1,76 @@
 // layernorm: y = gain x̂ + bias, x̂ = (x - mean) rstd over the last size. Saves x and two numbers a row.
+// residual_layernorm: the same of sum = x + gamma branch, in one op. Saves sum; branch only for layer-scale.
+//
+// Their normalised results know how to come back after Variable::forget_value(): by the forward pass again.
 #include "autograd/ops.h"
 
 namespace switchback {
+namespace {
+
+// The forward pass of layernorm once more; x is kept for the backward pass anyhow.
+void restore_by_layernorm(const Variable& y, const Variable& x, const Variable& gain, const Variable& bias,
+                          double epsilon) {
+  if (!y.needs_grad()) return;
+  y.restore_with([x, gain, bias, epsilon] {
+    Tensor value(x.shape(), x.dtype(), x.device());
+    Tensor mean({value.rows()}, statistics_dtype(x.dtype()), x.device());
+    Tensor rstd(mean.shape(), mean.dtype(), mean.device());
+    kernels(x.device()).layernorm_forward(value, mean, rstd, x.value(), gain.value(), bias.value(), epsilon);
+    return value;
+  });
+}
+
+}  // namespace
 
 // x, y (..., C), gain, bias (C); mean, rstd (rows)
 Variable layernorm(const Variable& x, const Variable& gain, const Variable& bias, double epsilon) {
   Kernels& k = kernels(x.device());
   Tensor value(x.shape(), x.dtype(), x.device());
-  Tensor mean({x.value().rows()}, statistics_dtype(x.dtype()), x.device());
+  Tensor mean({value.rows()}, statistics_dtype(x.dtype()), x.device());
   Tensor rstd(mean.shape(), mean.dtype(), mean.device());
   k.layernorm_forward(value, mean, rstd, x.value(), gain.value(), bias.value(), epsilon);
   Variable y = result_of(std::move(value), x, gain, bias);
-  tape().record("layernorm", y, [&k, x, gain, bias, y, mean, rstd] {
-    Tensor dy = y.take_grad();
+  restore_by_layernorm(y, x, gain, bias, epsilon);
+  tape().record("layernorm", y, [&k, x, gain, bias, result = y.gradient(), mean, rstd] {
+    Tensor dy = result.take();
     k.layernorm_backward(x.grad_sink(), gain.grad_sink(), bias.grad_sink(), dy, x.value(), mean, rstd,
                          gain.value());
   });
   return y;
+}
+
+// x, branch, sum, normed (..., C), gamma, gain, bias (C); mean, rstd (rows).
+//   dx = dsum + layernorm's gradient of dnormed, dbranch = gamma dx, dgamma = Σ_rows dx branch
+Normed residual_layernorm(const Variable& x, const Variable& branch, const Variable& gamma, const Variable& gain,
+                          const Variable& bias, double epsilon) {
+  Kernels& k = kernels(x.device());
+  Tensor sum_value(x.shape(), x.dtype(), x.device()), value(x.shape(), x.dtype(), x.device());
+  Tensor mean({value.rows()}, statistics_dtype(x.dtype()), x.device());
+  Tensor rstd(mean.shape(), mean.dtype(), mean.device());
+  k.residual_layernorm_forward(sum_value, value, mean, rstd, x.value(), branch.value(), gamma.value(),
+                               gain.value(), bias.value(), epsilon);
+  Variable sum = result_of(std::move(sum_value), x, branch, gamma);
+  Variable normed = result_of(std::move(value), sum, gain, bias);
+  restore_by_layernorm(normed, sum, gain, bias, epsilon);
+  const Variable scaled = gamma.defined() ? branch : Variable();  // its value is wanted for dgamma alone
+  tape().record("residual_layernorm", sum, normed,
+                [&k, x = x.gradient(), branch = branch.gradient(), scaled, gamma, gain, bias, sum,
+                 normed = normed.gradient(), mean, rstd] {
+    Tensor dx = sum.has_grad() ? sum.take_grad() : Tensor();
+    if (normed.written()) {
+      Tensor dnormed = normed.take(), dsum = std::move(dx);
+      // In dsum's place, unless somebody else still reads it.
+      dx = dsum.defined() && !dsum.is_shared() ? dsum : Tensor(sum.shape(), sum.dtype(), sum.device());
+      k.residual_layernorm_backward(dx, scaled.grad_sink(), gamma.grad_sink(), gain.grad_sink(),
+                                    bias.grad_sink(), dsum, dnormed, sum.value(), mean, rstd, gain.value(),
+                                    scaled.value(), gamma.value());
+    } else if (gamma.defined()) {
+      k.residual_backward(scaled.grad_sink(), gamma.grad_sink(), dx, scaled.value(), gamma.value());
+    }
+    if (!gamma.defined()) branch.adopt(dx);  // shared with x until one of them adds to it (Gradient::sink)
+    x.adopt(std::move(dx));
+  });
+  return {sum, normed};
 }
 
 }  // namespace switchback

@@ -20,8 +20,8 @@ Variable linear(const Variable& x, const Variable& w, const Variable& bias) {
   Tensor value(x.shape().with_cols(w.shape()[0]), x.dtype(), x.device());
   k.linear_forward(value, x.value(), matrix(CView(w.value())), bias.value());
   Variable y = result_of(std::move(value), x, w, bias);
-  tape().record("linear", y, [&k, x, w, bias, y] {
-    Tensor dy = y.take_grad();
+  tape().record("linear", y, [&k, x, w, bias, result = y.gradient()] {
+    Tensor dy = result.take();
     if (x.needs_grad()) k.linear_backward_input(x.grad_sink(), dy, matrix(CView(w.value())));
     k.linear_backward_weight(matrix(w.grad_sink()), bias.grad_sink(), dy, x.value());
   });
@@ -34,8 +34,8 @@ Variable project(const Variable& x, const Variable& p) {
   Tensor value(x.shape().with_cols(p.shape()[1]), x.dtype(), x.device());
   k.matmul({value}, x.value(), Transpose::no, p.value(), Transpose::no);
   Variable y = result_of(std::move(value), x, p);
-  tape().record("project", y, [&k, x, p, y] {
-    Tensor dy = y.take_grad();
+  tape().record("project", y, [&k, x, p, result = y.gradient()] {
+    Tensor dy = result.take();
     if (x.needs_grad()) k.matmul(x.grad_sink(), dy, Transpose::no, p.value(), Transpose::yes);
     if (p.needs_grad()) k.matmul(p.grad_sink(), x.value(), Transpose::yes, dy, Transpose::no);
   });

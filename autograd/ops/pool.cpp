@@ -9,9 +9,8 @@ Variable pool(const Variable& x, const Tensor& place) {
   Tensor value({x.shape()[0], x.shape()[2]}, x.dtype(), x.device());
   k.pool_forward(value, x.value(), place);
   Variable y = result_of(std::move(value), x);
-  tape().record("pool", y, [&k, x, place, y] {
-    Tensor dy = y.take_grad();
-    k.pool_backward(x.grad_sink(), dy, place);
+  tape().record("pool", y, [&k, dx = x.gradient(), place, dy = y.gradient()] {
+    k.pool_backward(dx.sink(), dy.take(), place);
   });
   return y;
 }

@@ -10,16 +10,16 @@ Variable residual(const Variable& x, const Variable& branch, const Variable& gam
   k.residual_forward(value, x.value(), branch.value(), gamma.value());
   Variable y = result_of(std::move(value), x, branch, gamma);
   if (!gamma.defined()) {
-    tape().record("residual", y, [x, branch, y] {
-      Tensor dy = y.take_grad();
-      branch.adopt_grad(dy);  // both share dy's memory until one of them adds to it (Variable::grad_sink)
-      x.adopt_grad(std::move(dy));
+    tape().record("residual", y, [x = x.gradient(), branch = branch.gradient(), y = y.gradient()] {
+      Tensor dy = y.take();
+      branch.adopt(dy);  // both share dy's memory until one of them adds to it (Gradient::sink)
+      x.adopt(std::move(dy));
     });
   } else {
-    tape().record("residual", y, [&k, x, branch, gamma, y] {
-      Tensor dy = y.take_grad();
+    tape().record("residual", y, [&k, x = x.gradient(), branch, gamma, y = y.gradient()] {
+      Tensor dy = y.take();
       k.residual_backward(branch.grad_sink(), gamma.grad_sink(), dy, branch.value(), gamma.value());
-      x.adopt_grad(std::move(dy));
+      x.adopt(std::move(dy));
     });
   }
   return y;

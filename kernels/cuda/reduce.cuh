@@ -96,20 +96,42 @@ __global__ void __launch_bounds__(32 * sum_lanes)
   }
 }
 
-// out[c] = Σ_i partials[i, c],  partials (count, stride), c < width
-static __global__ void __launch_bounds__(32 * sum_lanes)
-add_partials(AnyOut out, const float* partials, int64_t count, int64_t stride, int width) {
+// outs[o][c] = Σ_i partials[i, o, c]:  partials (count, outputs, width); block row y of the grid is output o = y
+constexpr int most_sums = 3, partial_lanes = 32;
+struct SumsOut {
+  AnyOut to[most_sums];
+};
+static __global__ void __launch_bounds__(32 * partial_lanes)
+    add_partials_in_order(SumsOut outs, const float* partials, int64_t count, int64_t outputs, int width) {
   const int column = blockIdx.x * 32 + threadIdx.x;
+  const AnyOut out = outs.to[blockIdx.y];
+  if (!out.to) return;
+  const float* from = partials + blockIdx.y * width + column;
   float sum = 0;
-  if (column < width)
-    for (int64_t i = threadIdx.y; i < count; i += sum_lanes) sum += partials[i * stride + column];
-  __shared__ float shared[sum_lanes][32];
+  if (column < width) {
+#pragma unroll 8
+    for (int64_t i = threadIdx.y; i < count; i += partial_lanes) sum += from[i * outputs * width];
+  }
+  __shared__ float shared[partial_lanes][32];
   shared[threadIdx.y][threadIdx.x] = sum;
   __syncthreads();
   if (threadIdx.y > 0 || column >= width) return;
 #pragma unroll
-  for (int lane = 1; lane < sum_lanes; ++lane) sum += shared[lane][threadIdx.x];
+  for (int lane = 1; lane < partial_lanes; ++lane) sum += shared[lane][threadIdx.x];
   out.put(column, sum);
+}
+// sinks[o] (width) = Σ_i partials[i, o];  partials (count, outputs, width). Empty sinks, and those beyond
+// `outputs`, are not written.
+template <int count_of_sinks>
+void add_partials(const char* op, const CudaKernels& k, const Sink (&sinks)[count_of_sinks],
+                  const float* partials, int64_t count, int64_t outputs, int64_t width) {
+  static_assert(count_of_sinks <= most_sums);
+  SumsOut outs{};
+  for (int64_t o = 0; o < std::min<int64_t>(outputs, count_of_sinks); ++o) outs.to[o] = any_out(sinks[o]);
+  const dim3 grid(blocks_for(width, 32), static_cast<unsigned>(outputs));
+  add_partials_in_order<<<grid, dim3(32, partial_lanes), 0, k.stream()>>>(outs, partials, count, outputs,
+                                                                          static_cast<int>(width));
+  check_launch(op);
 }
 
 // sinks[o] (width) = Σ_rows f, for `outputs` sums in one sweep; empty sinks are not written.
@@ -126,12 +148,7 @@ void sum_rows(const char* op, const CudaKernels& k, const Sink (&sinks)[outputs]
         <<<grid, dim3(32, sum_lanes), 0, k.stream()>>>(sums, rows, static_cast<int>(width), chunks.chunk, f);
     check_launch(op);
   }
-  for (int o = 0; o < outputs; ++o) {
-    if (!sinks[o]) continue;
-    add_partials<<<blocks_for(width, 32), dim3(32, sum_lanes), 0, k.stream()>>>(
-        any_out(sinks[o]), sums + o * width, chunks.count, outputs * width, static_cast<int>(width));
-    check_launch(op);
-  }
+  add_partials(op, k, sinks, sums, chunks.count, outputs, width);
 }
 
 }  // namespace switchback::cuda

@@ -116,25 +116,29 @@ double check_against_differences(Setup& m, int64_t count) {
 
 TEST_CASE("the gradient of the loss to every parameter agrees with central differences") {
   for (bool rich : {false, true}) {
-    for (bool recompute : {false, true}) {
+    for (Recompute recompute : {Recompute::none, Recompute::cheap, Recompute::blocks}) {
       CAPTURE(rich);
-      CAPTURE(recompute);
+      CAPTURE(static_cast<int>(recompute));
       Setup m(rich ? rich_config() : tiny_config());
       m.options.recompute = recompute;
       const double worst = check_against_differences(m, 4);
-      MESSAGE(concat(rich ? "rich" : "tiny", recompute ? ", recomputed" : "", ": largest relative error ",
-                     worst));
+      MESSAGE(concat(rich ? "rich" : "tiny", ", recompute level ", static_cast<int>(recompute),
+                     ": largest relative error ", worst));
     }
   }
 }
 
 TEST_CASE("recomputation changes no bit of loss and gradients") {
   for (const ClipConfig& config : {tiny_config(), rich_config()}) {
-    Setup plain(config), again(config);
-    again.options.recompute = true;
-    const double a = plain.run([&] { return plain.loss(); }), b = again.run([&] { return again.loss(); });
-    CHECK_EQ(a, b);
-    CHECK_EQ(plain.gradients(), again.gradients());
+    Setup plain(config);
+    const double loss = plain.run([&] { return plain.loss(); });
+    for (Recompute recompute : {Recompute::gelu, Recompute::cheap, Recompute::blocks}) {
+      CAPTURE(static_cast<int>(recompute));
+      Setup again(config);
+      again.options.recompute = recompute;
+      CHECK_EQ(again.run([&] { return again.loss(); }), loss);
+      CHECK_EQ(again.gradients(), plain.gradients());
+    }
   }
 }
 
@@ -144,9 +148,9 @@ TEST_CASE("parts of a batch give the gradient of the whole batch") {
     const double loss = whole.run([&] { return whole.loss(); });
     const std::vector<double> expected = whole.gradients();
     for (int64_t parts : {1, 2, 3, 6}) {
-      for (bool recompute : {false, true}) {
+      for (Recompute recompute : {Recompute::none, Recompute::cheap, Recompute::blocks}) {
         CAPTURE(parts);
-        CAPTURE(recompute);
+        CAPTURE(static_cast<int>(recompute));
         Setup m(config);
         m.options.recompute = recompute;
         CHECK_LE(std::fabs(m.run([&] { return m.loss_by_parts(parts); }) - loss), 1e-12 * std::fabs(loss));

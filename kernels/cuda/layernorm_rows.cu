@@ -1,0 +1,312 @@
+// layernorm_rows.cu: layernorm's rows in one sweep (layernorm_rows.cuh).
+//
+// These sweeps are bound by memory, so what counts is that enough loads are under way: all of a row's pieces
+// are asked for before the first is looked at.
+//   forward    a warp a row; lane l holds columns 8 l ... 8 l + 7 of every 256.
+//   backward   a block of `teams` warps a row, so that a thread has 8 columns only and its share of the sums
+//              over rows stays in registers; one or two rows abreast. Blocks stay and take every gridDim-th
+//              group of rows; their number depends on the width alone, so the sums have the same bits always.
+//              The blocks' sums are added in order by a second, small kernel.
+#include "kernels/cuda/layernorm_rows.cuh"
+
+#include "kernels/cuda/reduce.cuh"
+
+namespace switchback::cuda {
+namespace {
+
+constexpr int group = 8;            // columns of a lane in one piece
+constexpr int stride = 32 * group;  // columns of a warp in one piece
+constexpr int most_groups = 7;
+constexpr int forward_warps = 4;    // rows of a block
+
+template <class T>
+using Piece = Packed<group, T>;
+
+template <class T>
+__device__ __forceinline__ void load_piece(Piece<T>& piece, const T* from) {
+#pragma unroll
+  for (int g = 0; g < Piece<T>::groups; ++g)
+    piece.group[g] = reinterpret_cast<const typename Piece<T>::Group*>(from)[g];
+}
+template <class T>
+__device__ __forceinline__ void store_piece(T* to, const Piece<T>& piece) {
+#pragma unroll
+  for (int g = 0; g < Piece<T>::groups; ++g)
+    reinterpret_cast<typename Piece<T>::Group*>(to)[g] = piece.group[g];
+}
+template <class T>
+__device__ __forceinline__ void clear(Piece<T>& piece) {
+#pragma unroll
+  for (int g = 0; g < Piece<T>::groups; ++g) piece.group[g] = {};
+}
+
+// ---- forward ----------------------------------------------------------------------------------------------
+template <class T>
+struct Forward {
+  T *sum, *normed;
+  float *mean, *rstd;
+  const T *x, *branch, *gamma, *gain, *bias;
+  int64_t rows;
+  int width;
+  float epsilon;
+};
+
+// width in ((groups - 1) 256, groups 256]: only the last piece may lie beyond the row.
+template <class T, int groups, bool with_branch>
+__global__ void __launch_bounds__(32 * forward_warps) forward(const Forward<T> f) {
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * forward_warps + threadIdx.x / 32;
+  if (row >= f.rows) return;
+  const int first = threadIdx.x % 32 * group;
+  const int64_t at = row * f.width + first;
+  const bool last_there = first + (groups - 1) * stride < f.width;
+  const auto there = [&](int g) { return g < groups - 1 || last_there; };
+
+  Piece<T> x[groups], branch[groups], gain[groups], bias[groups];
+#pragma unroll
+  for (int g = 0; g < groups; ++g) {
+    clear(x[g]);
+    if (there(g)) load_piece(x[g], f.x + at + g * stride);
+    if constexpr (with_branch) {
+      clear(branch[g]);
+      if (there(g)) load_piece(branch[g], f.branch + at + g * stride);
+    }
+  }
+#pragma unroll
+  for (int g = 0; g < groups; ++g)
+    if (there(g)) {
+      load_piece(gain[g], f.gain + first + g * stride);
+      load_piece(bias[g], f.bias + first + g * stride);
+    }
+
+  float values[groups][group];
+#pragma unroll
+  for (int g = 0; g < groups; ++g) {
+    if constexpr (with_branch) {
+      Piece<T> gamma;
+      const bool scaled = f.gamma && there(g);
+      if (scaled) load_piece(gamma, f.gamma + first + g * stride);
+#pragma unroll
+      for (int e = 0; e < group; ++e) {
+        const float added = to_float(branch[g].element[e]);
+        const float sum = scaled ? to_float(x[g].element[e]) + to_float(gamma.element[e]) * added
+                                 : to_float(x[g].element[e]) + added;
+        x[g].element[e] = from_float<T>(sum);
+      }
+      if (there(g)) store_piece(f.sum + at + g * stride, x[g]);
+    }
+#pragma unroll
+    for (int e = 0; e < group; ++e) values[g][e] = to_float(x[g].element[e]);
+  }
+  float sum = 0;
+#pragma unroll
+  for (int g = 0; g < groups; ++g)
+#pragma unroll
+    for (int e = 0; e < group; ++e) sum += values[g][e];  // 0 beyond the row
+  const float m = warp_sum(sum) / static_cast<float>(f.width);
+  float squares = 0;
+#pragma unroll
+  for (int g = 0; g < groups; ++g)
+#pragma unroll
+    for (int e = 0; e < group; ++e) squares += there(g) ? (values[g][e] - m) * (values[g][e] - m) : 0.0f;
+  const float r = 1.0f / sqrtf(warp_sum(squares) / static_cast<float>(f.width) + f.epsilon);
+  if (threadIdx.x % 32 == 0) {
+    f.mean[row] = m;
+    f.rstd[row] = r;
+  }
+#pragma unroll
+  for (int g = 0; g < groups; ++g) {
+    if (!there(g)) continue;
+    Piece<T> normed;
+#pragma unroll
+    for (int e = 0; e < group; ++e)
+      normed.element[e] = from_float<T>((values[g][e] - m) * r * to_float(gain[g].element[e]) +
+                                        to_float(bias[g].element[e]));
+    store_piece(f.normed + at + g * stride, normed);
+  }
+}
+
+// ---- backward ---------------------------------------------------------------------------------------------
+template <class T>
+struct Backward {
+  T* dx;
+  Out<T> dbranch;
+  float* partials;  // (blocks, 2 or 3, width): Σ of dgain, dbias, dgamma over a block's rows
+  const T *dsum, *dnormed, *sum;
+  const float *mean, *rstd;
+  const T *gain, *branch, *gamma;
+  int64_t rows;
+  int width;
+};
+
+constexpr int rows_abreast(bool scaled) { return scaled ? 1 : 2; }
+// 21 warps of 96 registers; with layer-scale, which holds a third sum and the branch, or f32, 16 of 128.
+template <class T>
+constexpr int blocks_of_multiprocessor(int teams, bool scaled) {
+  const int warps = scaled || sizeof(T) == 4 ? 16 : 21;
+  return warps / teams > 16 ? 16 : warps / teams;
+}
+constexpr int multiprocessors = 132;  // an H100's: elsewhere the same blocks, in more or fewer turns
+
+template <class T, int teams, bool scaled>
+__global__ void __launch_bounds__(32 * teams, blocks_of_multiprocessor<T>(teams, scaled))
+    backward(const Backward<T> b) {
+  constexpr int abreast = rows_abreast(scaled);
+  __shared__ float2 of_warp[2][abreast][teams];  // two sets in turn: one barrier a group of rows is enough
+  const int column = threadIdx.x * group, warp = threadIdx.x / 32;
+  const bool there = column < b.width;
+  float gain[group], gamma[group];
+  float gain_sum[group] = {}, bias_sum[group] = {}, gamma_sum[group] = {};
+  load(gain, b.gain + column, there ? group : 0);
+  if constexpr (scaled) load(gamma, b.gamma + column, there ? group : 0);
+
+  int turn = 0;
+  for (int64_t first = static_cast<int64_t>(blockIdx.x) * abreast; first < b.rows;
+       first += static_cast<int64_t>(gridDim.x) * abreast, turn ^= 1) {
+    Piece<T> sum[abreast], dnormed[abreast], dsum[abreast], branch[abreast];
+    float mean[abreast], rstd[abreast];
+#pragma unroll
+    for (int i = 0; i < abreast; ++i) {
+      const bool here = there && first + i < b.rows;
+      const int64_t at = (first + i) * b.width + column;
+      clear(sum[i]);
+      clear(dnormed[i]);
+      clear(dsum[i]);
+      if constexpr (scaled) clear(branch[i]);
+      mean[i] = rstd[i] = 0;
+      if (here) {
+        load_piece(sum[i], b.sum + at);
+        load_piece(dnormed[i], b.dnormed + at);
+        if (b.dsum) load_piece(dsum[i], b.dsum + at);
+        if constexpr (scaled) load_piece(branch[i], b.branch + at);
+        mean[i] = b.mean[first + i];
+        rstd[i] = b.rstd[first + i];
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < abreast; ++i) {
+      float sum_g = 0, sum_gx = 0;
+#pragma unroll
+      for (int e = 0; e < group; ++e) {
+        const float d = to_float(dnormed[i].element[e]), g = d * gain[e];  // 0 beyond row and rows
+        const float unit = (to_float(sum[i].element[e]) - mean[i]) * rstd[i];
+        sum_g += g;
+        sum_gx += g * unit;
+        gain_sum[e] += d * unit;
+        bias_sum[e] += d;
+      }
+      sum_g = warp_sum(sum_g);
+      sum_gx = warp_sum(sum_gx);
+      if (threadIdx.x % 32 == 0) of_warp[turn][i][warp] = {sum_g, sum_gx};
+    }
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < abreast; ++i) {
+      float2 total = of_warp[turn][i][0];
+#pragma unroll
+      for (int w = 1; w < teams; ++w) {
+        total.x += of_warp[turn][i][w].x;
+        total.y += of_warp[turn][i][w].y;
+      }
+      const float mean_g = total.x / static_cast<float>(b.width),
+                  mean_gx = total.y / static_cast<float>(b.width);
+      if (!there || first + i >= b.rows) continue;
+      const int64_t at = (first + i) * b.width + column;
+      Piece<T> dx;
+      float dbranch[group];
+#pragma unroll
+      for (int e = 0; e < group; ++e) {
+        const float g = to_float(dnormed[i].element[e]) * gain[e];
+        const float unit = (to_float(sum[i].element[e]) - mean[i]) * rstd[i];
+        const float own = rstd[i] * (g - mean_g - unit * mean_gx);
+        dx.element[e] = from_float<T>(own + to_float(dsum[i].element[e]));
+        if constexpr (scaled) {
+          const float rounded = to_float(dx.element[e]);
+          dbranch[e] = gamma[e] * rounded;
+          gamma_sum[e] += rounded * to_float(branch[i].element[e]);
+        }
+      }
+      store_piece(b.dx + at, dx);
+      if constexpr (scaled)
+        if (b.dbranch.to) b.dbranch.store(at, dbranch, group);
+    }
+  }
+  if (!there) return;
+  constexpr int sums = scaled ? 3 : 2;
+  const Out<float> out{b.partials + static_cast<int64_t>(blockIdx.x) * sums * b.width, false};
+  out.store(column, gain_sum, group);
+  out.store(b.width + column, bias_sum, group);
+  if constexpr (scaled) out.store(2 * b.width + column, gamma_sum, group);
+}
+
+// Calls f(std::integral_constant<int, n>{}) for n = 1 ... most_groups.
+template <int n = 1, class F>
+void visit_groups(int groups, F&& f) {
+  if (groups == n) return f(std::integral_constant<int, n>{});
+  if constexpr (n < most_groups) visit_groups<n + 1>(groups, f);
+}
+
+bool in_pieces(const CView& x) { return reinterpret_cast<uintptr_t>(x.data) % 16 == 0; }
+
+}  // namespace
+
+bool normalize_rows(const CudaKernels& k, const View& sum, const View& normed, const View& mean,
+                    const View& rstd, const CView& x, const CView& branch, const CView& gamma,
+                    const CView& gain, const CView& bias, double epsilon) {
+  const char* op = "layernorm_forward";
+  const int64_t rows = x.rows(), width = x.cols(), groups = (width + stride - 1) / stride;
+  if (rows == 0 || width % group != 0 || groups > most_groups) return false;
+  for (const CView& v : {CView(sum), CView(normed), x, branch, gamma, gain, bias})
+    if (!in_pieces(v)) return false;
+  visit(x.dtype, op, [&](auto tag) {
+    using T = decltype(tag);
+    const Forward<T> f{data<T>(sum), data<T>(normed), data<float>(mean),  data<float>(rstd),
+                       data<T>(x),   data<T>(branch), data<T>(gamma),     data<T>(gain),
+                       data<T>(bias), rows,           static_cast<int>(width), static_cast<float>(epsilon)};
+    const unsigned blocks = blocks_for(rows, forward_warps);
+    visit_groups(static_cast<int>(groups), [&](auto n) {
+      if (branch)
+        forward<T, n, true><<<blocks, 32 * forward_warps, 0, k.stream()>>>(f);
+      else
+        forward<T, n, false><<<blocks, 32 * forward_warps, 0, k.stream()>>>(f);
+    });
+    check_launch(op);
+  });
+  return true;
+}
+
+bool normalize_rows_backward(const CudaKernels& k, const View& dx, const Sink& dbranch, const Sink& dgamma,
+                             const Sink& dgain, const Sink& dbias, const CView& dsum, const CView& dnormed,
+                             const CView& sum, const CView& mean, const CView& rstd, const CView& gain,
+                             const CView& branch, const CView& gamma) {
+  const char* op = "layernorm_backward";
+  const int64_t rows = sum.rows(), width = sum.cols(), groups = (width + stride - 1) / stride;
+  if (rows == 0 || width % group != 0 || groups > most_groups) return false;
+  if (dx.dtype != sum.dtype || (dbranch && dbranch.to.dtype != sum.dtype)) return false;
+  for (const CView& v : {CView(dx), CView(dbranch.to), dsum, dnormed, sum, gain, branch, gamma})
+    if (!in_pieces(v)) return false;
+  const bool scaled = static_cast<bool>(gamma);
+  if (scaled && !branch) return false;
+  visit(sum.dtype, op, [&](auto tag) {
+    using T = decltype(tag);
+    const int64_t resident = multiprocessors * blocks_of_multiprocessor<T>(static_cast<int>(groups), scaled);
+    const int64_t abreast = rows_abreast(scaled), sums = scaled ? 3 : 2;
+    const int64_t blocks = std::min(resident, (rows + abreast - 1) / abreast);
+    const Tensor partials = k.scratch({blocks, sums, width});
+    const Backward<T> b{data<T>(dx),       out_of<T>(dbranch), data<float>(partials), data<T>(dsum),
+                        data<T>(dnormed),  data<T>(sum),       data<float>(mean),     data<float>(rstd),
+                        data<T>(gain),     data<T>(branch),    data<T>(gamma),        rows,
+                        static_cast<int>(width)};
+    visit_groups(static_cast<int>(groups), [&](auto n) {
+      const unsigned threads = 32 * n;
+      if (scaled)
+        backward<T, n, true><<<static_cast<unsigned>(blocks), threads, 0, k.stream()>>>(b);
+      else
+        backward<T, n, false><<<static_cast<unsigned>(blocks), threads, 0, k.stream()>>>(b);
+    });
+    check_launch(op);
+    add_partials(op, k, {dgain, dbias, dgamma}, data<float>(partials), blocks, sums, width);
+  });
+  return true;
+}
+
+}  // namespace switchback::cuda

@@ -1,0 +1,61 @@
+// What a block keeps for its backward pass, in bytes of the allocator, at every level of recomputation; and that
+// it gives all of it back.
+#include "runtime/allocator.h"
+#include "tests/models/model_test.h"
+
+using namespace switchback;
+
+namespace {
+
+constexpr int64_t width = 64, batch = 3, tokens = 40;
+
+struct Kept {
+  size_t forward, backward;  // bytes in use after the forward pass and after the backward pass, above the start
+};
+
+Kept kept(int64_t layers, Recompute recompute, bool layer_scale) {
+  ParameterArena arena(DType::bf16, cpu_device, 1);
+  BlockOptions o;
+  o.width = width;
+  o.heads = 2;
+  o.mlp_width = 4 * width;
+  if (layer_scale) o.layer_scale = 0.1;
+  o.qkv = o.out = o.fc = o.proj = Init::normal_with(0.1);
+  const Transformer transformer(arena, "t", layers, o);
+  arena.allocate();
+  arena.begin_backward();
+  const auto used = [] { return allocator(cpu_device).statistics().used; };
+  Variable y;
+  const size_t before = used();
+  {
+    Tensor input({batch, tokens, width}, DType::bf16);
+    kernels(cpu_device).fill(input, 0.5);
+    y = transformer(Variable(input, true), recompute);
+  }
+  const size_t after = used();
+  Tensor dy(y.shape(), y.dtype());
+  kernels(cpu_device).fill(dy, 1);
+  y.adopt_grad(std::move(dy));
+  tape().backward_from_gradients();
+  y = {};
+  return {after - before, used() - before};
+}
+
+}  // namespace
+
+TEST_CASE("a block keeps as many activations as its level of recomputation says") {
+  const double unit = batch * tokens * width * 2;  // bytes of one (B, T, C)
+  for (bool layer_scale : {false, true})
+    for (const auto& [recompute, units] :
+         {std::pair(Recompute::none, 16.0), {Recompute::gelu, 12.0}, {Recompute::cheap, 10.0}, {Recompute::blocks, 1.0}}) {
+      const Kept five = kept(5, recompute, layer_scale), three = kept(3, recompute, layer_scale);
+      const double each = static_cast<double>(five.forward - three.forward) / 2 / unit;
+      // Layer-scale wants both branches for its gradient.
+      const double expected = units + (layer_scale && recompute != Recompute::blocks ? 2 : 0);
+      CAPTURE(static_cast<int>(recompute));
+      CAPTURE(layer_scale);
+      CHECK_GE(each, expected);
+      CHECK_LE(each, expected + 0.35);  // mean, rstd and lse: f32 by row, in pieces of 256 bytes
+      CHECK_EQ(five.backward, 0);
+    }
+}
