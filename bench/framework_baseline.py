@@ -14,7 +14,12 @@ side: random pixels and tokens lie on the device.
 
 With --against every run is a process of its own, in the given order: A is ours, B compiled PyTorch, E eager
 PyTorch, S ours with StableAdamW. The ratio is that of the medians, above 1 when ours is faster. Every run
-appends a JSON line to --json; bench_plot makes a picture of that file.
+appends a JSON line to --json; bench_plot makes a picture of that file. --prepare first lets torch.compile do its
+work for all models side by side, into its cache: one after the other that takes several minutes.
+
+One thing is changed in PyTorch's favour: open_clip gives its text tower the causal mask as numbers, which
+PyTorch's fastest attention kernels do not take; here it is told that the mask is the causal one (--as-shipped
+leaves that out).
 """
 
 import argparse
@@ -66,18 +71,26 @@ def cpu_step(o):
     return step
 
 
+def name_the_causal_mask(open_clip):
+    def attention(self, q_x, k_x=None, v_x=None, attn_mask=None):
+        k_x, v_x = (q_x if x is None else x for x in (k_x, v_x))
+        mask = None if attn_mask is None else attn_mask.to(q_x.dtype)
+        return self.attn(q_x, k_x, v_x, need_weights=False, attn_mask=mask, is_causal=mask is not None)[0]
+    open_clip.transformer.ResidualAttentionBlock.attention = attention
+
+
 def gpu_step(o):
     """open_clip's training step (open_clip_train/train.py) in amp_bf16 with the options that make it fastest."""
     try:
         import open_clip
     except ImportError as error:
         sys.exit(f"framework_baseline: {error}; pip install open_clip_torch")
+    if not o.as_shipped:
+        name_the_causal_mask(open_clip)
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.benchmark = True
     with torch.device("cuda"):  # initialised there: seconds instead of half a minute for ViT-H-14
-        model = open_clip.create_model(o.model, device="cuda", output_dict=True)
-    layout = torch.channels_last if o.channels_last else torch.contiguous_format
-    model = model.to(memory_format=layout).train()
+        model = open_clip.create_model(o.model, device="cuda", output_dict=True).train()
     no_decay = [p for n, p in model.named_parameters() if p.ndim < 2 or "ln" in n or "bias" in n]
     decay = [p for n, p in model.named_parameters() if not (p.ndim < 2 or "ln" in n or "bias" in n)]
     optimizer = torch.optim.AdamW([{"params": no_decay, "weight_decay": 0.0}, {"params": decay, "weight_decay": 0.2}],
@@ -87,15 +100,20 @@ def gpu_step(o):
     text = size["text_cfg"]
     pixels = size["vision_cfg"]["image_size"]
     # Already normalised floats, as its loader hands them over: ours starts from bytes.
-    images = torch.randn(o.batch_size, 3, pixels, pixels, device="cuda").to(memory_format=layout)
-    tokens = torch.randint(0, text.get("vocab_size", 49408), (o.batch_size, text.get("context_length", 77)), device="cuda")
+    images = torch.randn(o.batch_size, 3, pixels, pixels, device="cuda")
+    shape = (o.batch_size, text.get("context_length", 77))
+    tokens = torch.randint(0, text.get("vocab_size", 49408), shape, device="cuda")
     logit_scale = model.logit_scale
+    # The backward pass is compiled with the forward pass rather than after it: then --prepare need not run it.
+    torch._functorch.config.force_non_lazy_backward_lowering = True
     forward = model if o.eager else torch.compile(model)
 
     def step():
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast("cuda", dtype=torch.bfloat16):
             loss = loss_of(**forward(images, tokens))
+        if o.prepare:
+            return None
         loss.backward()
         optimizer.step()
         with torch.no_grad():
@@ -125,31 +143,24 @@ def times_on_gpu(step, steps):
     return [a.elapsed_time(b) * 1e-3 for a, b in zip(borders, borders[1:])], loss.item()
 
 
-def attention_priority(o):
-    """cuDNN's attention first where it can, when asked for."""
-    import contextlib
-    if not o.cudnn_attention:
-        return contextlib.nullcontext()
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-    return sdpa_kernel([SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION,
-                        SDPBackend.MATH], set_priority=True)
-
-
 def measure(o):
     gpu = o.device == "cuda"
     torch.manual_seed(1)
     start = time.perf_counter()
-    if o.compile_cache and os.path.exists(o.compile_cache):
-        with open(o.compile_cache, "rb") as file:
-            torch.compiler.load_cache_artifacts(file.read())
-    with attention_priority(o):
-        step = gpu_step(o) if gpu else cpu_step(o)
-        for _ in range(3):
+    step = gpu_step(o) if gpu else cpu_step(o)
+    if o.prepare:
+        try:
             step()
-        if gpu:
-            torch.cuda.synchronize()
-        ready = time.perf_counter() - start
-        times, loss = (times_on_gpu if gpu else times_on_cpu)(step, o.steps)
+        except torch.OutOfMemoryError:
+            pass  # others compile beside it and take memory; by then its own work is in the cache
+        print(f"prepared {o.model} in {time.perf_counter() - start:.0f} s", flush=True)
+        os._exit(0)
+    for _ in range(3):
+        step()
+    if gpu:
+        torch.cuda.synchronize()
+    ready = time.perf_counter() - start
+    times, loss = (times_on_gpu if gpu else times_on_cpu)(step, o.steps)
     median = statistics.median(times)
     where = torch.cuda.get_device_name() if gpu else f"{torch.get_num_threads()} threads"
     precision = "amp_bf16" if gpu else "fp32"
@@ -170,11 +181,6 @@ def measure(o):
     if o.json:
         with open(o.json, "a") as file:
             file.write(json.dumps(line) + "\n")
-    if o.compile_cache and mode == "compiled" and not os.path.exists(o.compile_cache):
-        artifacts = torch.compiler.save_cache_artifacts()
-        if artifacts:
-            with open(o.compile_cache, "wb") as file:
-                file.write(artifacts[0])
 
 
 # ---- in turns ------------------------------------------------------------------------------------------------
@@ -187,10 +193,7 @@ def run_once(o, letter, model, batch):
             command += ["--precision", "amp_bf16"]
     else:
         command = [sys.executable, os.path.abspath(__file__), "--threads", str(o.threads)] + sizes
-        command += ["--eager"] * (letter == "E") + ["--channels-last"] * o.channels_last
-        command += ["--cudnn-attention"] * o.cudnn_attention
-        if o.compile_cache:
-            command += ["--compile-cache", f"{o.compile_cache}.{model}"]
+        command += ["--eager"] * (letter == "E") + ["--as-shipped"] * o.as_shipped
     with tempfile.NamedTemporaryFile(mode="r", suffix=".jsonl") as file:
         environment = dict(os.environ, SWITCHBACK_CPU_THREADS=str(o.threads)) if o.device == "cpu" else None
         try:
@@ -218,8 +221,25 @@ def row(model, batch, letter, runs, ours, flops):
     return text
 
 
+def prepare(o, pairs):
+    """torch.compile of all models at once, a process each; what it makes goes to its cache."""
+    command = [sys.executable, os.path.abspath(__file__), "--device", "cuda", "--prepare"]
+    command += ["--as-shipped"] * o.as_shipped
+    running = [subprocess.Popen(command + ["--model", model, "--batch-size", str(batch)]) for model, batch in pairs]
+    end = time.monotonic() + o.timeout
+    for process in running:
+        try:
+            process.wait(max(1.0, end - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
 def compare(o):
     pairs = [p.rsplit(":", 1) for p in o.models.split(",")] if o.models else [(o.model, o.batch_size)]
+    if o.prepare:
+        prepare(o, pairs)
+    if not o.order:
+        return
     rows = []
     for model, batch in pairs:
         runs = {}
@@ -245,17 +265,17 @@ def main():
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--threads", type=int, default=2, help="on a CPU")
     parser.add_argument("--eager", action="store_true", help="on a GPU: without torch.compile")
-    parser.add_argument("--channels-last", action="store_true", help="on a GPU: images and conv1 in that layout")
-    parser.add_argument("--cudnn-attention", action="store_true", help="on a GPU: cuDNN's attention where it can be used")
-    parser.add_argument("--compile-cache", metavar="FILE", help="what torch.compile made: read, or written when absent")
+    parser.add_argument("--as-shipped", action="store_true", help="on a GPU: open_clip without the change above")
+    parser.add_argument("--prepare", action="store_true", help="compile only; with --against: all models, first")
     parser.add_argument("--json", metavar="FILE", help="append a JSON line for each run")
     parser.add_argument("--against", metavar="PATH", help="bench_step: run both in turns and print the ratio")
     parser.add_argument("--models", help="with --against: MODEL:BATCH,... instead of --model and --batch-size")
-    parser.add_argument("--order", default=None, help="with --against: A ours, B compiled, E eager, S ours, StableAdamW")
+    parser.add_argument("--order", default=None, help="with --against: A ours, B compiled, E eager, S ours, StableAdamW; \"\" only prepares")
     parser.add_argument("--ours", default="", help="with --against: more flags for bench_step, in one string")
     parser.add_argument("--timeout", type=float, default=600, help="with --against: seconds for one run")
     o = parser.parse_args()
-    o.order = o.order or ("ABAB" if o.device == "cuda" else "ABABAB")
+    if o.order is None:
+        o.order = "ABAB" if o.device == "cuda" else "ABABAB"
     compare(o) if o.against else measure(o)
 
 

@@ -279,10 +279,8 @@ std::string panel_of(const Panel& panel, double top) {
   return out;
 }
 
-}  // namespace
-
-std::string svg_chart(std::string_view title, const std::vector<Panel>& panels) {
-  const double height = head + panel_height * static_cast<double>(panels.size());
+// The opening tag, the styles, a white ground (so that it reads on a dark page too) and the title.
+std::string head_of(std::string_view title, double height) {
   std::string out = format(
       "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %.0f %.0f\" width=\"%.0f\" height=\"%.0f\" ",
       width, height, width, height);
@@ -291,10 +289,69 @@ std::string svg_chart(std::string_view title, const std::vector<Panel>& panels) 
       "<style>.title{font-size:19px;font-weight:bold;fill:#1b2733}.panel{font-size:14px;font-weight:bold;"
       "fill:#1b2733}"
       ".tick{font-size:12px;fill:#4a5563}.legend{font-size:12.5px;fill:#2f3b48}</style>\n"
-      "<rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n";  // so that it reads on a dark page too
-  out += format("<text x=\"%.1f\" y=\"32\" class=\"title\">", left) + escaped(title) + "</text>\n";
+      "<rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n";
+  return out + format("<text x=\"%.1f\" y=\"32\" class=\"title\">", left) + escaped(title) + "</text>\n";
+}
+
+std::string text_at(double x, double y, const char* anchor, const char* style, std::string_view text) {
+  return format("<text x=\"%.1f\" y=\"%.1f\" text-anchor=\"%s\" class=\"%s\">", x, y, anchor, style) +
+         escaped(text) + "</text>\n";
+}
+
+}  // namespace
+
+std::string svg_chart(std::string_view title, const std::vector<Panel>& panels) {
+  std::string out = head_of(title, head + panel_height * static_cast<double>(panels.size()));
   for (size_t i = 0; i < panels.size(); ++i)
     out += panel_of(panels[i], head + panel_height * static_cast<double>(i));
+  return out + "</svg>\n";
+}
+
+std::string svg_bars(const BarChart& chart) {
+  constexpr double plot = 230;  // pixels: the height of the axis
+  Panel legend{chart.y_label, {}};
+  for (const std::string& name : chart.series) legend.series.push_back({name, {}, {}});
+
+  double highest = 0;
+  for (const BarGroup& group : chart.groups)
+    for (double v : group.values)
+      if (std::isfinite(v)) highest = std::max(highest, v);
+  for (double v : chart.marks)
+    if (std::isfinite(v)) highest = std::max(highest, v);
+  Axis y{0, 1, head + plot_top + plot, head + plot_top, false};
+  if (highest > 0) y.high = std::min(highest, largest) * 1.12;  // room for the texts
+
+  std::string out = head_of(chart.title, head + plot_top + plot + 44);
+  out += text_at(left, head + 16, "start", "panel", chart.y_label) + legend_of(legend, head + 16);
+  for (const Tick& tick : linear_ticks(y, 5)) {
+    const double at = y.pixel(tick.value);
+    out += format("<line x1=\"%.1f\" y1=\"%.1f\" x2=\"%.1f\" y2=\"%.1f\" stroke=\"#e3e6ea\"/>\n", left, at,
+                  right, at);
+    out += text_at(left - 8, at + 4, "end", "tick", label_of(tick.value, y.high));
+  }
+  const double group_width = (right - left) / std::max<double>(1, static_cast<double>(chart.groups.size()));
+  const double bar = 0.8 * group_width / std::max<double>(1, static_cast<double>(chart.series.size()));
+  for (size_t g = 0; g < chart.groups.size(); ++g) {
+    const BarGroup& group = chart.groups[g];
+    const double from = left + group_width * (static_cast<double>(g) + 0.1);
+    CHECK(group.values.size() <= chart.series.size(), "chart: group ", group.name, " has ",
+          group.values.size(), " values of ", chart.series.size(), " series");
+    for (size_t i = 0; i < group.values.size(); ++i) {
+      if (!std::isfinite(group.values[i])) continue;
+      const double x = from + bar * static_cast<double>(i), top = y.pixel(std::max(0.0, group.values[i]));
+      out += format("<rect x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\" fill=\"%s\"/>\n",
+                    x + 0.05 * bar, top, 0.9 * bar, y.from - top, colours[i % colour_count]);
+      if (i < group.texts.size()) out += text_at(x + bar / 2, top - 5, "middle", "tick", group.texts[i]);
+    }
+    out += text_at(left + group_width * (static_cast<double>(g) + 0.5), y.from + 20, "middle", "legend",
+                   group.name);
+  }
+  for (double mark : chart.marks)
+    if (std::isfinite(mark))
+      out += format("<path d=\"M%.1f %.1fH%.1f\" stroke=\"%s\" stroke-dasharray=\"3 3\"/>\n", left,
+                    y.pixel(mark), right, mark_colour);
+  out += format("<path d=\"M%.1f %.1fV%.1fH%.1f\" fill=\"none\" stroke=\"#5f6b7a\"/>\n", left, y.to, y.from,
+                right);
   return out + "</svg>\n";
 }
 

@@ -32,4 +32,25 @@ struct Panel {
 
 std::string svg_chart(std::string_view title, const std::vector<Panel>& panels);
 
+// Bars that stand in groups, one of each series in a group, on an axis that begins at 0.
+//
+//   title                              legend
+//   | 1.41x     1.32x |                 `marks` are dashed horizontal lines
+//   |-[ ]-[ ]---[ ]-[ ]-
+//     group     group
+struct BarGroup {
+  std::string name;
+  std::vector<double> values = {};      // of each series; one that is not finite leaves its place empty
+  std::vector<std::string> texts = {};  // above each bar; may be fewer
+};
+
+struct BarChart {
+  std::string title, y_label;
+  std::vector<std::string> series = {};
+  std::vector<BarGroup> groups = {};
+  std::vector<double> marks = {};
+};
+
+std::string svg_bars(const BarChart& chart);
+
 }  // namespace switchback

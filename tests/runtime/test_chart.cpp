@@ -192,3 +192,24 @@ TEST_CASE("chart: a sample to look at, when SWITCHBACK_CHART names a file") {
                                                       rms_panel,
                                                       {"logit scale", {constant}}}));
 }
+
+TEST_CASE("bars: heights in proportion, empty places, hostile values") {
+  BarChart chart{.title = "speed <of> \"all\"", .y_label = "relative", .series = {"a", "b"}};
+  chart.groups = {{"one", {2, 1}, {"2.00x", "1 & only"}}, {"two", {std::nan(""), 1}}, {"three", {}}};
+  chart.marks = {1};
+  const std::string svg = svg_bars(chart);
+  check_picture(svg);
+  std::vector<double> heights;  // of the bars; the ground is a <rect width=...>
+  for (size_t i = svg.find("<rect x="); i != svg.npos; i = svg.find("<rect x=", i + 1))
+    heights.push_back(std::atof(svg.c_str() + svg.find("height=\"", i) + 8));
+  REQUIRE_EQ(heights.size(), 3);
+  CHECK_EQ(heights[0], doctest::Approx(2 * heights[1]).epsilon(0.01));
+  CHECK_EQ(heights[1], heights[2]);
+  CHECK(contains(svg, "2.00x"));
+  CHECK(contains(svg, "1 &amp; only"));
+
+  check_picture(svg_bars({}));
+  chart.groups[0].values = {1e308, inf};
+  chart.marks = {inf, -inf};
+  check_picture(svg_bars(chart));
+}
