@@ -130,7 +130,7 @@ template <class T>
 struct Backward {
   T* dx;
   Out<T> dbranch;
-  float* partials;  // (blocks, 2 or 3, width): Σ of dgain, dbias, dgamma over a block's rows
+  float* partials;  // (blocks, sums, width): Σ of dgain, dbias, dgamma over a block's rows
   const T *dsum, *dnormed, *sum;
   const float *mean, *rstd;
   const T *gain, *branch, *gamma;
@@ -138,7 +138,8 @@ struct Backward {
   int width;
 };
 
-constexpr int rows_abreast(bool scaled) { return scaled ? 1 : 2; }
+template <bool scaled>
+constexpr int rows_abreast = scaled ? 1 : 2;
 // 21 warps of 96 registers; with layer-scale, which holds a third sum and the branch, or f32, 16 of 128.
 template <class T>
 constexpr int blocks_of_multiprocessor(int teams, bool scaled) {
@@ -150,7 +151,7 @@ constexpr int multiprocessors = 132;  // an H100's: elsewhere the same blocks, i
 template <class T, int teams, bool scaled>
 __global__ void __launch_bounds__(32 * teams, blocks_of_multiprocessor<T>(teams, scaled))
     backward(const Backward<T> b) {
-  constexpr int abreast = rows_abreast(scaled);
+  constexpr int abreast = rows_abreast<scaled>;
   __shared__ float2 of_warp[2][abreast][teams];  // two sets in turn: one barrier a group of rows is enough
   const int column = threadIdx.x * group, warp = threadIdx.x / 32;
   const bool there = column < b.width;
@@ -238,11 +239,56 @@ __global__ void __launch_bounds__(32 * teams, blocks_of_multiprocessor<T>(teams,
   if constexpr (scaled) out.store(2 * b.width + column, gamma_sum, group);
 }
 
+// The part of it that is layer-scale's, by the same blocks and in the same order of rows.
+template <class T, int teams>
+__global__ void __launch_bounds__(32 * teams) scale_backward(const Backward<T> b) {
+  constexpr int ahead = 4;  // rows of a block that are asked for at once
+  const int column = threadIdx.x * group;
+  if (column >= b.width) return;
+  float gamma[group], gamma_sum[group] = {};
+  load(gamma, b.gamma + column, group);
+  for (int64_t first = blockIdx.x; first < b.rows; first += static_cast<int64_t>(gridDim.x) * ahead) {
+    Piece<T> dy[ahead], branch[ahead];
+#pragma unroll
+    for (int i = 0; i < ahead; ++i) {
+      const int64_t row = first + static_cast<int64_t>(gridDim.x) * i;
+      clear(dy[i]);
+      clear(branch[i]);
+      if (row >= b.rows) continue;
+      load_piece(dy[i], b.dx + row * b.width + column);
+      load_piece(branch[i], b.branch + row * b.width + column);
+    }
+#pragma unroll
+    for (int i = 0; i < ahead; ++i) {
+      const int64_t row = first + static_cast<int64_t>(gridDim.x) * i;
+      if (row >= b.rows) continue;
+      float dbranch[group];
+#pragma unroll
+      for (int e = 0; e < group; ++e) {
+        const float rounded = to_float(dy[i].element[e]);
+        dbranch[e] = gamma[e] * rounded;
+        gamma_sum[e] += rounded * to_float(branch[i].element[e]);
+      }
+      if (b.dbranch.to) b.dbranch.store(row * b.width + column, dbranch, group);
+    }
+  }
+  const Out<float> out{b.partials + static_cast<int64_t>(blockIdx.x) * b.width, false};
+  out.store(column, gamma_sum, group);
+}
+
 // Calls f(std::integral_constant<int, n>{}) for n = 1 ... most_groups.
 template <int n = 1, class F>
 void visit_groups(int groups, F&& f) {
   if (groups == n) return f(std::integral_constant<int, n>{});
   if constexpr (n < most_groups) visit_groups<n + 1>(groups, f);
+}
+
+// How many blocks share the rows of a backward pass.
+template <class T>
+int64_t blocks_of_rows(int64_t rows, int64_t groups, bool scaled) {
+  const int64_t abreast = scaled ? rows_abreast<true> : rows_abreast<false>;
+  return std::min<int64_t>(multiprocessors * blocks_of_multiprocessor<T>(static_cast<int>(groups), scaled),
+                           (rows + abreast - 1) / abreast);
 }
 
 bool in_pieces(const CView& x) { return reinterpret_cast<uintptr_t>(x.data) % 16 == 0; }
@@ -288,9 +334,7 @@ bool normalize_rows_backward(const CudaKernels& k, const View& dx, const Sink& d
   if (scaled && !branch) return false;
   visit(sum.dtype, op, [&](auto tag) {
     using T = decltype(tag);
-    const int64_t resident = multiprocessors * blocks_of_multiprocessor<T>(static_cast<int>(groups), scaled);
-    const int64_t abreast = rows_abreast(scaled), sums = scaled ? 3 : 2;
-    const int64_t blocks = std::min(resident, (rows + abreast - 1) / abreast);
+    const int64_t blocks = blocks_of_rows<T>(rows, groups, scaled), sums = scaled ? 3 : 2;
     const Tensor partials = k.scratch({blocks, sums, width});
     const Backward<T> b{data<T>(dx),       out_of<T>(dbranch), data<float>(partials), data<T>(dsum),
                         data<T>(dnormed),  data<T>(sum),       data<float>(mean),     data<float>(rstd),
@@ -305,6 +349,35 @@ bool normalize_rows_backward(const CudaKernels& k, const View& dx, const Sink& d
     });
     check_launch(op);
     add_partials(op, k, {dgain, dbias, dgamma}, data<float>(partials), blocks, sums, width);
+  });
+  return true;
+}
+
+bool scale_rows_backward(const CudaKernels& k, const Sink& dbranch, const Sink& dgamma, const CView& dy,
+                         const CView& branch, const CView& gamma) {
+  const char* op = "residual_backward";
+  const int64_t rows = dy.rows(), width = dy.cols(), groups = (width + stride - 1) / stride;
+  if (rows == 0 || width % group != 0 || groups > most_groups) return false;
+  if (!gamma || !branch || (dbranch && dbranch.to.dtype != dy.dtype)) return false;
+  for (const CView& v : {CView(dbranch.to), dy, branch, gamma})
+    if (!in_pieces(v)) return false;
+  visit(dy.dtype, op, [&](auto tag) {
+    using T = decltype(tag);
+    const int64_t blocks = blocks_of_rows<T>(rows, groups, true);
+    const Tensor partials = k.scratch({blocks, 1, width});
+    Backward<T> b{};
+    b.dx = const_cast<T*>(data<T>(dy));  // read only
+    b.dbranch = out_of<T>(dbranch);
+    b.partials = data<float>(partials);
+    b.branch = data<T>(branch);
+    b.gamma = data<T>(gamma);
+    b.rows = rows;
+    b.width = static_cast<int>(width);
+    visit_groups(static_cast<int>(groups), [&](auto n) {
+      scale_backward<T, n><<<static_cast<unsigned>(blocks), 32 * n, 0, k.stream()>>>(b);
+    });
+    check_launch(op);
+    add_partials(op, k, {dgamma}, data<float>(partials), blocks, 1, width);
   });
   return true;
 }

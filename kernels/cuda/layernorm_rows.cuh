@@ -23,4 +23,8 @@ bool normalize_rows_backward(const CudaKernels& k, const View& dx, const Sink& d
                              const CView& sum, const CView& mean, const CView& rstd, const CView& gain,
                              const CView& branch, const CView& gamma);
 
+// dbranch = gamma dy, dgamma = Σ dy branch alone, with the bits that the above gives for dx = dy.
+bool scale_rows_backward(const CudaKernels& k, const Sink& dbranch, const Sink& dgamma, const CView& dy,
+                         const CView& branch, const CView& gamma);
+
 }  // namespace switchback::cuda

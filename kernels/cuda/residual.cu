@@ -1,5 +1,7 @@
 // residual.cu: y = x + gamma branch, with or without layer-scale.
 //   dbranch = gamma dy,   dgamma = Σ_rows dy branch.   x, y, branch (M, C), gamma (C)
+// Rows of real models take layer-scale's backward pass in one sweep (layernorm_rows.cu).
+#include "kernels/cuda/layernorm_rows.cuh"
 #include "kernels/cuda/reduce.cuh"
 
 namespace switchback::cuda {
@@ -78,6 +80,7 @@ void CudaKernels::residual_backward(Sink dbranch, Sink dgamma, CView dy, CView b
   check_sink_vector(op, "dgamma", dgamma, width, dy.dtype);
   if (gamma) check_vector(op, "gamma", gamma, width, dy.dtype);
   if (dgamma) check_matrix(op, "branch", branch, rows, width, dy.dtype);
+  if (scale_rows_backward(*this, dbranch, dgamma, dy, branch, gamma)) return;
   visit(dy.dtype, op, [&](auto tag) {
     using T = decltype(tag);
     const int columns = static_cast<int>(width);
