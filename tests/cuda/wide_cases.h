@@ -38,6 +38,21 @@ inline OpCase choose_patches_case(int64_t samples, int64_t kept, int64_t patches
   };
 }
 
+// dx lies where dsum does.
+inline OpCase residual_layernorm_backward_in_place_case(int64_t rows, int64_t cols) {
+  OpCase op = residual_layernorm_backward_case(rows, cols, true, true);
+  op.name += " in place";
+  std::erase_if(op.operands, [](const Operand& o) { return o.name == "dx" || o.name == "dsum"; });
+  op.operands.push_back(random("dx", {rows, cols}, 1, 0, Operand::value, Operand::in_out));
+  op.call = [=](const Bound& x) {
+    x.k.residual_layernorm_backward(x("dx"), x.sink("dbranch"), x.sink("dgamma"), x.sink("dgain"),
+                                    x.sink("dbias"), x("dx"), x("dy"), x("x"), x("mean"), x("rstd"),
+                                    x("gain"), x("branch"), x("gamma"));
+  };
+  op.define = nullptr;
+  return op;
+}
+
 inline std::vector<OpCase> wide_cases() {
   std::vector<OpCase> all;
   for (int64_t n : {1, 15, 129, 257, 2049}) {
@@ -80,13 +95,28 @@ inline std::vector<OpCase> wide_cases() {
     all.push_back(siglip_forward_case(s));
     all.push_back(siglip_backward_case(s));
   }
-  for (const auto& [rows, cols] :
-       std::vector<std::pair<int64_t, int64_t>>{{1, 768}, {15, 1280}, {129, 1664}, {257, 40}}) {
+  // The borders of a warp's 256 columns and of the 1792 that one sweep takes, and so many rows that the blocks
+  // that stay on the GPU take several each.
+  for (const auto& [rows, cols] : std::vector<std::pair<int64_t, int64_t>>{{1, 768},
+                                                                           {15, 1280},
+                                                                           {129, 1664},
+                                                                           {257, 40},
+                                                                           {129, 8},
+                                                                           {15, 248},
+                                                                           {33, 256},
+                                                                           {257, 264},
+                                                                           {5, 1792},
+                                                                           {5, 1800},
+                                                                           {4999, 64},
+                                                                           {1601, 1280}}) {
     all.push_back(layernorm_forward_case(rows, cols));
     all.push_back(layernorm_backward_case(rows, cols));
-    all.push_back(residual_layernorm_forward_case(rows, cols, true));
-    for (bool scaled : {false, true})
+    for (bool scaled : {false, true}) {
+      all.push_back(residual_layernorm_forward_case(rows, cols, scaled));
       all.push_back(residual_layernorm_backward_case(rows, cols, scaled, true));
+    }
+    all.push_back(residual_layernorm_backward_in_place_case(rows, cols));
+    all.push_back(residual_backward_case(rows, cols));
     all.push_back(gelu_backward_case(rows, cols, Gelu::quick));
     all.push_back(l2_normalize_forward_case(rows, cols));
     all.push_back(l2_normalize_backward_case(rows, cols));
