@@ -29,7 +29,8 @@ HOT = [
      [r"HGMMA\.64x\d+x16\.F32\.BF16", r"UTMALDG", r"SYNCS\.PHASECHK"]),
     ("attention_backward_sm90", "attention_backward_sm90_kernel", (HOPPER,),
      [r"HGMMA\.64x\d+x16\.F32\.BF16", r"UTMALDG", r"SYNCS\.PHASECHK"]),
-    ("layernorm", "forwardI|backwardI|backward_with_sums", (AMPERE, HOPPER), [LOADS_16, STORES_16]),
+    ("layernorm_rows", "(forward|backward)I13__nv_bfloat16", (AMPERE, HOPPER), [LOADS_16, STORES_16]),
+    ("layernorm", "forwardI|backwardI", (AMPERE, HOPPER), [LOADS_16, STORES_16]),
     ("adam", "update_momentsI|update_mastersI", (AMPERE, HOPPER), [LOADS_16, STORES_16]),
 ]
 

@@ -4,7 +4,7 @@
 // are asked for before the first is looked at.
 //   forward    a warp a row; lane l holds columns 8 l ... 8 l + 7 of every 256.
 //   backward   a block of `teams` warps a row, so that a thread has 8 columns only and its share of the sums
-//              over rows stays in registers; one or two rows abreast. Blocks stay and take every gridDim-th
+//              over rows stays in registers; two rows abreast. Blocks stay and take every gridDim-th
 //              group of rows; their number depends on the width alone, so the sums have the same bits always.
 //              The blocks' sums are added in order by a second, small kernel.
 #include "kernels/cuda/layernorm_rows.cuh"
@@ -138,20 +138,14 @@ struct Backward {
   int width;
 };
 
-template <bool scaled>
-constexpr int rows_abreast = scaled ? 1 : 2;
-// 21 warps of 96 registers; with layer-scale, which holds a third sum and the branch, or f32, 16 of 128.
-template <class T>
-constexpr int blocks_of_multiprocessor(int teams, bool scaled) {
-  const int warps = scaled || sizeof(T) == 4 ? 16 : 21;
-  return warps / teams > 16 ? 16 : warps / teams;
-}
+// 16 warps of 128 registers (15 where a row has 3 or 5). With layer-scale or without, the same rows fall to the
+// same blocks: a layernorm has the same bits alone and in one op with its residual.
+constexpr int abreast = 2;
+constexpr int blocks_of_multiprocessor(int teams) { return 16 / teams; }
 constexpr int multiprocessors = 132;  // an H100's: elsewhere the same blocks, in more or fewer turns
 
 template <class T, int teams, bool scaled>
-__global__ void __launch_bounds__(32 * teams, blocks_of_multiprocessor<T>(teams, scaled))
-    backward(const Backward<T> b) {
-  constexpr int abreast = rows_abreast<scaled>;
+__global__ void __launch_bounds__(32 * teams, blocks_of_multiprocessor(teams)) backward(const Backward<T> b) {
   __shared__ float2 of_warp[2][abreast][teams];  // two sets in turn: one barrier a group of rows is enough
   const int column = threadIdx.x * group, warp = threadIdx.x / 32;
   const bool there = column < b.width;
@@ -242,16 +236,17 @@ __global__ void __launch_bounds__(32 * teams, blocks_of_multiprocessor<T>(teams,
 // The part of it that is layer-scale's, by the same blocks and in the same order of rows.
 template <class T, int teams>
 __global__ void __launch_bounds__(32 * teams) scale_backward(const Backward<T> b) {
-  constexpr int ahead = 4;  // rows of a block that are asked for at once
+  constexpr int ahead = 2 * abreast;  // rows of a block that are asked for at once
   const int column = threadIdx.x * group;
   if (column >= b.width) return;
   float gamma[group], gamma_sum[group] = {};
   load(gamma, b.gamma + column, group);
-  for (int64_t first = blockIdx.x; first < b.rows; first += static_cast<int64_t>(gridDim.x) * ahead) {
+  const int64_t step = static_cast<int64_t>(gridDim.x) * abreast;
+  for (int64_t first = static_cast<int64_t>(blockIdx.x) * abreast; first < b.rows; first += 2 * step) {
     Piece<T> dy[ahead], branch[ahead];
 #pragma unroll
     for (int i = 0; i < ahead; ++i) {
-      const int64_t row = first + static_cast<int64_t>(gridDim.x) * i;
+      const int64_t row = first + i / abreast * step + i % abreast;
       clear(dy[i]);
       clear(branch[i]);
       if (row >= b.rows) continue;
@@ -260,7 +255,7 @@ __global__ void __launch_bounds__(32 * teams) scale_backward(const Backward<T> b
     }
 #pragma unroll
     for (int i = 0; i < ahead; ++i) {
-      const int64_t row = first + static_cast<int64_t>(gridDim.x) * i;
+      const int64_t row = first + i / abreast * step + i % abreast;
       if (row >= b.rows) continue;
       float dbranch[group];
 #pragma unroll
@@ -284,10 +279,8 @@ void visit_groups(int groups, F&& f) {
 }
 
 // How many blocks share the rows of a backward pass.
-template <class T>
-int64_t blocks_of_rows(int64_t rows, int64_t groups, bool scaled) {
-  const int64_t abreast = scaled ? rows_abreast<true> : rows_abreast<false>;
-  return std::min<int64_t>(multiprocessors * blocks_of_multiprocessor<T>(static_cast<int>(groups), scaled),
+int64_t blocks_of_rows(int64_t rows, int64_t groups) {
+  return std::min<int64_t>(multiprocessors * blocks_of_multiprocessor(static_cast<int>(groups)),
                            (rows + abreast - 1) / abreast);
 }
 
@@ -334,7 +327,7 @@ bool normalize_rows_backward(const CudaKernels& k, const View& dx, const Sink& d
   if (scaled && !branch) return false;
   visit(sum.dtype, op, [&](auto tag) {
     using T = decltype(tag);
-    const int64_t blocks = blocks_of_rows<T>(rows, groups, scaled), sums = scaled ? 3 : 2;
+    const int64_t blocks = blocks_of_rows(rows, groups), sums = scaled ? 3 : 2;
     const Tensor partials = k.scratch({blocks, sums, width});
     const Backward<T> b{data<T>(dx),       out_of<T>(dbranch), data<float>(partials), data<T>(dsum),
                         data<T>(dnormed),  data<T>(sum),       data<float>(mean),     data<float>(rstd),
@@ -363,7 +356,7 @@ bool scale_rows_backward(const CudaKernels& k, const Sink& dbranch, const Sink& 
     if (!in_pieces(v)) return false;
   visit(dy.dtype, op, [&](auto tag) {
     using T = decltype(tag);
-    const int64_t blocks = blocks_of_rows<T>(rows, groups, true);
+    const int64_t blocks = blocks_of_rows(rows, groups);
     const Tensor partials = k.scratch({blocks, 1, width});
     Backward<T> b{};
     b.dx = const_cast<T*>(data<T>(dy));  // read only
