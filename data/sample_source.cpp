@@ -53,6 +53,18 @@ class SyntheticSource final : public SampleSource {
   std::vector<uint8_t> image_;
 };
 
+// A source's factor is the weight of each of its shards, as in open_clip: its share of the samples is the
+// factor times the number of its shards.
+std::vector<double> shard_weights(const std::vector<int64_t>& source_sizes, const std::vector<double>& factors) {
+  if (!factors.empty() && factors.size() != source_sizes.size())
+    fail("--train-data-upsampling-factors has ", factors.size(), " numbers, --train-data has ",
+         source_sizes.size(), source_sizes.size() == 1 ? " source" : " sources", " ('::' separates both)");
+  std::vector<double> weights;
+  for (size_t i = 0; i < source_sizes.size(); ++i)
+    weights.insert(weights.end(), static_cast<size_t>(source_sizes[i]), factors.empty() ? 1 : factors[i]);
+  return weights;
+}
+
 bool ends_with_any(const std::string& text, std::initializer_list<const char*> ends) {
   return std::any_of(ends.begin(), ends.end(), [&](const char* end) { return text.ends_with(end); });
 }
@@ -93,6 +105,8 @@ std::shared_ptr<SampleSource> open_source(const SourceOptions& options) {
   } else {
     fail("unknown --dataset-type '", type, "': expected webdataset, csv, synthetic or auto");
   }
+  if (options.resampled)
+    source->set_draw_weights(shard_weights(source->source_sizes(), options.upsampling_factors));
   source->reasons().set_warn(options.warn ? options.warn : Warn(warn_on_stderr));
   return source;
 }

@@ -69,6 +69,13 @@ class SampleSource {
   virtual std::optional<uint64_t> declared_count() const = 0;
   uint64_t count();  // exact: indexes every block
 
+  // Number of blocks of each '::' source, in order.
+  virtual std::vector<int64_t> source_sizes() const { return {block_count()}; }
+  // Not empty (--dataset-resampled): blocks are drawn with replacement, forever, with these relative weights
+  // (one per block); empty: every pass holds every block once.
+  const std::vector<double>& draw_weights() const { return draw_weights_; }
+  void set_draw_weights(std::vector<double> weights) { draw_weights_ = std::move(weights); }
+
   // One clear line for a source in which no block has a usable sample: what was looked for, what was found.
   virtual std::string why_empty() const = 0;
 
@@ -77,12 +84,15 @@ class SampleSource {
 
  private:
   mutable Reasons reasons_;  // counting is not a change of the data
+  std::vector<double> draw_weights_;
 };
 
 struct SourceOptions {
   std::string data;  // shard pattern "a/{0000..0003}.tar::b/{x,y}.tar", or a CSV file; unused by synthetic
   std::string type = "auto";  // webdataset, csv, synthetic, or auto: by the file's extension
   SampleNeeds needs;
+  bool resampled = false;                  // draw shards with replacement instead of passing over all of them
+  std::vector<double> upsampling_factors;  // per '::' source, for each of its shards; empty: 1
   bool skip_bad_shards = false;  // a damaged shard is no error: the samples before the damage are kept
   std::string csv_separator = "\t";
   std::string csv_image_key = "filepath";

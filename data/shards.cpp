@@ -38,6 +38,7 @@ class ShardSource final : public SampleSource {
   ShardSource(std::vector<std::vector<std::string>> sources, SampleNeeds needs, bool skip_bad_shards)
       : needs_(needs), skip_bad_shards_(skip_bad_shards), files_(std::make_shared<OpenFiles>()) {
     for (auto& source : sources) {
+      sizes_.push_back(static_cast<int64_t>(source.size()));
       for (auto& path : source) paths_.push_back(std::move(path));
     }
     counted_.resize(paths_.size());
@@ -46,6 +47,7 @@ class ShardSource final : public SampleSource {
   int64_t block_count() const override { return static_cast<int64_t>(paths_.size()); }
   std::string block_name(int64_t block) const override { return paths_[static_cast<size_t>(block)]; }
   std::optional<uint64_t> declared_count() const override { return declared_sample_count(paths_); }
+  std::vector<int64_t> source_sizes() const override { return sizes_; }
 
   std::shared_ptr<const SampleBlock> block(int64_t number) override {
     const size_t i = static_cast<size_t>(number);
@@ -92,6 +94,7 @@ class ShardSource final : public SampleSource {
 
  private:
   std::vector<std::string> paths_;
+  std::vector<int64_t> sizes_;  // shards of each source
   SampleNeeds needs_;
   bool skip_bad_shards_;
   std::shared_ptr<OpenFiles> files_;

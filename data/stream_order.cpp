@@ -21,6 +21,11 @@ PhiloxStream stand_in_stream(uint64_t seed, uint64_t position) {
   return PhiloxStream(seed, RandomPurpose::shuffle, uint64_t{1} << 63 | position);
 }
 
+// Likewise, by the bit below it.
+PhiloxStream draw_stream(uint64_t seed, uint64_t n) {
+  return PhiloxStream(seed, RandomPurpose::shuffle, uint64_t{1} << 62 | n);
+}
+
 // Fisher-Yates.
 void shuffle(std::vector<uint32_t>& items, PhiloxStream random) {
   for (size_t i = items.size(); i > 1; --i) std::swap(items[i - 1], items[random.below(i)]);
@@ -94,7 +99,13 @@ std::string StreamGroup::describe() const {
 StreamOrder::StreamOrder(std::shared_ptr<SampleSource> source, Options options, StreamState start)
     : source_(std::move(source)), options_(options), at_(start) {
   CHECK(source_ && source_->block_count() > 0, "a stream needs a source with blocks");
-  if (at_.first_block > static_cast<uint64_t>(source_->block_count())) {
+  if (options_.shuffle) {
+    double sum = 0;
+    for (double weight : source_->draw_weights()) cumulative_weights_.push_back(sum += weight);
+    CHECK(!resampled() || (std::ssize(cumulative_weights_) == source_->block_count() && sum > 0), "weights of ",
+          cumulative_weights_.size(), " blocks with the sum ", sum);
+  }
+  if (!resampled() && at_.first_block > static_cast<uint64_t>(source_->block_count())) {
     fail("the position to resume at lies behind shard ", at_.first_block, ", but the data has ",
          source_->block_count(), " shards: it is not the data that the run was started with");
   }
@@ -108,6 +119,21 @@ const std::vector<uint32_t>& StreamOrder::blocks_of_pass(uint64_t pass) {
     blocks_pass_ = pass;
   }
   return blocks_;
+}
+
+uint64_t StreamOrder::blocks_in_pass() const {
+  return resampled() ? ~uint64_t{0} : static_cast<uint64_t>(source_->block_count());
+}
+
+uint64_t StreamOrder::block_at(uint64_t pass, uint64_t n) {
+  if (!resampled()) return blocks_of_pass(pass)[n];
+  const double drawn = draw_stream(options_.seed, n).uniform_double() * cumulative_weights_.back();
+  const auto after = std::upper_bound(cumulative_weights_.begin(), cumulative_weights_.end(), drawn);
+  // The sum may be drawn itself, by rounding: then the last block that has a weight.
+  if (after != cumulative_weights_.end()) return static_cast<uint64_t>(after - cumulative_weights_.begin());
+  return static_cast<uint64_t>(std::lower_bound(cumulative_weights_.begin(), cumulative_weights_.end(),
+                                                cumulative_weights_.back()) -
+                               cumulative_weights_.begin());
 }
 
 std::shared_ptr<const SampleBlock> StreamOrder::index(uint64_t block) {
@@ -124,21 +150,26 @@ std::string StreamOrder::busy_with() const {
 
 std::shared_ptr<const StreamGroup> StreamOrder::next() {
   while (options_.passes == 0 || at_.pass < options_.passes) {
-    const std::vector<uint32_t>& blocks = blocks_of_pass(at_.pass);
+    const uint64_t blocks = blocks_in_pass();
+    uint64_t empty = 0;  // blocks without a sample, one after the other
     auto group = std::make_shared<StreamGroup>();
     group->seed_ = options_.seed;
     group->state_ = at_;
     group->state_.position = at_.group_start;
-    while (at_.first_block < blocks.size() && (group->size() == 0 || group->size() < options_.window)) {
-      auto block = index(blocks[at_.first_block++]);
-      if (block->size() == 0) continue;
+    while (at_.first_block < blocks && (group->size() == 0 || group->size() < options_.window)) {
+      auto block = index(block_at(at_.pass, at_.first_block++));
+      if (block->size() == 0) {
+        if (resampled() && ++empty > 20 * cumulative_weights_.size() + 100) fail(source_->why_empty());
+        continue;
+      }
+      empty = 0;
       group->starts_.push_back(group->size() + static_cast<uint64_t>(block->size()));
       group->blocks_.push_back(std::move(block));
     }
     const uint64_t position = at_.position, number = at_.group;
     at_.group_start = group->end();
     ++at_.group;
-    if (at_.first_block == blocks.size()) {
+    if (at_.first_block == blocks) {
       if (group->size() == 0 && pass_empty_) fail(source_->why_empty());
       at_ = {.position = position, .pass = at_.pass + 1, .group_start = at_.group_start};
       pass_empty_ = true;
@@ -157,6 +188,7 @@ std::shared_ptr<const StreamGroup> StreamOrder::next() {
 }
 
 void StreamOrder::require(uint64_t samples, const std::string& why) {
+  if (resampled()) return;  // pairs come again anyway
   uint64_t found = 0;
   const std::vector<uint32_t> blocks = blocks_of_pass(at_.pass);
   for (size_t i = 0; i < blocks.size() && found < samples; ++i) {
