@@ -179,9 +179,10 @@ void TrainingLog::print_line(const StepRecord& r) {
       step_total_ / static_cast<double>(steps_timed_) * static_cast<double>(r.total_steps - r.step - 1);
   std::string line = open_clip_line(r, epoch_loss_.value(), data_seconds_.value(), step_seconds);
   line +=
-      format(" | data wait %.0f%% grad norm %.3g RMS %.2f %s %.3g TFLOP/s left %s",
+      format(" | data wait %.0f%% grad norm %.3g RMS %.2f %s %.3g TFLOP/s memory %.2f GiB left %s",
              100 * data_seconds_.value() / step_seconds, r.gradient_norm, r.largest_rms,
-             r.largest_rms_name.c_str(), rate * options_.flops_per_sample * 1e-12, duration(left).c_str());
+             r.largest_rms_name.c_str(), rate * options_.flops_per_sample * 1e-12,
+             static_cast<double>(r.peak_memory) / (1 << 30), duration(left).c_str());
   info(line);
   if (events_) {
     const std::pair<std::string, double> scalars[] = {{"train/data_time", data_seconds_.value()},

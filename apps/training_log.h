@@ -34,6 +34,8 @@ struct StepRecord {
   int64_t samples_seen = 0;   // over the whole run, this step's included
   double loss = 0, learning_rate = 0, logit_scale = 0;  // logit_scale: exp'd
   double data_seconds = 0, step_seconds = 0;            // step_seconds includes the wait for data
+  double pause_seconds = 0;  // spent on a checkpoint or an evaluation before the step; not part of it
+  size_t peak_memory = 0;    // bytes that the run has held on the device at most
   double gradient_norm = 0, visual_gradient_norm = 0, text_gradient_norm = 0;
   double largest_rms = 0, patch_embedding_rms = 0;
   std::string largest_rms_name;

@@ -3,6 +3,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 #include <nlohmann/json.hpp>
 #include <sstream>
 #include <utility>
@@ -140,6 +141,9 @@ void describe(Flags& f, TrainingOptions& o) {
   f.flag("--delete-previous-checkpoint", o.delete_previous_checkpoint, "the same as --keep-last-k 1");
   f.flag("--save-most-recent", o.save_most_recent, "save after every epoch, whatever --save-frequency says");
   f.value("--threads", o.threads, "CPU threads of the kernels; 0: all cores");
+  f.flag("--eager", o.eager, "launch the kernels of a step one by one instead of as one CUDA graph");
+  f.value("--profile-steps", o.profile_steps,
+          "A-B: run these steps op by op and print where their time goes (with NVTX ranges for Nsight)");
   f.flag("--dry-run", o.dry_run, "print model, parameters, FLOPs and steps, then stop");
 }
 
@@ -254,6 +258,14 @@ void check(TrainingOptions& o, std::vector<std::string>& notices) {
     fail("--resume latest needs the --name of the run: a name made from date and options is new every time");
   if (!o.report_to.empty() && o.report_to != "all" && o.report_to.find("tensorboard") == std::string::npos)
     notices.push_back("--report-to " + o.report_to + " has no effect: only tensorboard is supported");
+  if (!o.profile_steps.empty()) {
+    long long first = 0, last = 0;
+    char rest = 0;
+    if (std::sscanf(o.profile_steps.c_str(), "%lld-%lld%c", &first, &last, &rest) != 2 || first < 0 ||
+        last < first)
+      fail("--profile-steps is A-B, steps counted from 0 (10-14), got ", o.profile_steps);
+    o.profiled = {first, last};
+  }
   if (o.csv_separator == "\\t") o.csv_separator = "\t";
   if (o.delete_previous_checkpoint) o.keep_last_k = 1;
   if (o.workers == 0) o.workers = 1;

@@ -75,6 +75,9 @@ struct TrainingOptions {
   std::string report_to;  // "tensorboard" (in any list) writes event files
   int64_t threads = 0;  // CPU threads of the kernels; 0: all cores
   bool dry_run = false;
+  bool eager = false;          // no CUDA graph: kernels are launched one by one
+  std::string profile_steps;   // "A-B": these steps run op by op and print where their time goes
+  std::optional<std::array<int64_t, 2>> profiled;  // from profile_steps
 };
 
 // Parses argv. Prints the help and exits with 0 on --help. Errors: unknown flags name the nearest one; values

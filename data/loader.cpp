@@ -201,8 +201,11 @@ struct Loader::State {
     auto slot = std::make_unique<Slot>();
     Batch& batch = slot->batch;
     batch.size = B;
-    batch.images = Tensor({B, S, S, 3}, DType::u8);
-    if (tokenizer) batch.tokens = Tensor({B, tokenizer->context_length()}, DType::i32);
+    const auto room = [&](Shape shape, DType dtype) {
+      return options.page_locked ? Tensor::page_locked(shape, dtype) : Tensor(shape, dtype);
+    };
+    batch.images = room({B, S, S, 3}, DType::u8);
+    if (tokenizer) batch.tokens = room({B, tokenizer->context_length()}, DType::i32);
     batch.first_position = first;
     batch.keys.resize(static_cast<size_t>(B));
     batch.labels.assign(static_cast<size_t>(B), -1);

@@ -45,6 +45,7 @@ struct LoaderOptions {
   CropOptions crop;                                      // training: RandomResizedCrop
   ResizeMode resize_mode = ResizeMode::shortest;         // evaluation
   Interpolation interpolation = Interpolation::bicubic;  // evaluation
+  bool page_locked = false;   // batches lie where a GPU copies from by itself
   bool keep_text = false;     // fill Batch::captions and Batch::json (always on in evaluation)
   StreamState start;          // from Loader::state() of the run that is resumed
   double stall_seconds = 60;  // next() waits longer: a warning names what is being read

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/transfer.h"
 #include "nn/parameter.h"
 #include "optim/schedule.h"
 #include "runtime/allocator.h"
@@ -39,10 +40,8 @@ void set_weight_decay(ParameterArena& arena, const AdamWOptions& options) {
   }
 }
 
-// The elements of a float tensor on any device, as doubles on the host.
-std::vector<double> fetch(const Tensor& tensor) {
-  Tensor host(tensor.shape(), tensor.dtype());
-  kernels(tensor.device()).download(host, tensor);
+// The elements of a float tensor on the host, as doubles.
+std::vector<double> doubles(const Tensor& host) {
   return visit_float(host.dtype(), "optimizer", [&](auto tag) {
     const auto values = host.span<decltype(tag)>();
     std::vector<double> out;
@@ -65,18 +64,19 @@ AdamW::AdamW(ParameterArena& arena, AdamWOptions options) : arena_(arena), optio
   const auto tensors = static_cast<int64_t>(arena.segments().size());
   first_ = Tensor(arena.masters().shape(), dtype, device);
   second_ = Tensor(arena.masters().shape(), dtype, device);
-  rms_ = Tensor({tensors}, dtype, device);
-  sum_squares_ = Tensor({tensors}, dtype, device);
+  numbers_ = Tensor({2, tensors}, dtype, device);
+  sum_squares_ = numbers_.part(0, {tensors});
+  rms_ = numbers_.part(tensors, {tensors});
   scalars_ = Tensor({step_scalar_count}, DType::f64, device);
   steps_ = Tensor::of<int64_t>({}, {0});
-  for (const Tensor& t : {first_, second_, rms_, sum_squares_, scalars_}) kernels(device).fill(t, 0);
+  for (const Tensor& t : {first_, second_, numbers_, scalars_}) kernels(device).fill(t, 0);
   report_.rms.assign(static_cast<size_t>(tensors), -1);
 }
 
 void AdamW::step(double learning_rate) {
   begin_step(learning_rate);
   update();
-  finish_step();
+  receive(steps_done(), to_host(numbers_));
 }
 
 void AdamW::begin_step(double learning_rate) {
@@ -96,16 +96,23 @@ void AdamW::update() {
   Kernels& k = kernels(arena_.device());
   const Segments table = arena_.table();
   k.gradient_statistics(sum_squares_, arena_.gradients(), table);
+  if (!options_.update.clip_update) {
+    k.adam_step(arena_.masters(), arena_.values(), first_, second_, rms_, arena_.gradients(), sum_squares_,
+                table, scalars_, options_.update);
+    return;
+  }
   k.adam_moments(first_, second_, rms_, arena_.gradients(), sum_squares_, table, scalars_, options_.update);
   k.adam_update(arena_.masters(), arena_.values(), first_, second_, rms_, table, scalars_, options_.update);
 }
 
-void AdamW::finish_step() {
+void AdamW::receive(int64_t step, const Tensor& numbers) {
   const auto& segments = arena_.segments();
-  const std::vector<double> sum_squares = fetch(sum_squares_);
+  const auto tensors = static_cast<int64_t>(segments.size());
+  CHECK(numbers.size() == 2 * tensors, "numbers of a step are (2, ", tensors, "), got ", numbers.shape());
+  const std::vector<double> sum_squares = doubles(numbers.part(0, {tensors}));
   OptimizerReport report;
-  report.step = steps_done();
-  report.rms = fetch(rms_);
+  report.step = step;
+  report.rms = doubles(numbers.part(tensors, {tensors}));
   report.largest_rms = -1;
   double visual = 0, text = 0;
   for (size_t i = 0; i < segments.size(); ++i) {

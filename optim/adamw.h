@@ -11,13 +11,13 @@
 // whose gradient holds an Inf or a NaN is left alone for this step, weight decay included; t counts the step
 // all the same.
 //
-// The arithmetic is in kernels (gradient_statistics, adam_moments, adam_update); this class owns the state
-// and computes the scalars of a step. One step is three parts, so that the middle one can be captured and
-// replayed:
-//   begin_step(rate)   on the host: t, β̂1, β̂2, written to the device
-//   update()           kernel calls only, with the same addresses every time
-//   finish_step()      fetches the numbers for the log. Today it waits for the device, which costs nothing on the CPU;
-//                      callers rely on report().step only, so that a device may deliver them one step late
+// The arithmetic is in kernels (gradient_statistics, adam_step, adam_moments, adam_update); this class owns the
+// state and computes the scalars of a step. One step is three parts, so that the middle one can be captured
+// and replayed, and the last one may come late:
+//   begin_step(rate)          on the host: t, β̂1, β̂2, written to the device
+//   update()                  kernel calls only, with the same addresses every time
+//   receive(step, numbers)    makes the report of what numbers() held after that step, wherever they were kept
+// step() does all three and waits for the device.
 #pragma once
 
 #include <string>
@@ -63,14 +63,15 @@ class AdamW {
   AdamW(ParameterArena& arena, AdamWOptions options);
   AdamW(const AdamW&) = delete;
 
-  // Updates masters and values from the arena's gradients. Equal to begin_step, update, finish_step.
+  // Updates masters and values from the arena's gradients.
   void step(double learning_rate);
   void begin_step(double learning_rate);
   void update();
-  void finish_step();
+  // Of the last update, on the device: (2, S) of the masters' type, sums of squares of the gradients and RMS.
+  const Tensor& numbers() const { return numbers_; }
+  void receive(int64_t step, const Tensor& numbers);  // on the host
 
-  // The last step whose numbers have arrived: report().step tells which. On the CPU the last one; a device
-  // that works ahead of the host may be one behind, so read it before the next step and take `step` from it.
+  // Of the last step that was received; with TrainingStep that may be the one before the last.
   const OptimizerReport& report() const { return report_; }
   double rms_of(std::string_view name) const;  // of report(); negative when skipped or before the first step
 
@@ -87,7 +88,8 @@ class AdamW {
   ParameterArena& arena_;
   AdamWOptions options_;
   Tensor first_, second_;       // flat as the arena's masters, of their type
-  Tensor rms_, sum_squares_;    // (S) of the masters' type
+  Tensor numbers_;              // (2, S) of the masters' type
+  Tensor sum_squares_, rms_;    // (S): the rows of numbers_
   Tensor scalars_;              // (step_scalar_count) f64, on the device
   Tensor steps_;                // () i64, on the host
   OptimizerReport report_;

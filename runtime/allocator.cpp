@@ -84,7 +84,7 @@ struct CachingAllocator::State {
   std::unordered_map<void*, Block*> used_blocks;  // by address
   std::map<char*, size_t> segments;               // address -> bytes
   std::map<std::string, MemoryStatistics::Context, std::less<>> contexts;
-  size_t held = 0, used = 0, peak_used = 0, segments_taken = 0;
+  size_t held = 0, used = 0, peak_used = 0, peak_held = 0, segments_taken = 0;
   bool growth_forbidden = false;
   uint64_t changes = 0;  // of used_blocks
   using Ranges = std::map<char*, char*>;  // begin -> end; no two touch each other
@@ -117,6 +117,7 @@ struct CachingAllocator::State {
     Block* block = new Block{static_cast<char*>(memory), bytes};
     segments.emplace(block->begin, bytes);
     held += bytes;
+    peak_held = std::max(peak_held, held);
     ++segments_taken;
     free_blocks.insert(block);
     return block;
@@ -218,8 +219,9 @@ struct CachingAllocator::State {
           ", and growth is forbidden: the memory of a captured step is fixed by the step before it; "
           "run with --eager if sizes change from step to step");
     }
-    throw OutOfMemory(
-        what + "; lower --batch-size (--accum-freq keeps the global batch) or turn on --grad-checkpointing");
+    throw OutOfMemory(what +
+                      "; lower --batch-size (--accum-freq keeps the global batch) or turn on --recompute "
+                      "(gelu, cheap) or --grad-checkpointing");
   }
 };
 
@@ -306,7 +308,7 @@ void CachingAllocator::release_cached() {
 MemoryStatistics CachingAllocator::statistics() const {
   const State& s = *state_;
   const std::lock_guard lock(s.mutex);
-  MemoryStatistics result{s.held, s.used, s.peak_used, s.segments_taken, s.source->room(), {}};
+  MemoryStatistics result{s.held, s.used, s.peak_used, s.peak_held, s.segments_taken, s.source->room(), {}};
   for (const auto& [name, context] : s.contexts) result.contexts.emplace(name, context);
   return result;
 }
@@ -356,7 +358,7 @@ void CachingAllocator::check_recording(int number) {
   if (recording.checked == s.changes) return;
   if (const Block* held = s.held_within(recording.ranges))
     fail(s.source->name(), ": the captured step would write over ", readable_bytes(held->size), " of \"",
-         s.name_of_context(held), "\", taken since it was captured and still held; run with --eager");
+         s.name_of_context(held), "\", taken since it was captured and still held");
   recording.checked = s.changes;
 }
 

@@ -49,6 +49,7 @@ struct MemoryStatistics {
   size_t held = 0;       // bytes taken from the source and not given back
   size_t used = 0;       // bytes handed out at the moment
   size_t peak_used = 0;  // largest `used` so far (since reset_peak)
+  size_t peak_held = 0;  // largest `held` so far
   size_t segments_taken = 0;  // how often the source was asked: a steady state does not change it
   std::optional<MemoryRoom> room;
   struct Context {

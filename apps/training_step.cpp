@@ -1,0 +1,217 @@
+#include "apps/training_step.h"
+
+#include <cmath>
+#include <cstring>
+#include <optional>
+#include <vector>
+
+#include "autograd/checkpoint.h"
+#include "kernels/transfer.h"
+#include "runtime/allocator.h"
+
+namespace switchback {
+namespace {
+
+constexpr int warm_up_steps = 2;     // op by op, before the first capture
+constexpr int attempts = 3;          // to capture, before all steps go op by op
+
+double value_at(const Tensor& host, int64_t i) {
+  return number(host.part(i, {}));
+}
+
+}  // namespace
+
+TrainingStep::TrainingStep(const Clip& clip, ParameterArena& arena, AdamW& optimizer, int64_t batch_size,
+                           Options options)
+    : clip_(clip),
+      arena_(arena),
+      optimizer_(optimizer),
+      options_(std::move(options)),
+      device_(arena.device()),
+      step_on_device_({}, DType::i64, device_),
+      results_({2}, arena.masters().dtype(), device_),
+      dropout_{options_.seed, step_on_device_, 0} {
+  CHECK(options_.parts >= 1 && batch_size % options_.parts == 0, "a batch of ", batch_size, " in ",
+        options_.parts, " parts");
+  const ClipConfig& config = clip.config();
+  if (config.vision.patch_dropout > 0) options_.clip.dropout = &dropout_;
+  const MemoryContext memory("batch");
+  const int64_t size = config.vision.image_size;
+  for (Input& input : inputs_) {
+    input.images = Tensor({batch_size, size, size, 3}, DType::u8, device_);
+    input.tokens = Tensor({batch_size, config.text.context_length}, DType::i32, device_);
+  }
+  const MemoryContext results("results");
+  for (Slot& slot : ring_) {
+    slot.results = Tensor::page_locked(results_.shape(), results_.dtype());
+    slot.numbers = Tensor::page_locked(optimizer.numbers().shape(), optimizer.numbers().dtype());
+  }
+  arena.table();  // uploaded now, not within a step
+}
+
+TrainingStep::~TrainingStep() {
+  try {
+    kernels(device_).synchronize();  // nothing may be on its way from or to what goes now
+    for (Input& input : inputs_)
+      if (input.arrived) input.arrived->wait();
+  } catch (const Error&) {  // the device is lost: whoever noticed it first has said so
+  }
+}
+
+void TrainingStep::warn(const std::string& line) const {
+  if (options_.warn) options_.warn(line);
+}
+
+bool TrainingStep::captured() const { return captured_; }
+
+void TrainingStep::bring(const Tensor& images, const Tensor& tokens) {
+  current_ = 1 - current_;
+  Input& input = inputs_[current_];
+  const int64_t size = images.shape()[0];
+  CHECK(size >= 1 && size <= input.images.shape()[0] && tokens.shape()[0] == size, "a batch of ", size,
+        " images and ", tokens.shape()[0], " texts; the step was made for ", input.images.shape()[0]);
+  if (size != input.images.shape()[0])
+    warn(concat("a batch of ", size, " instead of ", input.images.shape()[0], ": this step runs op by op"));
+  if (size % options_.parts != 0)
+    fail("a batch of ", size, " cannot be cut into --accum-freq ", options_.parts, " parts");
+  input.size = size;
+  Kernels& k = kernels(device_);
+  // The copies follow each other on their way, so the second one's arrival is the arrival of both.
+  k.upload_beside(input.images.slice(0, size), images, input.used.get());
+  input.arrived = k.upload_beside(input.tokens.slice(0, size), tokens, input.used.get());
+  input.host_images = images;
+  input.host_tokens = tokens;
+}
+
+void TrainingStep::launch(int64_t step, double learning_rate) {
+  Input& input = inputs_[current_];
+  CHECK(input.arrived, "launch() before bring()");
+  CHECK(flights_.size() < ring_.size(), "two steps are launched and not collected");
+  Kernels& k = kernels(device_);
+  k.wait_for(*input.arrived);
+  Flight flight{step, 0, next_slot_, k.mark(), last_end_, nullptr};
+  next_slot_ = 1 - next_slot_;
+  k.upload(step_on_device_, Tensor::of<int64_t>({}, {step}));
+  optimizer_.begin_step(learning_rate);
+  run_or_replay(input);
+  input.last_step = step;
+  k.download_later(ring_[flight.slot].results, results_);
+  k.download_later(ring_[flight.slot].numbers, optimizer_.numbers());
+  flight.update = optimizer_.steps_done();
+  flight.end = k.mark();
+  input.used = last_end_ = flight.end;
+  flights_.push_back(std::move(flight));
+}
+
+std::optional<StepNumbers> TrainingStep::collect(bool newest) {
+  if (flights_.empty() || (flights_.size() == 1 && !newest)) return {};
+  const Flight flight = std::move(flights_.front());
+  flights_.pop_front();
+  flight.end->wait();
+  for (Input& input : inputs_)  // uploaded long ago: its memory may serve the loader again
+    if (input.arrived && input.arrived->passed()) input.host_images = input.host_tokens = {};
+  StepNumbers numbers;
+  numbers.step = flight.step;
+  numbers.loss = value_at(ring_[flight.slot].results, 0);
+  numbers.logit_scale = std::exp(value_at(ring_[flight.slot].results, 1));
+  numbers.work_seconds = flight.end->seconds_since(*flight.begin);
+  if (flight.before) numbers.idle_seconds = flight.begin->seconds_since(*flight.before);
+  optimizer_.receive(flight.update, ring_[flight.slot].numbers);
+  numbers.optimizer = optimizer_.report();
+  return numbers;
+}
+
+void TrainingStep::run_or_replay(Input& input) {
+  captured_ = false;
+  const bool whole = input.size == input.images.shape()[0];
+  if (options_.eager || Tape::observed() || !whole || whole_steps_ < warm_up_steps) {
+    run(input);
+    whole_steps_ += whole;
+    return;
+  }
+  if (!input.recording) {
+    try {
+      input.recording = kernels(device_).record([&] { run(input); });
+      if (!input.recording) options_.eager = true;  // the device has no such thing: the CPU
+    } catch (const Error& error) {
+      tape().clear();
+      options_.eager = ++failures_ == attempts;
+      warn(concat("the step could not be captured as a CUDA graph: ", error.what(),
+                  options_.eager ? "; all steps run op by op from now on" : "; this step runs op by op"));
+    }
+  }
+  if (input.recording) {
+    try {
+      input.recording->replay();
+      captured_ = true;
+      return;
+    } catch (const Error& error) {
+      warn(concat(error.what(), ": this step runs op by op"));
+    }
+  }
+  run(input);
+}
+
+// Kernel calls only: this is what is captured.
+void TrainingStep::run(const Input& input) {
+  const MemoryContext memory("activations");
+  Kernels& k = kernels(device_);
+  arena_.begin_backward();
+  const Variable loss = forward(input.images.slice(0, input.size), input.tokens.slice(0, input.size));
+  k.cast(results_.part(0, {}), loss.value());
+  k.cast(results_.part(1, {}), clip_.logit_scale().value());  // of this loss, as open_clip logs it
+  tape().backward(loss);
+  arena_.finish_backward();
+  optimizer_.update();
+  clip_.clamp_logit_scale();
+}
+
+Variable TrainingStep::forward(const Tensor& images, const Tensor& tokens) const {
+  const int64_t parts = options_.parts;
+  if (parts == 1)
+    return clip_.loss(clip_.encode_image(images, options_.clip), clip_.encode_text(tokens, options_.clip));
+  const int64_t size = images.shape()[0] / parts;
+  std::vector<Variable> image_features, text_features;  // (size, E) each
+  for (int64_t part = 0; part < parts; ++part) {
+    Tensor part_images = images.slice(part * size, size), part_tokens = tokens.slice(part * size, size);
+    std::optional<PatchDropout> dropout;  // by value: the closure outlives this call
+    if (options_.clip.dropout) dropout = *options_.clip.dropout, dropout->first_sample += part * size;
+    image_features.push_back(checkpoint({}, [this, part_images, dropout](const Variable&) {
+      Clip::Options o = options_.clip;
+      o.dropout = dropout ? &*dropout : nullptr;
+      return clip_.encode_image(part_images, o);
+    }));
+    text_features.push_back(checkpoint({}, [this, part_tokens](const Variable&) {
+      return clip_.encode_text(part_tokens, options_.clip);
+    }));
+  }
+  return clip_.loss(concat_rows(image_features), concat_rows(text_features));
+}
+
+void TrainingStep::rehearse() {
+  const MemoryContext memory("activations");
+  Kernels& k = kernels(device_);
+  const Input& input = inputs_[1 - current_];
+  k.upload(step_on_device_, Tensor::of<int64_t>({}, {0}));
+  for (const Tensor& tensor : {input.images, input.tokens}) {
+    const Tensor blank(tensor.shape(), tensor.dtype());
+    std::memset(blank.data(), 0, CView(blank).bytes());
+    k.upload(tensor, blank);
+  }
+  arena_.begin_backward();
+  tape().backward(forward(input.images, input.tokens));
+  arena_.finish_backward();
+  k.synchronize();
+}
+
+void TrainingStep::repeat_forward(int64_t step) {
+  for (const Input& input : inputs_) {
+    if (input.last_step != step) continue;
+    kernels(device_).upload(step_on_device_, Tensor::of<int64_t>({}, {step}));
+    forward(input.images.slice(0, input.size), input.tokens.slice(0, input.size));
+    return;
+  }
+  CHECK(false, "the batch of step ", step, " is gone");
+}
+
+}  // namespace switchback

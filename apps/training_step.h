@@ -1,0 +1,123 @@
+// training_step.h: one step (forward, backward, update) that the device never waits in.
+//
+//   TrainingStep step(clip, arena, optimizer, batch_size, options);
+//   for (...) {
+//     step.bring(images, tokens);              the next batch goes to the device beside the step that runs
+//     step.launch(number, learning_rate);      queues the step and returns at once
+//     if (auto done = step.collect()) ...      the numbers of the step before: one step late, without a wait
+//   }
+//   while (auto done = step.collect(true)) ...  before a checkpoint, an evaluation or the end: those that are left
+//
+// On a GPU the first steps run op by op: they fill the caching allocator and plan the matrix products. Then the
+// step is captured as a CUDA graph, once for each of the two buffers that batches alternate between, and from
+// then on a step is three small uploads, one graph launch and two small downloads. What changes from step to
+// step lies on the device: learning rate and decay rates (AdamW), the step number that patch dropout draws by.
+// Same kernels, same addresses, same bits as op by op. On the CPU the same class works op by op, and collect()
+// is one step late there, too, so that the loop around it is tested without a GPU.
+//
+// A step goes op by op, too, when somebody watches the ops (Tape::observe), and when the batch is smaller than
+// the others. Accumulation (parts > 1): each part's activations are given up and computed again in the backward
+// pass (checkpoint); the loss sees all features.
+#pragma once
+
+#include <array>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "kernels/kernels.h"
+#include "models/clip.h"
+#include "optim/adamw.h"
+
+namespace switchback {
+
+// What a step did.
+struct StepNumbers {
+  int64_t step = 0;
+  double loss = 0;
+  double logit_scale = 0;     // exp'd, of this loss: before the update
+  OptimizerReport optimizer;
+  double work_seconds = 0;    // on the device
+  double idle_seconds = 0;    // how long the device had nothing to do before it; 0 for the first step
+};
+
+class TrainingStep {
+ public:
+  struct Options {
+    Clip::Options clip;        // without dropout: that follows from the model
+    uint64_t seed = 0;         // of patch dropout
+    int64_t parts = 1;         // --accum-freq
+    bool eager = false;        // never capture
+    std::function<void(const std::string&)> warn;  // a step that cannot be captured, a batch of another size
+  };
+
+  // batch_size: rows of all parts together. The arena is allocated and may be changed between steps.
+  TrainingStep(const Clip& clip, ParameterArena& arena, AdamW& optimizer, int64_t batch_size, Options options);
+  ~TrainingStep();
+  TrainingStep(const TrainingStep&) = delete;
+
+  // images (B, S, S, 3) u8, tokens (B, T) i32, host tensors, page-locked if nobody is to wait; they are kept
+  // until they are uploaded. B may be smaller than batch_size: such a step is not captured.
+  void bring(const Tensor& images, const Tensor& tokens);
+  // Queues the step on the batch that was brought last. At most two steps may be uncollected.
+  void launch(int64_t step, double learning_rate);
+  // The numbers of the oldest uncollected step, once a later one is launched, or with `newest` at once (waits).
+  // optimizer.report() is that step's, too.
+  std::optional<StepNumbers> collect(bool newest = false);
+
+  // Forward and backward once on a blank batch, without an update: makes the plans of all products and fills
+  // the allocator, so that what does not fit fails here. The gradients are rubbish until the next step.
+  void rehearse();
+  // The forward pass of the step that was collected last, once more and op by op, to look for a NaN: possible
+  // until another batch is brought.
+  void repeat_forward(int64_t step);
+
+  bool captured() const;  // the last launch replayed a recording
+
+ private:
+  struct Input {
+    Tensor images, tokens;          // on the device, (batch_size, ...)
+    int64_t size = 0;               // rows of the batch in it
+    std::unique_ptr<Moment> arrived;
+    Tensor host_images, host_tokens;  // kept until then
+    std::shared_ptr<Moment> used;   // the end of the last step that reads it
+    std::unique_ptr<Recording> recording;
+    int64_t last_step = -1;
+  };
+  struct Flight {  // a step that was launched
+    int64_t step = 0, update = 0;  // the optimizer counts its updates from 1
+    size_t slot = 0;               // of the ring
+    std::unique_ptr<Moment> begin;
+    std::shared_ptr<Moment> before, end;  // end of the step before; absent for the first
+  };
+  struct Slot {  // page-locked
+    Tensor results, numbers;
+  };
+
+  Variable forward(const Tensor& images, const Tensor& tokens) const;
+  void run(const Input& input);
+  void run_or_replay(Input& input);
+  void warn(const std::string& line) const;
+
+  const Clip& clip_;
+  ParameterArena& arena_;
+  AdamW& optimizer_;
+  Options options_;
+  Device device_;
+  Tensor step_on_device_;  // () i64
+  Tensor results_;         // (2) of the masters' type: loss, logit scale before the update
+  PatchDropout dropout_;
+  std::array<Input, 2> inputs_;
+  size_t current_ = 1;     // input that was brought last
+  std::array<Slot, 2> ring_;
+  size_t next_slot_ = 0;
+  std::deque<Flight> flights_;
+  std::shared_ptr<Moment> last_end_;
+  int whole_steps_ = 0;    // that ran op by op
+  int failures_ = 0;       // to capture
+  bool captured_ = false;
+};
+
+}  // namespace switchback
