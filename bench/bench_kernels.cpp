@@ -95,8 +95,7 @@ class Bench {
   }
 
   Times show(const OpCase& op) const {
-    const Times t =
-        device_ == cpu_device ? times_on_cpu(op, dtype_) : times_on_gpu(op, dtype_, device_);
+    const Times t = device_ == cpu_device ? times_on_cpu(op, dtype_) : times_on_gpu(op, dtype_, device_);
     std::printf("%-62s %10.1f us (fastest %10.1f)", op.name.c_str(), t.median * 1e6, t.fastest * 1e6);
     if (op.flops > 0)
       std::printf(" %8.2f TFLOP/s", op.flops / t.median * 1e-12);
@@ -158,7 +157,8 @@ int run(int count, char** arguments) {
   }
   const size_t colon = model.find(':');
   if (colon == std::string::npos) fail("--model is a model and a batch, like ViT-B-32:1024, got ", model);
-  for (const auto& make : clip_cases(find_model(model.substr(0, colon)), std::stoll(model.substr(colon + 1)))) {
+  for (const auto& make :
+       clip_cases(find_model(model.substr(0, colon)), std::stoll(model.substr(colon + 1)))) {
     const OpCase op = make();
     if (op.name.find(part) != std::string::npos) bench.show(op);
   }

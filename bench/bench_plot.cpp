@@ -24,7 +24,8 @@ struct Kind {
   char letter;  // of framework_baseline.py's --order
   const char* name;
 };
-constexpr Kind kinds[] = {{'A', "switchback"}, {'B', "torch.compile + open_clip"}, {'E', "PyTorch eager + open_clip"}};
+constexpr Kind kinds[] = {
+    {'A', "switchback"}, {'B', "torch.compile + open_clip"}, {'E', "PyTorch eager + open_clip"}};
 
 double median(std::vector<double> values) {
   if (values.empty()) return std::numeric_limits<double>::quiet_NaN();
@@ -36,13 +37,14 @@ int run(int count, char** arguments) {
   if (count < 3) fail("usage: bench_plot LINES.jsonl PICTURE.svg [TITLE]");
   std::ifstream file(arguments[1]);
   if (!file) fail("cannot read ", arguments[1]);
-  std::vector<std::string> models;                             // "ViT-B-32, batch 1024"
+  std::vector<std::string> models;                                   // "ViT-B-32, batch 1024"
   std::map<std::string, std::map<char, std::vector<double>>> rates;  // by model and kind
   std::string text;
   while (std::getline(file, text)) {
     if (text.empty()) continue;
     const nlohmann::json line = nlohmann::json::parse(text);
-    const std::string model = concat(line.at("model").get<std::string>(), ", batch ", line.at("batch").get<int64_t>());
+    const std::string model =
+        concat(line.at("model").get<std::string>(), ", batch ", line.at("batch").get<int64_t>());
     if (std::find(models.begin(), models.end(), model) == models.end()) models.push_back(model);
     rates[model][line.at("letter").get<std::string>().at(0)].push_back(line.at("samples_per_second"));
   }

@@ -36,8 +36,7 @@ inline std::vector<std::function<OpCase()>> clip_cases(const ClipConfig& config,
        {Tower{batch * (patches + 1), v.width, v.mlp_width(), patches + 1, v.heads(), false},
         Tower{batch * t.context_length, t.width, t.mlp_width(), t.context_length, t.heads, true}}) {
     const int64_t m = tower.rows, c = tower.width, h = tower.mlp;
-    for (const auto& [k, n] :
-         std::vector<std::pair<int64_t, int64_t>>{{c, 3 * c}, {c, c}, {c, h}, {h, c}}) {
+    for (const auto& [k, n] : std::vector<std::pair<int64_t, int64_t>>{{c, 3 * c}, {c, c}, {c, h}, {h, c}}) {
       cases.push_back([=] { return linear_forward_case(m, k, n, true); });
       cases.push_back([=] { return linear_backward_input_case(m, k, n); });
       cases.push_back([=] { return linear_backward_weight_case(m, k, n); });

@@ -32,16 +32,16 @@ import sys
 import tempfile
 import time
 
-import torch
-
 PEAK_TFLOPS = 989.4  # dense bf16 of an H100 SXM
 GIB = 2.0**30
 
 
+# torch is imported by the functions that use it: the process that only compares does without.
 # ---- the two steps -------------------------------------------------------------------------------------------
 def cpu_step(o):
     """f32 on the CPU. Returns a function that takes one step and returns the loss."""
     import numpy as np
+    import torch
     sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "scripts"))
     from make_clip_golden import Clip, Config, Tower, parameter_groups
     models = {
@@ -81,6 +81,7 @@ def name_the_causal_mask(open_clip):
 
 def gpu_step(o):
     """open_clip's training step (open_clip_train/train.py) in amp_bf16 with the options that make it fastest."""
+    import torch
     try:
         import open_clip
     except ImportError as error:
@@ -105,7 +106,8 @@ def gpu_step(o):
     tokens = torch.randint(0, text.get("vocab_size", 49408), shape, device="cuda")
     logit_scale = model.logit_scale
     # The backward pass is compiled with the forward pass rather than after it: then --prepare need not run it.
-    torch._functorch.config.force_non_lazy_backward_lowering = True
+    if hasattr(torch._functorch.config, "force_non_lazy_backward_lowering"):
+        torch._functorch.config.force_non_lazy_backward_lowering = True
     forward = model if o.eager else torch.compile(model)
 
     def step():
@@ -134,6 +136,7 @@ def times_on_cpu(step, steps):
 
 def times_on_gpu(step, steps):
     """Between events at the steps' borders: nothing is waited for, so the CPU runs ahead as in training."""
+    import torch
     borders = [torch.cuda.Event(enable_timing=True) for _ in range(steps + 1)]
     borders[0].record()
     for border in borders[1:]:
@@ -144,15 +147,18 @@ def times_on_gpu(step, steps):
 
 
 def measure(o):
+    import torch
     gpu = o.device == "cuda"
     torch.manual_seed(1)
     start = time.perf_counter()
+    if o.prepare:
+        torch.cuda.set_per_process_memory_fraction(0.1)  # others work beside it
     step = gpu_step(o) if gpu else cpu_step(o)
     if o.prepare:
         try:
             step()
         except torch.OutOfMemoryError:
-            pass  # others compile beside it and take memory; by then its own work is in the cache
+            pass  # at its first activations: what was compiled is in the cache by then
         print(f"prepared {o.model} in {time.perf_counter() - start:.0f} s", flush=True)
         os._exit(0)
     for _ in range(3):
