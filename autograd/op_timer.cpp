@@ -14,7 +14,13 @@ OpTimer::OpTimer(Device device) : device_(device) {
   Tape::observe([this](std::string_view, std::string_view op, const Tensor&) {
     end_stretch(concat(op, " forward"));
   });
-  Tape::observe_backward([this](std::string_view op) { end_stretch(concat(op, " backward")); });
+  Tape::observe_backward([this](std::string_view op, std::string_view part) {
+    if (!part.empty())
+      end_stretch(concat(op, " ", part));
+    else if (!told_in_parts_)
+      end_stretch(concat(op, " backward"));
+    told_in_parts_ = !part.empty();
+  });
   enable_ranges(true);
   start();
 }

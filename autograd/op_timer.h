@@ -34,7 +34,7 @@ class OpTimer {
   void lap(std::string_view name);  // ends a stretch that is not an op
 
   struct Line {
-    std::string name;  // "gelu forward", "linear backward", a lap's name
+    std::string name;  // "gelu forward", "gelu backward", "linear input gradient", a lap's name
     int64_t calls = 0;
     double seconds = 0;
   };
@@ -52,6 +52,7 @@ class OpTimer {
   };
   Device device_;
   std::vector<Stretch> stretches_;
+  bool told_in_parts_ = false;  // the closure that is running
 };
 
 }  // namespace switchback

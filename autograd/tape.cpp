@@ -14,7 +14,7 @@ thread_local Tape* current_tape = nullptr;
 thread_local int pauses = 0;
 thread_local std::string_view current_region;
 thread_local Tape::Observer current_observer;
-thread_local std::function<void(std::string_view)> backward_observer;
+thread_local Tape::BackwardObserver backward_observer;
 
 }  // namespace
 
@@ -42,8 +42,9 @@ Tape::Region::~Region() {
 std::string_view Tape::Region::current() { return current_region; }
 
 void Tape::observe(Observer observer) { current_observer = std::move(observer); }
-void Tape::observe_backward(std::function<void(std::string_view)> observer) {
-  backward_observer = std::move(observer);
+void Tape::observe_backward(BackwardObserver observer) { backward_observer = std::move(observer); }
+void Tape::part_done(std::string_view op, std::string_view part) {
+  if (backward_observer) backward_observer(op, part);
 }
 bool Tape::observed() { return current_observer || backward_observer; }
 
@@ -81,7 +82,7 @@ void Tape::backward_from_gradients() {
     begin_range(entry.name);
     entry.backward();
     end_range();
-    if (backward_observer) backward_observer(entry.name);
+    if (backward_observer) backward_observer(entry.name, {});
   }
 }
 

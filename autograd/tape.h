@@ -79,8 +79,12 @@ class Tape {
   // NaN).
   using Observer = std::function<void(std::string_view region, std::string_view op, const Tensor& value)>;
   static void observe(Observer observer);
-  // Calls `observer` in backward passes of this thread after every closure that ran (for profiles).
-  static void observe_backward(std::function<void(std::string_view op)> observer);
+  // Calls `observer` in backward passes of this thread after every closure that ran (for profiles), and before
+  // that after each part of it that says so.
+  using BackwardObserver = std::function<void(std::string_view op, std::string_view part)>;  // part "": the whole
+  static void observe_backward(BackwardObserver observer);
+  // For ops of several kernels: a part ("input gradient") of the running closure is done.
+  static void part_done(std::string_view op, std::string_view part);
   static bool observed();  // a step must then run op by op
 
  private:

@@ -1,24 +1,32 @@
-// bench_step.cpp: time of one training step on random pixels and tokens: forward, backward, update; no data
-// loading.
+// bench_step.cpp: time, memory and time budget of one training step on random pixels and tokens that lie on the
+// device: forward, backward, update; the step of clip_train, without data loading.
 //
-//   build/bench/bench_step --model mini-28 --batch-size 256 [--steps 20] [--opt adamw|stableadamw]
-//                          [--precision fp32|amp_bf16] [--device cpu|cuda] [--profile]
+//   build/bench/bench_step --model ViT-B-32 --batch-size 1024 --device cuda --precision amp_bf16 [--steps 20]
+//     [--opt adamw|stableadamw] [--recompute none|gelu|cheap|blocks] [--layer-scale 0] [--eager] [--profile] [--budget]
+//     [--json FILE]
 //
-// Prints the median step after three to warm up, samples/s and the model's FLOPs per second (nominal, 3
-// forward passes).
-// --profile adds where the time goes by op: wall time from the end of one op to the end of the next (on a GPU
-// each op is waited for, so that small ones look longer than they are).
+// Prints the median step after three to warm up (two op by op, one to capture the graph; --eager captures none),
+// samples/s, the model's FLOPs per second (nominal: three forward passes, full context, all patches) and on a
+// GPU the share of the nominal peak (MFU) and the memory: the most that tensors used, what the allocator held,
+// and what the whole device had in use. --json appends the same as a line to a file.
+//
+// --profile adds where the time goes, by kernel group and by op, op by op without a graph: time on the device
+// from the end of one op to the end of the next. Beside each group stands what its shapes ask for at least
+// (step_budget.h) at the bandwidth of a copy measured here and the nominal peak: `floor`.
+// --budget prints what the shapes ask for at an H100's nominal 3.0 TB/s and 989.4 TFLOP/s, and does no step.
 // bench/framework_baseline.py runs this program and PyTorch in turns and prints the ratio.
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
-#include <cstring>
-#include <map>
+#include <fstream>
+#include <nlohmann/json.hpp>
 
+#include "apps/training_step.h"
+#include "autograd/checkpoint.h"
+#include "autograd/op_timer.h"
+#include "bench/step_budget.h"
 #include "kernels/transfer.h"
-#include "models/clip.h"
-#include "models/flops.h"
 #include "optim/stable_adamw.h"
+#include "runtime/allocator.h"
 #include "runtime/parallel.h"
 #include "runtime/philox.h"
 
@@ -26,22 +34,24 @@ using namespace switchback;
 
 namespace {
 
-double now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
+constexpr double peak_flops = 989.4e12;  // dense bf16 of an H100 SXM
+constexpr double gib = 1024.0 * 1024 * 1024;
+constexpr int warm_up_steps = 3;
 
 struct Options {
-  std::string model = "mini-28", optimizer = "adamw", precision = "fp32", device = "cpu";
+  std::string model = "mini-28", optimizer = "adamw", precision = "fp32", device = "cpu", json;
+  std::string recompute = "none";
+  std::optional<double> layer_scale;
   int64_t batch_size = 256, steps = 20;
-  bool profile = false;
+  bool profile = false, eager = false, budget = false;
 };
 
 Options parse(int argc, char** argv) {
   Options o;
   for (int i = 1; i < argc; ++i) {
     const std::string flag = argv[i];
-    if (flag == "--profile") {
-      o.profile = true;
+    if (flag == "--profile" || flag == "--eager" || flag == "--budget") {
+      (flag == "--profile" ? o.profile : flag == "--eager" ? o.eager : o.budget) = true;
       continue;
     }
     if (i + 1 == argc) fail(flag, " needs a value");
@@ -58,9 +68,16 @@ Options parse(int argc, char** argv) {
       o.precision = value;
     else if (flag == "--device")
       o.device = value;
+    else if (flag == "--recompute")
+      o.recompute = value;
+    else if (flag == "--layer-scale")
+      o.layer_scale = std::stod(value);
+    else if (flag == "--json")
+      o.json = value;
     else
       fail("unknown flag ", flag,
-           "; there are --model --batch-size --steps --opt --precision --device --profile");
+           "; there are --model --batch-size --steps --opt --precision --device --recompute --layer-scale "
+           "--eager --profile --budget --json");
   }
   if (o.batch_size < 1 || o.steps < 1) fail("--batch-size and --steps must be positive");
   if (o.optimizer != "adamw" && o.optimizer != "stableadamw")
@@ -71,46 +88,81 @@ Options parse(int argc, char** argv) {
   return o;
 }
 
-// Adds up wall time by name.
-class Profile {
- public:
-  void start() { last_ = now(); }
-  void lap(const std::string& name) {
-    const double t = now();
-    Line& line = lines_[name];
-    line.seconds += t - last_;
-    ++line.calls;
-    last_ = t;
+// Bytes per second of a copy much larger than the caches, read and written.
+double copy_bandwidth(Device device) {
+  const int64_t count = device == cpu_device ? 16 << 20 : 256 << 20;
+  Kernels& k = kernels(device);
+  const Tensor from({count}, DType::f32, device), to({count}, DType::f32, device);
+  k.fill(from, 1);
+  std::vector<double> times;
+  for (int i = 0; i < 8; ++i) {
+    const auto begin = k.mark();
+    k.accumulate({to}, from);
+    times.push_back(k.mark()->seconds_since(*begin));
   }
-  void print(int64_t steps) const {
-    std::vector<std::pair<std::string, Line>> lines(lines_.begin(), lines_.end());
-    std::sort(lines.begin(), lines.end(),
-              [](auto& a, auto& b) { return a.second.seconds > b.second.seconds; });
-    double total = 0;
-    for (const auto& [name, line] : lines) total += line.seconds;
-    const double count = static_cast<double>(steps);
-    std::printf("%-28s %8s %10s %8s\n", "op", "calls", "ms/step", "share");
-    for (const auto& [name, line] : lines)
-      std::printf("%-28s %8.0f %10.3f %7.1f%%\n", name.c_str(), static_cast<double>(line.calls) / count,
-                  line.seconds / count * 1e3, line.seconds / total * 100);
-  }
+  return 8.0 * static_cast<double>(count) / *std::min_element(times.begin(), times.end());
+}
 
- private:
-  struct Line {
-    double seconds = 0;
-    int64_t calls = 0;
-  };
-  std::map<std::string, Line> lines_;
-  double last_ = 0;
-};
+void print_budget(const ClipConfig& config, int64_t batch_size) {
+  const StepBudget budget = step_budget(config, batch_size);
+  double total = 0;
+  std::printf("%s, batch %lld\n%-26s %10s %10s %10s\n", config.name.c_str(),
+              static_cast<long long>(batch_size), "kernel group", "TFLOP", "GB", "floor ms");
+  for (size_t g = 0; g < kernel_group_count; ++g) {
+    const double floor = std::max(budget[g].bytes / 3.0e12, budget[g].flops / peak_flops);
+    total += floor;
+    std::printf("%-26s %10.3f %10.2f %10.3f  %s\n", kernel_group_names[g], budget[g].flops * 1e-12,
+                budget[g].bytes * 1e-9, floor * 1e3,
+                budget[g].bytes / 3.0e12 > budget[g].flops / peak_flops ? "bandwidth" : "arithmetic");
+  }
+  std::printf("%-26s %32.3f\n", "all", total * 1e3);
+}
+
+void print_groups(const std::vector<OpTimer::Line>& lines, const StepBudget& budget, int64_t steps,
+                  double bandwidth, bool gpu) {
+  std::array<double, kernel_group_count> seconds{};
+  double total = 0, total_floor = 0;
+  for (const OpTimer::Line& line : lines) {
+    seconds[group_of(line.name)] += line.seconds / static_cast<double>(steps);
+    total += line.seconds / static_cast<double>(steps);
+  }
+  std::printf("%-26s %9s %7s %9s %9s %10s %8s\n", "kernel group", "ms/step", "share", "TFLOP/s", "GB/s",
+              gpu ? "floor ms" : "", gpu ? "of it" : "");
+  for (size_t g = 0; g < kernel_group_count; ++g) {
+    if (seconds[g] == 0) continue;
+    std::printf("%-26s %9.3f %6.1f%% %9.2f %9.1f", kernel_group_names[g], seconds[g] * 1e3,
+                seconds[g] / total * 100, budget[g].flops / seconds[g] * 1e-12,
+                budget[g].bytes / seconds[g] * 1e-9);
+    const double floor = std::max(budget[g].bytes / bandwidth, budget[g].flops / peak_flops);
+    total_floor += floor;
+    if (gpu) std::printf(" %10.3f %7.1f%%", floor * 1e3, floor / seconds[g] * 100);
+    std::printf("\n");
+  }
+  std::printf("%-26s %9.3f", "all", total * 1e3);
+  if (gpu)
+    std::printf(" %38.3f %7.1f%%   (copy %.0f GB/s, peak %.1f TFLOP/s)", total_floor * 1e3,
+                total_floor / total * 100, bandwidth * 1e-9, peak_flops * 1e-12);
+  std::printf("\n\n");
+}
 
 int run(const Options& o) {
-  const ClipConfig config = find_model(o.model);
-  const Device device = o.device == "cuda" ? Device{Device::cuda, 0} : cpu_device;
+  ClipConfig config = find_model(o.model);
+  if (o.layer_scale) config.vision.layer_scale = config.text.layer_scale = o.layer_scale;
+  if (o.budget) {
+    print_budget(config, o.batch_size);
+    return 0;
+  }
+  const bool gpu = o.device == "cuda";
+  const Device device = gpu ? Device{Device::cuda, 0} : cpu_device;
   ParameterArena arena(o.precision == "fp32" ? DType::f32 : DType::bf16, device, 1);
   const Clip clip(arena, config);
   arena.allocate();
   AdamW optimizer(arena, o.optimizer == "stableadamw" ? stable_adamw() : AdamWOptions());
+  TrainingStep::Options options;
+  options.clip.recompute = find_recompute(o.recompute);
+  options.eager = o.eager;
+  options.warn = [](const std::string& line) { std::fprintf(stderr, "bench_step: %s\n", line.c_str()); };
+  TrainingStep step(clip, arena, optimizer, o.batch_size, options);
 
   PhiloxStream random(1, RandomPurpose::synthetic_data, 0);
   const int64_t size = config.vision.image_size, context = config.text.context_length;
@@ -118,53 +170,77 @@ int run(const Options& o) {
   for (uint8_t& v : images.span<uint8_t>()) v = static_cast<uint8_t>(random.next_u32());
   for (int32_t& v : tokens.span<int32_t>())
     v = static_cast<int32_t>(random.below(static_cast<uint64_t>(config.text.vocab_size)));
+  step.bring(images, tokens);  // every step works on this batch
 
-  images = to_device(images, device);
-  tokens = to_device(tokens, device);
-
-  Profile profile;
-  const auto step = [&] {
-    profile.start();
-    arena.begin_backward();
-    const Variable loss = clip.loss(clip.encode_image(images, {}), clip.encode_text(tokens, {}));
-    tape().backward(loss);
-    arena.finish_backward();
-    optimizer.step(1e-4);
-    clip.clamp_logit_scale();
-    profile.lap("optimizer");
-    return number(loss.value());
-  };
-
-  for (int i = 0; i < 3; ++i) step();
+  // Median time from the end of a step to the end of the next one, on the device.
   std::vector<double> times;
   double loss = 0;
-  for (int64_t i = 0; i < o.steps; ++i) {
-    const double start = now();
-    loss = step();
-    times.push_back(now() - start);
+  bool captured = false;
+  const auto collect = [&](bool newest) {
+    const auto done = step.collect(newest);
+    if (!done) return;
+    if (done->step >= warm_up_steps) times.push_back(done->work_seconds + done->idle_seconds);
+    loss = done->loss;
+  };
+  for (int64_t i = 0; i < warm_up_steps + o.steps; ++i) {
+    step.launch(i, 1e-4);
+    captured = step.captured();
+    collect(false);
   }
+  collect(true);
   std::sort(times.begin(), times.end());
   const double median = (times[(times.size() - 1) / 2] + times[times.size() / 2]) / 2;
   const double rate = static_cast<double>(o.batch_size) / median;
+  const double flops = nominal_flops(config).training();
+  const std::string where = gpu ? concat(device) : concat(cpu_threads(), " threads");
+  const std::string mode = gpu ? captured ? "graph" : "eager" : "cpu";
   std::printf(
-      "switchback %s, batch %lld, %s, %s, %s: median step %.3f ms (fastest %.3f), %.1f samples/s, "
-      "%.1f GFLOP/s, loss %.4f\n",
+      "switchback %s, batch %lld, %s, %s, %s, %s: median step %.3f ms (fastest %.3f), %.1f samples/s, ",
       config.name.c_str(), static_cast<long long>(o.batch_size), o.precision.c_str(), o.optimizer.c_str(),
-      (device == cpu_device ? concat(cpu_threads(), " threads") : concat(device)).c_str(), median * 1e3,
-      times[0] * 1e3, rate, rate * nominal_flops(config).training() * 1e-9, loss);
+      where.c_str(), mode.c_str(), median * 1e3, times[0] * 1e3, rate);
+  nlohmann::json line = {{"program", "switchback"},
+                         {"mode", mode},
+                         {"model", config.name},
+                         {"batch", o.batch_size},
+                         {"precision", o.precision},
+                         {"optimizer", o.optimizer},
+                         {"recompute", o.recompute},
+                         {"device", where},
+                         {"step_ms", median * 1e3},
+                         {"fastest_ms", times[0] * 1e3},
+                         {"samples_per_second", rate},
+                         {"flops_per_sample", flops},
+                         {"loss", loss}};
+  if (gpu) {
+    const MemoryStatistics memory = allocator(device).statistics();
+    const double peak = static_cast<double>(memory.peak_used) / gib,
+                 held = static_cast<double>(memory.held) / gib,
+                 used = memory.room ? static_cast<double>(memory.room->total - memory.room->free) / gib : 0;
+    std::printf("%.1f TFLOP/s, MFU %.1f%%, memory %.2f GiB (held %.2f, device %.2f), ", rate * flops * 1e-12,
+                rate * flops / peak_flops * 100, peak, held, used);
+    line.update(
+        {{"mfu", rate * flops / peak_flops}, {"peak_gib", peak}, {"held_gib", held}, {"device_gib", used}});
+  } else {
+    std::printf("%.1f GFLOP/s, ", rate * flops * 1e-9);
+  }
+  std::printf("loss %.4f\n", loss);
+  std::fflush(stdout);
+  if (!o.json.empty() && !(std::ofstream(o.json, std::ios::app) << line.dump() << "\n"))
+    fail("cannot write to --json ", o.json);
 
   if (o.profile) {
-    profile = {};
-    const auto lap = [&](std::string_view op, const char* way) {
-      kernels(device).synchronize();
-      profile.lap(concat(op, way));
-    };
-    Tape::observe([&](std::string_view, std::string_view op, const Tensor&) { lap(op, " forward"); });
-    Tape::observe_backward([&](std::string_view op) { lap(op, " backward"); });
-    for (int64_t i = 0; i < o.steps; ++i) step();
-    Tape::observe({});
-    Tape::observe_backward({});
-    profile.print(o.steps);
+    const double bandwidth = copy_bandwidth(device);
+    const int64_t steps = std::min<int64_t>(o.steps, 10);
+    OpTimer timer(device);
+    for (int64_t i = 0; i < steps; ++i) {
+      timer.start();
+      step.launch(warm_up_steps + o.steps + i, 1e-4);
+      timer.lap("optimizer");
+      collect(false);
+    }
+    collect(true);
+    print_groups(timer.table(), step_budget(config, o.batch_size), steps, bandwidth, gpu);
+    std::printf("%s", timer.text(steps).c_str());
   }
   return 0;
 }

@@ -23,7 +23,9 @@ Variable linear(const Variable& x, const Variable& w, const Variable& bias) {
   tape().record("linear", y, [&k, x, w, bias, result = y.gradient()] {
     Tensor dy = result.take();
     if (x.needs_grad()) k.linear_backward_input(x.grad_sink(), dy, matrix(CView(w.value())));
+    Tape::part_done("linear", "input gradient");
     k.linear_backward_weight(matrix(w.grad_sink()), bias.grad_sink(), dy, x.value());
+    Tape::part_done("linear", "weight gradient");
   });
   return y;
 }
@@ -37,7 +39,9 @@ Variable project(const Variable& x, const Variable& p) {
   tape().record("project", y, [&k, x, p, result = y.gradient()] {
     Tensor dy = result.take();
     if (x.needs_grad()) k.matmul(x.grad_sink(), dy, Transpose::no, p.value(), Transpose::yes);
+    Tape::part_done("project", "input gradient");
     if (p.needs_grad()) k.matmul(p.grad_sink(), x.value(), Transpose::yes, dy, Transpose::no);
+    Tape::part_done("project", "weight gradient");
   });
   return y;
 }

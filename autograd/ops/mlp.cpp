@@ -20,10 +20,14 @@ Variable mlp(const Variable& x, const Variable& fc_w, const Variable& fc_b, cons
     Tensor dy = y.take(), du(u.shape(), u.dtype(), u.device()), g_again;
     if (!g.defined()) g = g_again = Tensor(u.shape(), u.dtype(), u.device());
     k.linear_gelu_backward_input({du}, g_again, dy, proj_w.value(), u, kind);
+    Tape::part_done("mlp", "input gradient");
     k.linear_backward_weight(proj_w.grad_sink(), proj_b.grad_sink(), dy, g);
+    Tape::part_done("mlp", "weight gradient");
     dy = u = g = g_again = {};  // their memory may serve what comes
     if (x.needs_grad()) k.linear_backward_input(x.grad_sink(), du, fc_w.value());
+    Tape::part_done("mlp", "input gradient");
     k.linear_backward_weight(fc_w.grad_sink(), fc_b.grad_sink(), du, x.value());
+    Tape::part_done("mlp", "weight gradient");
   });
   return y;
 }
