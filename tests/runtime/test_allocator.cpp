@@ -302,6 +302,90 @@ TEST_CASE("allocator: a repeated step repeats its addresses and takes nothing ne
   CHECK(step() == step());
 }
 
+TEST_CASE("allocator: who uses how much, and where, when memory is full") {
+  SourceLog log;
+  log.limit = 8 * MiB;
+  CachingAllocator memory(std::make_unique<CountingSource>(log));
+  void *weights = nullptr, *moments = nullptr;
+  {
+    const MemoryContext context("parameters");
+    weights = memory.take(2 * MiB);
+  }
+  {
+    const MemoryContext context("optimizer");
+    moments = memory.take(4 * MiB);
+  }
+  const MemoryContext context("activations");
+  const std::string_view outside = MemoryContext::set_place("visual.transformer.resblocks.3");
+  try {
+    memory.take(3 * MiB);
+    FAIL("no error");
+  } catch (const OutOfMemory& error) {
+    const std::string text = error.what();
+    CHECK(text.starts_with("test memory: no room for 3.0 MiB of \"activations\" (visual.transformer.resblocks.3)"));
+    CHECK(contains(text, "6.0 MiB used (optimizer 4.0 MiB, parameters 2.0 MiB)"));
+    CHECK(contains(text, "--recompute"));
+  }
+  MemoryContext::set_place(outside);
+  memory.give(weights);
+  memory.give(moments);
+  CHECK_EQ(readable_bytes(3 * MiB * 1024 / 2), "1.5 GiB");
+}
+
+TEST_CASE("allocator: a recording's memory may serve others, and is missed when somebody holds it") {
+  SourceLog log;
+  CachingAllocator memory(std::make_unique<CountingSource>(log));
+  void* before = memory.take(MiB);
+  const auto work = [&] {
+    void* a = memory.take(3 * MiB);
+    void* b = memory.take(2000);
+    memory.give(a);
+    memory.give(b);
+    return a;
+  };
+  void* const address = work();
+  const int taken = log.taken;
+  memory.begin_recording();
+  CHECK_EQ(work(), address);
+  const int first = memory.end_recording();
+  CHECK_EQ(log.taken, taken);
+  memory.check_recording(first);
+
+  memory.give(before);  // not the recording's
+  void* small = memory.take(256);
+  void* large = memory.take(3 * MiB);
+  CHECK_EQ(large, address);
+  CHECK(contains(error_of([&] { memory.check_recording(first); }), "3.0 MiB of \"other\""));
+  memory.give(large);
+  memory.give(small);
+  memory.check_recording(first);
+
+  memory.release_cached();  // the recording's segments stay
+  CHECK_EQ(work(), address);
+  CHECK_EQ(log.taken, taken);
+  memory.forget_recording(first);
+  memory.release_cached();
+  CHECK_EQ(log.out, 0);
+}
+
+TEST_CASE("allocator: recordings that grow or keep memory are abandoned") {
+  SourceLog log;
+  CachingAllocator memory(std::make_unique<CountingSource>(log));
+  memory.give(memory.take(MiB));
+  memory.begin_recording();
+  CHECK(contains(error_of([&] { memory.take(5 * MiB); }), "growth is forbidden"));
+  CHECK(contains(error_of([&] { memory.begin_recording(); }), "within a recording"));
+  memory.abandon_recording();
+  memory.give(memory.take(5 * MiB));
+  memory.begin_recording();
+  void* kept = memory.take(MiB);
+  CHECK(contains(error_of([&] { memory.end_recording(); }), "keeps 1.0 MiB"));
+  memory.give(kept);
+  memory.give(memory.take(9 * MiB));  // growth is allowed again
+  memory.release_cached();
+  CHECK_EQ(log.out, 0);
+}
+
 TEST_CASE("allocator: threads") {
   SourceLog log;
   CachingAllocator memory(std::make_unique<CountingSource>(log));
