@@ -17,18 +17,22 @@ class Transformer {
       blocks_.emplace_back(arena, prefix + ".resblocks." + std::to_string(i), options);
   }
 
-  // x (B, T, C) -> (B, T, C)
-  Variable operator()(Variable x, Recompute recompute) const {
+  // x (B, T, C) -> the rows x[b, place[b]] of the result, (B, C); place (B) i32, undefined: row 0
+  Variable operator()(Variable x, const Tensor& place, Recompute recompute) const {
+    if (blocks_.empty()) return pool(x, place);
+    const Block& last = blocks_.back();
     if (recompute == Recompute::blocks) {
-      for (const Block& block : blocks_)
+      for (const Block& block : blocks_) {
+        if (&block == &last) break;
         x = checkpoint(x, [&block](const Variable& input) { return block(input); });
-      return x;
+      }
+      return checkpoint(x, [&last, place](const Variable& input) {
+        return last.last(last.enter(input), place, Recompute::none);
+      });
     }
-    if (blocks_.empty()) return x;
     Block::Stream stream = blocks_.front().enter(std::exchange(x, {}));
-    for (size_t i = 0; i < blocks_.size(); ++i)
-      stream = blocks_[i](std::move(stream), i + 1 < blocks_.size() ? &blocks_[i + 1] : nullptr, recompute);
-    return stream.sum;
+    for (size_t i = 0; i + 1 < blocks_.size(); ++i) stream = blocks_[i](stream, &blocks_[i + 1], recompute);
+    return last.last(stream, place, recompute);
   }
 
  private:

@@ -38,8 +38,8 @@ Variable VisionTransformer::operator()(const Tensor& pixels, const PixelNormaliz
 
   Variable x = linear(Variable(patches), conv1_);                                      // (B K, C)
   x = vision_embed(x, class_embedding_, positional_embedding_, keep, batch);           // (B, K+1, C)
-  x = transformer_(ln_pre_(x), recompute);                                             // (B, K+1, C)
-  return project(ln_post_(pool(x, {})), proj_);  // (B, E); pooling first: ln_post works row by row
+  x = transformer_(ln_pre_(x), {}, recompute);                                         // (B, C): the class tokens
+  return project(ln_post_(x), proj_);                                                  // (B, E)
 }
 
 }  // namespace switchback

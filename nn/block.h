@@ -56,22 +56,36 @@ class Block {
     Tape::Region region(name_);
     return {x, ln_1_(x)};
   }
-  // next: the block whose ln_1 follows, or nullptr.   x (B, T, C)
-  Stream operator()(Stream s, const Block* next, Recompute recompute) const {
+  // x (B, T, C) -> (B, T, C).  next: the block whose ln_1 follows, or nullptr
+  Stream operator()(const Stream& s, const Block* next, Recompute recompute) const {
     Tape::Region region(name_);
-    const bool forget = recompute == Recompute::cheap, keep_gelu = recompute == Recompute::none;
-    Variable branch = out_(attention(qkv_(s.normed), options_.heads, options_.causal));
-    if (forget) s.normed.forget_value();
-    s = ln_2_(s.sum, branch, gamma_1_);
-    branch = mlp(s.normed, fc_.weight(), fc_.bias(), proj_.weight(), proj_.bias(), options_.gelu, keep_gelu);
-    if (forget) s.normed.forget_value();
-    if (next) return next->ln_1_(s.sum, branch, gamma_2_);
-    return {residual(s.sum, branch, gamma_2_), {}};
+    return finish(s.sum, attend(s.normed, recompute), next, recompute);
+  }
+  // The last block of a tower, where one row of every sample is read (pool): what follows attention works row by
+  // row, so it is done for these rows alone, 1/T of the work.  x (B, T, C), place (B) or undefined -> (B, C)
+  Variable last(const Stream& s, const Tensor& place, Recompute recompute) const {
+    Tape::Region region(name_);
+    const Variable heads = attend(s.normed, recompute);
+    return finish(pool(s.sum, place), pool(heads, place), nullptr, recompute).sum;
   }
   // The block by itself: x (B, T, C) -> (B, T, C)
   Variable operator()(const Variable& x) const { return (*this)(enter(x), nullptr, Recompute::none).sum; }
 
  private:
+  // The heads' results, before the out-projection
+  Variable attend(const Variable& normed, Recompute recompute) const {
+    Variable heads = attention(qkv_(normed), options_.heads, options_.causal);
+    if (recompute == Recompute::cheap) normed.forget_value();
+    return heads;
+  }
+  Stream finish(const Variable& x, const Variable& heads, const Block* next, Recompute recompute) const {
+    const Stream s = ln_2_(x, out_(heads), gamma_1_);
+    const Variable branch = mlp(s.normed, fc_.weight(), fc_.bias(), proj_.weight(), proj_.bias(), options_.gelu,
+                                recompute == Recompute::none);
+    if (recompute == Recompute::cheap) s.normed.forget_value();
+    if (next) return next->ln_1_(s.sum, branch, gamma_2_);
+    return {residual(s.sum, branch, gamma_2_), {}};
+  }
   static Parameter gamma(ParameterArena& arena, const std::string& name, const BlockOptions& o) {
     return o.layer_scale ? arena.add(name, {o.width}, Init::value(*o.layer_scale)) : Parameter();
   }

@@ -30,7 +30,7 @@ Kept kept(int64_t layers, Recompute recompute, bool layer_scale) {
   {
     Tensor input({batch, tokens, width}, DType::bf16);
     kernels(cpu_device).fill(input, 0.5);
-    y = transformer(Variable(input, true), recompute);
+    y = transformer(Variable(input, true), {}, recompute);
   }
   const size_t after = used();
   Tensor dy(y.shape(), y.dtype());
@@ -42,6 +42,57 @@ Kept kept(int64_t layers, Recompute recompute, bool layer_scale) {
 }
 
 }  // namespace
+
+TEST_CASE("the last block works on the rows that are read, as if it worked on all") {
+  for (bool layer_scale : {false, true})
+    for (Recompute recompute : {Recompute::none, Recompute::cheap, Recompute::blocks}) {
+      BlockOptions o;
+      o.width = 24;
+      o.heads = 2;
+      o.mlp_width = 40;
+      o.causal = layer_scale;
+      if (layer_scale) o.layer_scale = 0.3;
+      o.qkv = o.out = o.fc = o.proj = o.fc_bias = o.proj_bias = Init::normal_with(0.2);
+      Tensor x({3, 5, 24}, DType::f64), dy({3, 24}, DType::f64);
+      initialize(x, Init::normal_with(1), 1, "x");
+      initialize(dy, Init::normal_with(1), 1, "dy");
+      const Tensor place = Tensor::of<int32_t>({3}, {4, 0, 2});
+      const auto run = [&](bool all_rows) {
+        ParameterArena arena(DType::f64, cpu_device, 1);
+        std::vector<Block> blocks;
+        std::optional<Transformer> transformer;
+        if (all_rows)
+          for (int i = 0; i < 3; ++i) blocks.emplace_back(arena, concat("t.resblocks.", i), o);
+        else
+          transformer.emplace(arena, "t", 3, o);
+        arena.allocate();
+        arena.begin_backward();
+        const Variable input(x, true);
+        Variable y = input;
+        for (const Block& block : blocks) y = block(y);
+        y = all_rows ? pool(y, place) : (*transformer)(y, place, recompute);
+        Tensor seed(dy.shape(), dy.dtype());
+        kernels(cpu_device).cast(seed, dy);
+        y.adopt_grad(seed);
+        tape().backward_from_gradients();
+        arena.finish_backward();
+        std::vector<double> results;
+        for (const Tensor& t : {y.value(), input.grad(), arena.gradients()})
+          for (double v : t.span<double>()) results.push_back(v);
+        return results;
+      };
+      const std::vector<double> rows = run(false), all = run(true);
+      REQUIRE_EQ(rows.size(), all.size());
+      double difference = 0, largest = 0;
+      for (size_t i = 0; i < all.size(); ++i) {
+        difference = std::max(difference, std::fabs(rows[i] - all[i]));
+        largest = std::max(largest, std::fabs(all[i]));
+      }
+      CAPTURE(static_cast<int>(recompute));
+      CHECK_LE(difference, 1e-12 * largest);
+      CHECK_GT(largest, 1);
+    }
+}
 
 TEST_CASE("a block keeps as many activations as its level of recomputation says") {
   const double unit = batch * tokens * width * 2;  // bytes of one (B, T, C)
