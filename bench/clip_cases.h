@@ -5,7 +5,7 @@
 #pragma once
 
 #include "models/clip.h"
-#include "tests/kernels/op_cases.h"
+#include "tests/cuda/wide_cases.h"
 
 namespace switchback {
 
@@ -80,6 +80,12 @@ inline std::vector<std::function<OpCase()>> clip_cases(const ClipConfig& config,
   cases.push_back([=] { return gradient_statistics_case(arena_of(config)); });
   cases.push_back([=] { return adam_moments_case(arena_of(config), false); });
   cases.push_back([=] { return adam_update_case(arena_of(config)); });
+  cases.push_back([=] { return adam_step_case(arena_of(config), false); });
+  cases.push_back([=] { return fill_case(batch * patches * width); });
+  cases.push_back([=] { return cast_case(batch * patches * width); });
+  cases.push_back([=] { return accumulate_case(batch * patches * width); });
+  cases.push_back([=] { return clamp_case(1); });
+  cases.push_back([=] { return choose_patches_case(batch, patches / 2, patches); });
   return cases;
 }
 

@@ -146,4 +146,26 @@ inline OpCase adam_update_case(const Arena& a) {
   };
 }
 
+// Both in one pass, for options without update clipping.
+inline OpCase adam_step_case(const Arena& a, bool with_infinity) {
+  const OpCase moments = adam_moments_case(a, with_infinity), update = adam_update_case(a);
+  std::vector<Operand> operands = moments.operands;
+  for (const Operand& o : update.operands)
+    if (o.name == "masters" || o.name == "values") operands.push_back(o);
+  return {
+      .name = concat("adam_step ", a.elements(), with_infinity ? " with Inf" : ""),
+      .operands = operands,
+      .call =
+          [=](const Bound& x) {
+            x.k.adam_step(x("masters"), x("values"), x("first"), x("second"), x("rms"), x("gradients"),
+                          x("sum_squares"), segments_of(x), x("scalars"), a.options);
+          },
+      .define =
+          [=](Arrays& x) {
+            moments.define(x);
+            update.define(x);
+          },
+  };
+}
+
 }  // namespace switchback

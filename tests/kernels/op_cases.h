@@ -86,6 +86,8 @@ inline std::vector<OpCase> op_cases() {
   cases.push_back(gradient_statistics_case({sizes, {}}));
   cases.push_back(adam_moments_case({sizes, {}}, false));
   cases.push_back(adam_moments_case({sizes, clipped_norm}, true));
+  cases.push_back(adam_step_case({sizes, {}}, false));
+  cases.push_back(adam_step_case({sizes, clipped_norm}, true));
   for (const AdamOptions& options : {AdamOptions{}, stable, stable_decay})
     cases.push_back(adam_update_case({sizes, options}));
   return cases;
@@ -140,6 +142,7 @@ inline std::vector<OpCase> speed_cases() {
   cases.push_back(gradient_statistics_case(arena));
   cases.push_back(adam_moments_case(arena, false));
   cases.push_back(adam_update_case(arena));
+  cases.push_back(adam_step_case(arena, false));
   return cases;
 }
 
