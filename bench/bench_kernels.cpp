@@ -17,6 +17,7 @@
 #include <chrono>
 #include <cstdio>
 #include <cstring>
+#include <set>
 
 #include "bench/clip_cases.h"
 #include "runtime/parallel.h"
@@ -119,6 +120,14 @@ class Bench {
   DType dtype_;
   Rulers rulers_;
 };
+
+std::set<std::string> every_op() {
+  return {
+#define KERNEL(op, arguments) #op,
+#include "kernels/op_list.h"
+#undef KERNEL
+  };
+}
 
 int run(int count, char** arguments) {
   std::string part, model;
