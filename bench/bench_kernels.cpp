@@ -166,11 +166,14 @@ int run(int count, char** arguments) {
   }
   const size_t colon = model.find(':');
   if (colon == std::string::npos) fail("--model is a model and a batch, like ViT-B-32:1024, got ", model);
-  for (const auto& make :
-       clip_cases(find_model(model.substr(0, colon)), std::stoll(model.substr(colon + 1)))) {
+  std::set<std::string> left = every_op();
+  const ClipConfig config = find_model(model.substr(0, colon));
+  for (const auto& make : clip_cases(config, std::stoll(model.substr(colon + 1)))) {
     const OpCase op = make();
+    left.erase(op.name.substr(0, op.name.find(' ')));
     if (op.name.find(part) != std::string::npos) bench.show(op);
   }
+  for (const std::string& name : left) std::printf("%s has no case\n", name.c_str());
   return 0;
 }
 
