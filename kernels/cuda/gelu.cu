@@ -2,6 +2,8 @@
 //   exact: y = x Φ(x),         y' = Φ(x) + x φ(x)
 //   quick: y = x σ(1.702 x),   y' = σ + 1.702 x σ (1 - σ)
 // The backward pass computes Φ anew from x: reading a saved one would cost more than the arithmetic.
+// bf16 by gelu.cuh, as everywhere: the same bits as in the epilogue of a product. f32 by math.cuh.
+#include "kernels/cuda/gelu.cuh"
 #include "kernels/cuda/math.cuh"
 #include "kernels/cuda/vec.cuh"
 
@@ -11,24 +13,34 @@ namespace {
 template <class T>
 struct Forward {
   const T* x;
+  GeluCurve curve;
   bool exact;
   __device__ void operator()(float (&y)[elements_of_thread], int64_t i, int64_t valid) const {
     load(y, x + i, valid);
+    if constexpr (std::is_same_v<T, bf16>) {
+      gelu(y, y, curve);
+    } else {
 #pragma unroll
-    for (float& v : y) v = gelu_of(v, exact);
+      for (float& v : y) v = gelu_of(v, exact);
+    }
   }
 };
 
 template <class T>
 struct Backward {
   const T *dy, *x;
+  GeluCurve curve;
   bool exact;
   __device__ void operator()(float (&dx)[elements_of_thread], int64_t i, int64_t valid) const {
     float at[elements_of_thread];
     load(at, x + i, valid);
     load(dx, dy + i, valid);
+    if constexpr (std::is_same_v<T, bf16>) {
+      times_gelu_slope(dx, at, curve);
+    } else {
 #pragma unroll
-    for (int e = 0; e < elements_of_thread; ++e) dx[e] *= gelu_slope(at[e], exact);
+      for (int e = 0; e < elements_of_thread; ++e) dx[e] *= gelu_slope(at[e], exact);
+    }
   }
 };
 
@@ -40,7 +52,8 @@ void CudaKernels::gelu_forward(View y, CView x, Gelu kind) {
   check_vector(op, "y", y, x.size(), x.dtype);
   visit(x.dtype, op, [&](auto tag) {
     using T = decltype(tag);
-    for_elements(op, out_of<T>(y), x.size(), Forward<T>{data<T>(x), kind == Gelu::exact}, stream_);
+    for_elements(op, out_of<T>(y), x.size(), Forward<T>{data<T>(x), gelu_curve(kind), kind == Gelu::exact},
+                 stream_);
   });
 }
 
@@ -53,7 +66,7 @@ void CudaKernels::gelu_backward(Sink dx, CView dy, CView x, Gelu kind) {
   visit(x.dtype, op, [&](auto tag) {
     using T = decltype(tag);
     visit_sink<T>(dx, op, [&](auto to) {
-      const Backward<T> f{data<T>(dy), data<T>(x), kind == Gelu::exact};
+      const Backward<T> f{data<T>(dy), data<T>(x), gelu_curve(kind), kind == Gelu::exact};
       for_elements(op, out_of<decltype(to)>(dx), x.size(), f, stream_);
     });
   });

@@ -1,7 +1,6 @@
 // gemm_int8_sm90.cu: which tile for which shape, and the entry point. Measured:
 // docs/benchmarks/h100_int8_gemm.md.
 #include <algorithm>
-#include <cmath>
 
 #include "kernels/cuda/gemm_int8_sm90.cuh"
 
@@ -10,10 +9,10 @@ namespace {
 
 using namespace sm90;
 
-using PingPong128 = Tile<128, 128, 5, 4, Schedule::ping_pong>;
-using PingPong160 = Tile<128, 160, 5, 5, Schedule::ping_pong>;
-using PingPong192 = Tile<128, 192, 4, 3, Schedule::ping_pong>;
-using Staggered256 = Tile<128, 256, 4, 2, Schedule::staggered>;
+using PingPong128 = Int8Tile<128, 128, 5, 4, Schedule::ping_pong>;
+using PingPong160 = Int8Tile<128, 160, 5, 5, Schedule::ping_pong>;
+using PingPong192 = Int8Tile<128, 192, 4, 3, Schedule::ping_pong>;
+using Staggered256 = Int8Tile<128, 256, 4, 2, Schedule::staggered>;
 
 // What a tile reaches where nothing is wasted, relative to the best, for short and long K (measured at N a
 // multiple of the tile; between the two, and beyond, interpolated).
@@ -21,14 +20,12 @@ struct Efficiency {
   double at_1024, at_4096;
 };
 
-// The part of the work that is not padding: blocks walk ceil(units / clusters) units each, full or not.
 template <class T>
-double expected(const GemmInt8& a, Efficiency efficiency, int clusters) {
-  const double M = a.x.rows(), N = a.w.rows(), K = a.x.cols();
-  const double units = std::ceil(M / (2 * T::kTileM)) * std::ceil(N / T::kTileN);
-  const double walked = std::ceil(units / clusters) * clusters * 2 * T::kTileM * T::kTileN;
+double expected(const GemmInt8& a, Efficiency efficiency) {
+  const double K = a.x.cols();
   const double length = std::clamp((K - 1024) / (4096 - 1024), 0.0, 1.0);
-  return M * N / walked * (efficiency.at_1024 + length * (efficiency.at_4096 - efficiency.at_1024));
+  return useful_part<T>(a.x.rows(), a.w.rows()) *
+         (efficiency.at_1024 + length * (efficiency.at_4096 - efficiency.at_1024));
 }
 
 template <class T>
@@ -37,9 +34,9 @@ void launch_tile(const GemmInt8& a, cudaStream_t stream) {
   const bool column_scale = a.weight_scale.size() > 1;
   const auto go = [&]<Extra kExtra>() {
     if (column_scale)
-      launch<T, kExtra, true>(a, options, stream);
+      launch_int8<T, kExtra, true>(a, options, stream);
     else
-      launch<T, kExtra, false>(a, options, stream);
+      launch_int8<T, kExtra, false>(a, options, stream);
   };
   switch (a.extra_kind) {
     case Extra::none:
@@ -58,12 +55,11 @@ void launch_tile(const GemmInt8& a, cudaStream_t stream) {
 void gemm_int8_sm90(const GemmInt8& a, cudaStream_t stream) {
   check_gemm_int8(a);
   if (a.y.size() == 0) return;
-  const int clusters = multiprocessor_count() / 2;
-  const double of_128 = expected<PingPong128>(a, {0.95, 0.92}, clusters);
-  const double of_160 = expected<PingPong160>(a, {1.00, 1.00}, clusters);
+  const double of_128 = expected<PingPong128>(a, {0.95, 0.92});
+  const double of_160 = expected<PingPong160>(a, {1.00, 1.00});
   // Its 192 accumulators leave too few registers for the other epilogues.
-  const double of_192 = a.extra_kind == Extra::none ? expected<PingPong192>(a, {1.00, 0.98}, clusters) : 0;
-  const double of_256 = expected<Staggered256>(a, {0.83, 0.995}, clusters);
+  const double of_192 = a.extra_kind == Extra::none ? expected<PingPong192>(a, {1.00, 0.98}) : 0;
+  const double of_256 = expected<Staggered256>(a, {0.83, 0.995});
   const double best = std::max({of_128, of_160, of_192, of_256});
   if (of_160 == best)
     launch_tile<PingPong160>(a, stream);

@@ -7,9 +7,12 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <string>
+#include <vector>
 
 #include "kernels/cuda/cuda_check.cuh"
+#include "kernels/cuda/gemm_bf16.cuh"
 #include "runtime/tensor.h"
 
 namespace switchback::cuda {
@@ -22,7 +25,8 @@ namespace {
           cublasLtGetStatusString(cublas_check_status));            \
   } while (0)
 
-constexpr int candidates = 8, timed_runs = 3;
+constexpr int most_algorithms = 24;  // asked of cuBLASLt's heuristic: candidates 0, 1, ...
+constexpr int first_tile = 1000;     // candidate first_tile + t is tile t of gemm_bf16
 
 cudaDataType_t type_of(DType dtype) { return dtype == DType::bf16 ? CUDA_R_16BF : CUDA_R_32F; }
 
@@ -95,6 +99,64 @@ std::filesystem::path choice_path(Device device) {
          concat("gemm-", gpu, '-', cublasLtGetVersion(), ".txt");
 }
 
+bool is_capturing(cudaStream_t stream) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  CUDA_CHECK(cudaStreamIsCapturing(stream, &status));
+  return status != cudaStreamCaptureStatusNone;
+}
+
+// Times candidates 0 ... count-1 on a stream: run(i) says whether it works. First each by itself; those within
+// 15 % of the best then in turns, so that all meet the same clock of the chip, and the least median wins.
+// -1: none works.
+int fastest(cudaStream_t stream, int count, const std::function<bool(int)>& run) {
+  constexpr int rounds = 7, runs_of_a_round = 2;
+  cudaEvent_t start = nullptr, end = nullptr;
+  CUDA_CHECK(cudaEventCreate(&start));
+  CUDA_CHECK(cudaEventCreate(&end));
+  const auto time = [&](int i, int runs) {
+    CUDA_CHECK(cudaEventRecord(start, stream));
+    for (int r = 0; r < runs; ++r) CHECK(run(i), "a candidate for a matrix product works only at times");
+    CUDA_CHECK(cudaEventRecord(end, stream));
+    CUDA_CHECK(cudaEventSynchronize(end));
+    float milliseconds = 0;
+    CUDA_CHECK(cudaEventElapsedTime(&milliseconds, start, end));
+    return milliseconds;
+  };
+  std::vector<std::pair<float, int>> alone;
+  for (int i = 0; i < count; ++i) {
+    if (run(i)) alone.emplace_back(time(i, runs_of_a_round), i);  // the first run warms up
+  }
+  int best = -1;
+  if (!alone.empty()) {
+    std::sort(alone.begin(), alone.end());
+    std::erase_if(alone, [limit = 1.15f * alone[0].first](const auto& a) { return a.first > limit; });
+    std::vector<std::vector<float>> times(alone.size());
+    for (int round = 0; round < rounds; ++round)
+      for (size_t i = 0; i < alone.size(); ++i) times[i].push_back(time(alone[i].second, runs_of_a_round));
+    float least = INFINITY;
+    for (size_t i = 0; i < alone.size(); ++i) {
+      std::sort(times[i].begin(), times[i].end());
+      if (times[i][rounds / 2] < least) least = times[i][rounds / 2], best = alone[i].second;
+    }
+  }
+  CUDA_CHECK(cudaEventDestroy(start));
+  CUDA_CHECK(cudaEventDestroy(end));
+  return best;
+}
+
+// The product as gemm_bf16 would do it; K = 0 where it cannot.
+GemmBf16 as_own(const GemmProblem& p, void* c, const void* a, const void* b, const void* bias) {
+  if (p.a_transposed || p.accumulate || p.inputs != DType::bf16 || p.output != DType::bf16 ||
+      p.epilogue == GemmProblem::bias_gradient)
+    return {};
+  GemmBf16 own;
+  own.M = p.m, own.N = p.n, own.K = p.k;
+  own.x = a, own.w = b, own.w_is_k_by_n = !p.b_transposed;
+  own.y = c;
+  if (p.epilogue == GemmProblem::add_bias) own.bias = bias;
+  return own;
+}
+
 }  // namespace
 
 struct GemmPlans::Library {
@@ -102,7 +164,7 @@ struct GemmPlans::Library {
   cudaStream_t stream = nullptr;
   cublasLtHandle_t handle = nullptr;
   void* workspace = nullptr;
-  bool tuned = true;
+  bool tuned = true, only_cublas = false;
   ChoiceFile choices;
 };
 
@@ -110,6 +172,7 @@ struct GemmPlans::Plan {
   cublasLtMatmulDesc_t description = nullptr;
   cublasLtMatrixLayout_t a = nullptr, b = nullptr, c = nullptr;  // cuBLASLt's A is our b
   cublasLtMatmulAlgo_t algorithm{};
+  int tile = -1;  // of gemm_bf16, instead
   bool possible = false;
   float beta = 0;
 
@@ -118,17 +181,23 @@ struct GemmPlans::Plan {
       if (l) cublasLtMatrixLayoutDestroy(l);
     if (description) cublasLtMatmulDescDestroy(description);
   }
-  cublasStatus_t run(const Library& library, const cublasLtMatmulAlgo_t& with, void* to, const void* our_a,
+  cublasStatus_t run(const Library& library, const GemmBf16& own, void* to, const void* our_a,
                      const void* our_b) const {
+    if (tile >= 0) {
+      gemm_bf16(own, tile, library.stream);
+      return CUBLAS_STATUS_SUCCESS;
+    }
     const float one = 1;
-    return cublasLtMatmul(library.handle, description, &one, our_b, a, our_a, b, &beta, to, c, to, c, &with,
+    return cublasLtMatmul(library.handle, description, &one, our_b, a, our_a, b, &beta, to, c, to, c, &algorithm,
                           library.workspace, workspace_bytes, library.stream);
   }
 };
 
-GemmPlans::GemmPlans(Device device, cudaStream_t stream) : library_(std::make_unique<Library>()) {
+GemmPlans::GemmPlans(Device device, cudaStream_t stream, Candidates candidates)
+    : library_(std::make_unique<Library>()) {
   library_->device = device;
   library_->stream = stream;
+  library_->only_cublas = candidates == only_cublas;
   CUBLAS_CHECK(cublasLtCreate(&library_->handle));
   CUDA_CHECK(cudaMalloc(&library_->workspace, workspace_bytes));
   const char* tuning = std::getenv("SWITCHBACK_GEMM_TUNING");
@@ -142,7 +211,8 @@ GemmPlans::~GemmPlans() {
   cublasLtDestroy(library_->handle);
 }
 
-const GemmPlans::Plan* GemmPlans::make(const GemmProblem& p, const void* a, const void* b, const void* c) {
+const GemmPlans::Plan* GemmPlans::make(const GemmProblem& p, void* c, const void* a, const void* b,
+                                       const void* bias) {
   auto plan = std::make_unique<Plan>();
   plan->beta = p.accumulate ? 1.0f : 0.0f;
   CUBLAS_CHECK(cublasLtMatmulDescCreate(&plan->description, CUBLAS_COMPUTE_32F, CUDA_R_32F));
@@ -154,8 +224,7 @@ const GemmPlans::Plan* GemmPlans::make(const GemmProblem& p, const void* a, cons
         add ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_BGRADB);
     set(plan->description, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE,
         static_cast<int32_t>(type_of(add ? p.inputs : p.output)));
-    set(plan->description, CUBLASLT_MATMUL_DESC_BIAS_POINTER,
-        c);  // of the right alignment, for the heuristic
+    set(plan->description, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias);
   }
   plan->a = p.b_transposed ? layout(p.inputs, p.n, p.k) : layout(p.inputs, p.k, p.n);
   plan->b = p.a_transposed ? layout(p.inputs, p.k, p.m) : layout(p.inputs, p.m, p.k);
@@ -170,57 +239,46 @@ const GemmPlans::Plan* GemmPlans::make(const GemmProblem& p, const void* a, cons
   set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, static_cast<uint32_t>(p.alignment_a));
   set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, static_cast<uint32_t>(p.alignment_c));
   set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, static_cast<uint32_t>(p.alignment_c));
-  cublasLtMatmulHeuristicResult_t found[candidates];
+  cublasLtMatmulHeuristicResult_t found[most_algorithms];
   int count = 0;
   const cublasStatus_t status =
       cublasLtMatmulAlgoGetHeuristic(library_->handle, plan->description, plan->a, plan->b, plan->c, plan->c,
-                                     preference, candidates, found, &count);
+                                     preference, most_algorithms, found, &count);
   cublasLtMatmulPreferenceDestroy(preference);
-  plan->possible = status == CUBLAS_STATUS_SUCCESS && count > 0;
-  if (plan->possible) plan->algorithm = found[0].algo;
+  if (status != CUBLAS_STATUS_SUCCESS) count = 0;
 
-  cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
-  CUDA_CHECK(cudaStreamIsCapturing(library_->stream, &capture));
-  const std::string name = word_of(p);
+  std::vector<int> candidates;
+  for (int i = 0; i < count; ++i) candidates.push_back(i);
+  const GemmBf16 own = as_own(p, c, a, b, bias);
+  for (int tile = 0; tile < gemm_bf16_tiles() && !library_->only_cublas; ++tile)
+    if (gemm_bf16_has(own, tile)) candidates.push_back(first_tile + tile);
+  plan->possible = !candidates.empty();
+  const auto take = [&](int candidate) {
+    plan->tile = candidate >= first_tile ? candidate - first_tile : -1;
+    if (plan->tile < 0) plan->algorithm = found[candidate].algo;
+  };
+  if (plan->possible) take(candidates[0]);
+
+  const std::string name = word_of(p) + (library_->only_cublas ? "-cublas" : "");
   const int* chosen = library_->choices.find(name);
-  if (plan->possible && chosen && *chosen >= 0 && *chosen < count) {
-    plan->algorithm = found[*chosen].algo;
-  } else if (plan->possible && count > 1 && library_->tuned && capture == cudaStreamCaptureStatusNone) {
-    const Tensor spare({p.m, p.n}, p.output, library_->device);
-    const Tensor bias({std::max(p.m, p.n)}, DType::f32, library_->device);
-    CUDA_CHECK(cudaMemsetAsync(spare.data(), 0, static_cast<size_t>(spare.size()) * size_of(p.output),
-                               library_->stream));
-    CUDA_CHECK(cudaMemsetAsync(bias.data(), 0, static_cast<size_t>(bias.size()) * 4, library_->stream));
-    if (p.epilogue != GemmProblem::plain)
-      set(plan->description, CUBLASLT_MATMUL_DESC_BIAS_POINTER, const_cast<const void*>(bias.data()));
-    cudaEvent_t start = nullptr, end = nullptr;
-    CUDA_CHECK(cudaEventCreate(&start));
-    CUDA_CHECK(cudaEventCreate(&end));
-    float best = INFINITY;
-    int fastest_candidate = 0;
-    for (int i = 0; i < count; ++i) {
-      if (plan->run(*library_, found[i].algo, spare.data(), a, b) != CUBLAS_STATUS_SUCCESS)
-        continue;  // warms up, too
-      float fastest = INFINITY;
-      for (int run = 0; run < timed_runs; ++run) {
-        CUDA_CHECK(cudaEventRecord(start, library_->stream));
-        CUBLAS_CHECK(plan->run(*library_, found[i].algo, spare.data(), a, b));
-        CUDA_CHECK(cudaEventRecord(end, library_->stream));
-        CUDA_CHECK(cudaEventSynchronize(end));
-        float milliseconds = 0;
-        CUDA_CHECK(cudaEventElapsedTime(&milliseconds, start, end));
-        fastest = std::min(fastest, milliseconds);
-      }
-      if (fastest < best) {
-        best = fastest;
-        plan->algorithm = found[i].algo;
-        fastest_candidate = i;
-      }
+  if (chosen && std::find(candidates.begin(), candidates.end(), *chosen) != candidates.end()) {
+    take(*chosen);
+  } else if (candidates.size() > 1 && library_->tuned && !is_capturing(library_->stream)) {
+    // c is about to be overwritten anyway, unless the product is added to it.
+    const Tensor spare = p.accumulate ? Tensor({p.m, p.n}, p.output, library_->device) : Tensor();
+    if (p.accumulate)
+      CUDA_CHECK(cudaMemsetAsync(spare.data(), 0, static_cast<size_t>(spare.size()) * size_of(p.output),
+                                 library_->stream));
+    void* to = p.accumulate ? spare.data() : c;
+    const int best = fastest(library_->stream, static_cast<int>(candidates.size()), [&](int i) {
+      take(candidates[i]);
+      return plan->run(*library_, own, to, a, b) == CUBLAS_STATUS_SUCCESS;
+    });
+    plan->possible = best >= 0;
+    if (plan->possible) {
+      take(candidates[best]);
+      library_->choices.add(name, candidates[best]);
     }
-    CUDA_CHECK(cudaEventDestroy(start));
-    CUDA_CHECK(cudaEventDestroy(end));
-    plan->possible = best < INFINITY;
-    if (plan->possible) library_->choices.add(name, fastest_candidate);
   }
   return plans_.emplace(p, std::move(plan)).first->second.get();
 }
@@ -230,10 +288,37 @@ bool GemmPlans::multiply(GemmProblem p, void* c, const void* a, const void* b, c
   p.alignment_b = alignment_of(b);
   p.alignment_c = alignment_of(c);
   const auto known = plans_.find(p);
-  const Plan* plan = known != plans_.end() ? known->second.get() : make(p, a, b, c);
+  const Plan* plan = known != plans_.end() ? known->second.get() : make(p, c, a, b, bias);
   if (!plan->possible) return false;
-  if (p.epilogue != GemmProblem::plain) set(plan->description, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias);
-  CUBLAS_CHECK(plan->run(*library_, plan->algorithm, c, a, b));
+  if (plan->tile < 0 && p.epilogue != GemmProblem::plain)
+    set(plan->description, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias);
+  CUBLAS_CHECK(plan->run(*library_, as_own(p, c, a, b, bias), c, a, b));
+  return true;
+}
+
+bool GemmPlans::multiply(const GemmBf16& p) {
+  if (library_->only_cublas || gemm_bf16_choose(p) < 0) return false;
+  if (p.M == 0) return true;
+  const std::string name = concat(p.M, 'x', p.N, 'x', p.K, p.w_is_k_by_n ? "NN" : "NT", "-after", int(p.after),
+                                  p.second ? "-second" : "");
+  const auto known = tiles_.find(name);
+  int tile = known == tiles_.end() ? -1 : known->second;
+  if (tile < 0) {
+    tile = gemm_bf16_choose(p);
+    const int* chosen = library_->choices.find(name);
+    if (chosen && gemm_bf16_has(p, *chosen - first_tile)) {
+      tile = *chosen - first_tile;
+    } else if (library_->tuned && p.y != p.operand && !is_capturing(library_->stream)) {
+      const int best = fastest(library_->stream, gemm_bf16_tiles(), [&](int i) {
+        if (!gemm_bf16_has(p, i)) return false;
+        gemm_bf16(p, i, library_->stream);
+        return true;
+      });
+      if (best >= 0) library_->choices.add(name, first_tile + (tile = best));
+    }
+    tiles_.emplace(name, tile);
+  }
+  gemm_bf16(p, tile, library_->stream);
   return true;
 }
 

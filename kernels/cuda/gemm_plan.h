@@ -1,4 +1,5 @@
-// gemm_plan.h: matrix products through cuBLASLt, with everything that can be prepared prepared once.
+// gemm_plan.h: matrix products through cuBLASLt or the kernel of gemm_bf16.cuh, whichever is faster, with everything
+// that can be prepared prepared once.
 //
 //   c (m, n) = op(a) op(b) [+ c] [+ bias],   row-major
 //
@@ -8,11 +9,11 @@
 // dbias, free of charge within dw = dyᵀ x.
 //
 // A plan (descriptors, layouts, algorithm) is made on the first product of its shape, types, epilogue and
-// alignment. The algorithm is the fastest of the heuristic's first candidates, timed once on the real
-// operands and a spare c. The choice is written to a file and read from there by every later process:
-// algorithms differ in the order of their sums, and two runs should give the same bits. The file is
-// $SWITCHBACK_GEMM_CACHE, or
-// ~/.cache/switchback/gemm-<GPU>-<version of cuBLASLt>.txt. SWITCHBACK_GEMM_TUNING=0 takes the first
+// alignment. The candidates are the first algorithms of cuBLASLt's heuristic and, on Hopper, the tiles of
+// gemm_bf16; they are timed once on the real operands, in turns, and the fastest is taken. The choice is
+// written to a file and read from there by every later process: algorithms differ in the order of their sums,
+// and two runs should give the same bits. The file is $SWITCHBACK_GEMM_CACHE, or
+// ~/.cache/switchback/gemm-<GPU>-<version of cuBLASLt>.txt. SWITCHBACK_GEMM_TUNING=0 takes cuBLASLt's first
 // candidate, untimed. Candidates whose partial sums race are never asked for: split-k only with partials in
 // the workspace, added in order.
 //
@@ -24,6 +25,7 @@
 #include <compare>
 #include <map>
 #include <memory>
+#include <string>
 
 #include "runtime/view.h"
 
@@ -43,23 +45,31 @@ struct GemmProblem {
   auto operator<=>(const GemmProblem&) const = default;
 };
 
+struct GemmBf16;
+
 class GemmPlans {
  public:
   static constexpr size_t workspace_bytes = size_t{64} << 20;
+  enum Candidates : uint8_t { all, only_cublas };
 
-  GemmPlans(Device device, cudaStream_t stream);
+  GemmPlans(Device device, cudaStream_t stream, Candidates candidates = all);
   ~GemmPlans();
   GemmPlans(const GemmPlans&) = delete;
 
-  // False, and nothing done, when cuBLASLt has no algorithm for the problem.
+  // False, and nothing done, when nobody has an algorithm for the problem.
   bool multiply(GemmProblem problem, void* c, const void* a, const void* b, const void* bias = nullptr);
+
+  // A product with an epilogue that cuBLASLt does not have: by the fastest tile of gemm_bf16. False, and
+  // nothing done, when none serves.
+  bool multiply(const GemmBf16& problem);
 
  private:
   struct Plan;
   struct Library;
-  const Plan* make(const GemmProblem& problem, const void* a, const void* b, const void* c);
+  const Plan* make(const GemmProblem& problem, void* c, const void* a, const void* b, const void* bias);
   std::unique_ptr<Library> library_;
   std::map<GemmProblem, std::unique_ptr<Plan>> plans_;
+  std::map<std::string, int> tiles_;  // of products with an epilogue of our own
 };
 
 }  // namespace switchback::cuda

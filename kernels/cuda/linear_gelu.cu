@@ -2,7 +2,11 @@
 //   u = x wᵀ + bias (rounded to T),  y = gelu(u)          dpreactivation = (dy w) gelu'(u),  y = gelu(u) again
 // x (M, K), w (N, K), u, y (M, N);  backward: dy (M, N), w (N, K), u, dpreactivation, y (M, K).
 //
-// Composed: the product, then one sweep over its result.
+// bf16 on Hopper: one kernel each, with the GELU in the product's epilogue (gemm_bf16.cuh). Else composed: the
+// product, then one sweep over its result.
+#include "kernels/cuda/gelu.cuh"
+#include "kernels/cuda/gemm_bf16.cuh"
+#include "kernels/cuda/gemm_plan.h"
 #include "kernels/cuda/math.cuh"
 #include "kernels/cuda/vec.cuh"
 
@@ -14,13 +18,18 @@ template <class Product, class T>
 struct TimesSlope {
   const Product* dg;
   const T* u;
+  GeluCurve curve;
   bool exact;
   __device__ void operator()(float (&du)[elements_of_thread], int64_t i, int64_t valid) const {
     float at[elements_of_thread];
     load(at, u + i, valid);
     load(du, dg + i, valid);
+    if constexpr (std::is_same_v<T, bf16>) {
+      times_gelu_slope(du, at, curve);
+    } else {
 #pragma unroll
-    for (int e = 0; e < elements_of_thread; ++e) du[e] *= gelu_slope(at[e], exact);
+      for (int e = 0; e < elements_of_thread; ++e) du[e] *= gelu_slope(at[e], exact);
+    }
   }
 };
 
@@ -31,6 +40,15 @@ void CudaKernels::linear_gelu_forward(View y, View preactivation, CView x, CView
   const int64_t rows = x.rows(), width = w.rows();
   check_matrix(op, "y", y, rows, width, x.dtype);
   if (preactivation) check_matrix(op, "preactivation", preactivation, rows, width, x.dtype);
+  if (x.dtype == DType::bf16) {
+    check_place(op, "x", x, x.dtype);
+    check_matrix(op, "w", w, width, x.cols(), x.dtype);
+    if (bias) check_vector(op, "bias", bias, width, x.dtype);
+    GemmBf16 fused{rows, width, x.cols(), x.data, w.data};
+    fused.bias = bias.data, fused.y = y.data, fused.second = preactivation.data;
+    fused.after = After::gelu, fused.gelu = kind;
+    if (products_->multiply(fused)) return;
+  }
   const View u = preactivation ? preactivation : y;
   linear_forward(u, x, w, bias);
   gelu_forward(y, u, kind);
@@ -42,17 +60,23 @@ void CudaKernels::linear_gelu_backward_input(Sink dpreactivation, View y, CView 
   const int64_t rows = dy.rows(), width = w.cols();
   check_matrix(op, "preactivation", preactivation, rows, width, dy.dtype);
   check_sink(op, "dpreactivation", dpreactivation, rows, width, dy.dtype);
-  if (y) {
-    check_matrix(op, "y", y, rows, width, dy.dtype);
-    gelu_forward(y, preactivation, kind);
+  if (y) check_matrix(op, "y", y, rows, width, dy.dtype);
+  if (dpreactivation && !dpreactivation.accumulate && dpreactivation.to.dtype == DType::bf16) {
+    check_place(op, "dy", dy, dy.dtype);
+    check_matrix(op, "w", w, dy.cols(), width, dy.dtype);
+    GemmBf16 fused{rows, width, dy.cols(), dy.data, w.data, true};
+    fused.y = dpreactivation.to.data, fused.operand = preactivation.data, fused.second = y.data;
+    fused.after = After::gelu_backward, fused.gelu = kind;
+    if (products_->multiply(fused)) return;
   }
+  if (y) gelu_forward(y, preactivation, kind);
   visit(dy.dtype, op, [&](auto tag) {
     using T = decltype(tag);
     visit_sink<T>(dpreactivation, op, [&](auto to) {
       using To = decltype(to);
       const auto multiply = [&](auto* dg) {
         using Product = std::remove_pointer_t<decltype(dg)>;
-        const TimesSlope<Product, T> f{dg, data<T>(preactivation), kind == Gelu::exact};
+        const TimesSlope<Product, T> f{dg, data<T>(preactivation), gelu_curve(kind), kind == Gelu::exact};
         for_elements(op, out_of<To>(dpreactivation), rows * width, f, stream_);
       };
       if (!dpreactivation.accumulate) {  // the product stands where its result goes

@@ -150,10 +150,9 @@ Contender tile(const std::string& name, int64_t band_bytes = 16 << 20, int stagg
             using namespace sm90;
             const LaunchOptions options = {band_bytes, stagger, overlap};
             if (p.accumulators) {
-              launch<T, Extra::none, false, Output::accumulators>(as_gemm(p), options, stream,
-                                                                  p.accumulators);
+              launch_int8_sums<T>(p.accumulators, as_gemm(p), options, stream);
             } else {
-              launch<T, Extra::none, false>(as_gemm(p), options, stream);
+              launch_int8<T, Extra::none, false>(as_gemm(p), options, stream);
             }
           }};
 }
@@ -167,7 +166,7 @@ Contender tile_with(const std::string& name) {
             GemmInt8 a = as_gemm(p);
             a.extra_kind = kExtra;
             a.extra = {other_matrix, {p.M, p.N}, DType::bf16, {}};
-            sm90::launch<T, kExtra, false>(a, {}, stream);
+            sm90::launch_int8<T, kExtra, false>(a, {}, stream);
           }};
 }
 template <Extra kExtra>

@@ -1,0 +1,95 @@
+// gemm_sm90_launch.cuh: the host's side of gemm_sm90.cuh: tensor maps, the grid, the launch.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/cuda/cuda_check.cuh"
+#include "kernels/cuda/gemm_sm90.cuh"
+#include "kernels/cuda/ptx/tensor_map.cuh"
+
+namespace switchback::sm90 {
+
+inline int multiprocessor_count() {
+  static const int count = [] {
+    int device, n;
+    CUDA_CHECK(cudaGetDevice(&device));
+    CUDA_CHECK(cudaDeviceGetAttribute(&n, cudaDevAttrMultiProcessorCount, device));
+    return n;
+  }();
+  return count;
+}
+
+struct LaunchOptions {
+  int64_t band_bytes = 16 << 20;  // of w that the blocks keep returning to: a third of L2
+  int stagger = 3;
+  bool overlap_previous = true;  // start while the stream's previous kernel ends (dependent_launch.cuh)
+};
+
+// How much of the walked work is not padding: blocks walk ceil(units / clusters) units each, full or not.
+template <class T>
+double useful_part(double M, double N) {
+  const double clusters = multiprocessor_count() / T::kClusterSize;
+  const double units = std::ceil(M / (2 * T::kTileM)) * std::ceil(N / T::kTileN);
+  return M * N / (std::ceil(units / clusters) * clusters * 2 * T::kTileM * T::kTileN);
+}
+
+// The map of a bf16 matrix (M, N) that a consumer warp writes or reads in pieces.
+template <class T>
+CUtensorMap piece_map(const void* matrix, int M, int N) {
+  return ptx::make_tensor_map(matrix, M, N, 2, 16, T::kChunk,
+                              T::kChunk == 64 ? ptx::Swizzle::bytes_128 : ptx::Swizzle::bytes_64);
+}
+
+// x (M, K) and w, (N, K) or as the tile's kWeights says. Rows are multiples of 16 bytes.
+template <class T, class Epilogue>
+void launch(int M, int N, int K, const void* x, const void* w, const typename Epilogue::Arguments& arguments,
+            const LaunchOptions& options, cudaStream_t stream) {
+  if (M == 0 || N == 0) return;
+  constexpr size_t kSharedBytes = sizeof(SharedMemory<T>);
+  static_assert(kSharedBytes <= 232448, "a block has 227 KiB of shared memory");
+  auto* kernel = gemm_kernel<T, Epilogue>;
+  cudaLaunchConfig_t config = {};
+  config.blockDim = T::kThreads;
+  config.dynamicSmemBytes = kSharedBytes;
+  config.stream = stream;
+  cudaLaunchAttribute attributes[2];
+  attributes[0].id = cudaLaunchAttributeClusterDimension;
+  attributes[0].val.clusterDim = {T::kClusterSize, 1, 1};
+  attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[1].val.programmaticStreamSerializationAllowed = options.overlap_previous;
+  config.attrs = attributes;
+  config.numAttrs = 2;
+
+  static const int clusters = [&] {  // that run at the same time
+    CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes));
+    config.gridDim = T::kClusterSize;
+    int count;
+    CUDA_CHECK(cudaOccupancyMaxActiveClusters(&count, kernel, &config));
+    return count;
+  }();
+
+  const auto ceil_div = [](int n, int d) { return (n + d - 1) / d; };
+  Walk walk;
+  walk.M = M, walk.N = N, walk.K = K;
+  walk.row_units = ceil_div(M, T::kTileM * 2);
+  walk.column_units = ceil_div(N, T::kTileN);
+  constexpr int kElement = sizeof(typename T::Element);
+  const int64_t unit_bytes = int64_t{K} * T::kTileN * kElement;
+  walk.group = static_cast<int>(std::clamp<int64_t>(options.band_bytes / unit_bytes, 1, walk.column_units));
+  walk.stagger = options.stagger < T::kStages ? options.stagger : T::kStages - 1;
+
+  using ptx::Swizzle;
+  const CUtensorMap x_map =
+      ptx::make_tensor_map(x, M, K, kElement, T::kTileM, T::kBlockK, Swizzle::bytes_128);
+  const CUtensorMap w_map =
+      T::kWeights == Weights::n_by_k
+          ? ptx::make_tensor_map(w, N, K, kElement, T::kTileN / 2, T::kBlockK, Swizzle::bytes_128)
+          : ptx::make_tensor_map(w, K, N, kElement, T::kBlockK / 2, 64, Swizzle::bytes_128);
+
+  const int units = walk.row_units * walk.column_units;
+  config.gridDim = std::min(units, clusters) * T::kClusterSize;
+  CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, x_map, w_map, arguments, walk));
+}
+
+}  // namespace switchback::sm90
