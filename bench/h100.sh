@@ -5,9 +5,10 @@
 #   PHASES="kernels steps prepare turns" BATCH_H=128 bench/h100.sh build/bench
 #
 # prepare   torch.compile of all models, side by side, in the background
-# kernels   meanwhile every op against the roofline; steps: the steps of the two small models, with profile and
-#           with StableAdamW (their steps are replayed graphs, which a busy CPU does not slow down)
-# turns     then PyTorch and switchback in turns, the most telling model first
+# steps     meanwhile the steps of the two small models, with a profile, with StableAdamW, with recomputation (they
+#           are replayed graphs, which a busy CPU does not slow down)
+# kernels   and every op against the roofline
+# turns     then PyTorch and switchback in turns, the small models first; the large ones with their profiles
 # Needs pip install open_clip_torch. Every program has a time limit, every result is written at once.
 set -u
 programs=${1:?folder of bench_step, bench_kernels}
@@ -38,6 +39,7 @@ if [[ $phases == *steps* ]]; then
     size="--model ${model%:*} --batch-size ${model#*:}"
     limited 60 "$programs/bench_step" $size $step --profile
     limited 60 "$programs/bench_step" $size $step --opt stableadamw
+    limited 60 "$programs/bench_step" $size $step --recompute gelu
   done
 fi
 if [[ $phases == *kernels* ]]; then
@@ -51,10 +53,10 @@ fi
 if [[ $phases == *turns* ]]; then
   limited 150 $baseline --models ViT-B-32:1024 --order ABA --timeout 100
   limited 150 $baseline --models ViT-B-16:512 --order ABA --timeout 100
-  limited 180 $baseline --models ViT-H-14:$batch_h --order BAS --timeout 120
-  limited 180 $baseline --models ViT-L-14:224 --order BAS --timeout 120
-  say profiles
-  limited 60 "$programs/bench_step" --model ViT-H-14 --batch-size $batch_h $step --steps 5 --profile
-  limited 60 "$programs/bench_step" --model ViT-L-14 --batch-size 224 $step --steps 5 --profile
+  for model in ViT-H-14:$batch_h ViT-L-14:224; do
+    limited 180 $baseline --models $model --order BAS --ours=--profile --steps 12 --timeout 120
+    size="--model ${model%:*} --batch-size ${model#*:}"
+    limited 60 "$programs/bench_step" $size $step --recompute gelu --steps 12
+  done
 fi
 say done
