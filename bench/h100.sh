@@ -34,6 +34,8 @@ if [[ $phases == *prepare* ]]; then
   timeout 290 $baseline --models $models --prepare --order "" --timeout 280 >"$results/prepare.txt" 2>&1 &
   preparing=$!
 fi
+# What is tuned while others compile is not what the turns shall use.
+export SWITCHBACK_GEMM_CACHE=$results/gemm-tuned-beside.txt
 if [[ $phases == *steps* ]]; then
   for model in ViT-B-32:1024 ViT-B-16:512; do
     size="--model ${model%:*} --batch-size ${model#*:}"
@@ -50,6 +52,7 @@ if [[ -n $preparing ]]; then
   say prepared
   cat "$results/prepare.txt" >>"$results/log.txt"
 fi
+export SWITCHBACK_GEMM_CACHE=$results/gemm-tuned.txt
 if [[ $phases == *turns* ]]; then
   limited 150 $baseline --models ViT-B-32:1024 --order ABA --timeout 100
   limited 150 $baseline --models ViT-B-16:512 --order ABA --timeout 100
