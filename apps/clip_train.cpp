@@ -106,6 +106,7 @@ int train(const TrainingOptions& options, const ClipConfig& config, Device devic
     log.write_picture();
   };
   auto evaluate = [&](bool retrieval, bool zero_shot) {
+    const MemoryContext memory("evaluation");
     const double start = now();
     std::optional<Retrieval> r;
     std::optional<ZeroShot> z;

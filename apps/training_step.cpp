@@ -76,6 +76,7 @@ void TrainingStep::bring(const Tensor& images, const Tensor& tokens) {
     fail("a batch of ", size, " cannot be cut into --accum-freq ", options_.parts, " parts");
   input.size = size;
   Kernels& k = kernels(device_);
+  if (input.arrived) input.arrived->wait();  // long ago, as a rule; its host memory goes now
   // The copies follow each other on their way, so the second one's arrival is the arrival of both.
   k.upload_beside(input.images.slice(0, size), images, input.used.get());
   input.arrived = k.upload_beside(input.tokens.slice(0, size), tokens, input.used.get());

@@ -1,5 +1,6 @@
 // The captured step on the GPU: the same bits as op by op, no memory from the driver once it is warm, and what
 // happens between two steps leaves it alone. And the optimizer's one pass against its two.
+#include "apps/first_non_finite.h"
 #include "runtime/allocator.h"
 #include "tests/apps/trainer.h"
 #include "tests/cuda/testing.h"
@@ -120,6 +121,26 @@ TEST_CASE("memory of the captured step that somebody holds: the step runs op by 
   Trainer plain({.model = "mini-28", .batch_size = 32, .dtype = DType::bf16, .device = gpu, .eager = true});
   plain.train(8);
   CHECK(t.bits() == plain.bits());
+}
+
+TEST_CASE("a loss that is not finite is traced between captured steps, and the steps before count") {
+  if (no_gpu()) return;
+  Trainer t({.model = "mini-28", .batch_size = 32, .dtype = DType::bf16, .device = gpu, .patch_dropout = 0.5});
+  for (int i = 0; i < 6; ++i) t.launch();
+  CHECK(t.step->captured());
+  const ParameterArena::Segment* segment = t.arena.find("visual.transformer.resblocks.2.mlp.c_fc.bias");
+  REQUIRE(segment);
+  kernels(gpu).fill(t.arena.values().part(segment->from, segment->shape), INFINITY);  // not the master
+  t.launch();  // step 6 goes wrong; what comes back is step 5
+  CHECK(std::isfinite(t.done.back().loss));
+  CHECK(t.done.back().optimizer.skipped.empty());
+  t.launch();
+  CHECK_EQ(t.done.back().step, 6);
+  CHECK_FALSE(std::isfinite(t.done.back().loss));
+  CHECK_FALSE(t.done.back().optimizer.skipped.empty());
+  const std::string first = first_non_finite(t.arena, [&] { t.step->repeat_forward(6); });
+  MESSAGE(first);
+  CHECK(first.find("visual.transformer.resblocks.2") != std::string::npos);
 }
 
 TEST_CASE("two models on one device, each with its graphs") {
