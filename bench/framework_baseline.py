@@ -12,8 +12,8 @@ side: random pixels and tokens lie on the device.
     python3 bench/framework_baseline.py --device cuda --against build/bench/bench_step --json lines.jsonl \
       --models ViT-B-32:1024,ViT-B-16:512,ViT-L-14:224,ViT-H-14:128 --order ABAB
 
-With --against every run is a process of its own, in the given order: A is ours, B compiled PyTorch, E eager
-PyTorch, S ours with StableAdamW. The ratio is that of the medians, above 1 when ours is faster. Every run
+With --against every run is a process of its own, in the given order: A is ours, B compiled PyTorch
+(eager on a CPU), E eager PyTorch, S ours with StableAdamW. The ratio is that of the medians, above 1 when ours is faster. Every run
 appends a JSON line to --json; bench_plot makes a picture of that file. --prepare first lets torch.compile do its
 work for all models side by side, into its cache: one after the other that takes several minutes.
 
@@ -217,7 +217,7 @@ def run_once(o, letter, model, batch):
 def row(model, batch, letter, runs, ours, flops):
     """A row of the table: samples/s and what follows from it; the ratio is ours over this row's."""
     rate = statistics.median(r["samples_per_second"] for r in runs)
-    name = {"A": "switchback", "S": "switchback StableAdamW", "B": "torch.compile", "E": "PyTorch eager"}[letter]
+    name = {"A": "switchback", "S": "switchback StableAdamW"}.get(letter, f"PyTorch {runs[0]['mode']}")
     text = f"{model:<10} {batch:>6} {name:<23} {rate:>10.1f} {'' if letter in 'AS' or not ours else f'{ours / rate:.2f}x':>7}"
     if "peak_gib" in runs[0]:
         peak, held = (max(r[key] for r in runs) for key in ("peak_gib", "held_gib"))
