@@ -52,9 +52,13 @@ struct Guarded {
   }
 };
 
+bool has_sink(const OpCase& op) {
+  return std::ranges::any_of(op.operands, [](const Operand& o) { return o.role == Operand::sink; });
+}
+
 // Sums of another order are allowed where another alignment takes another kernel.
 bool same_kernel_anywhere(const OpCase& op) {
-  for (const char* name : {"matmul", "linear", "contrastive", "siglip", "attention"})
+  for (const char* name : {"matmul", "linear", "contrastive", "siglip", "attention", "layernorm", "residual"})
     if (op.name.starts_with(name)) return false;
   return true;
 }
@@ -68,7 +72,7 @@ TEST_CASE("operands beside their borders, guarded, with poisoned scratch memory"
       for (DType dtype : {DType::f32, DType::bf16}) {
         const Arrays expected = run(op, {.dtype = dtype, .device = gpu});
         for (int64_t shift : {0, 1}) {
-          INFO(op.name, " ", std::string(name_of(dtype)), shift ? ", one element beside a border" : "");
+          INFO(op.name, " ", std::string(name_of(dtype)), ", ", shift, " elements beside a border");
           const Guarded guarded(op, {.dtype = dtype, .device = gpu}, shift);
           poison_free_memory();
           try {
@@ -91,4 +95,19 @@ TEST_CASE("operands beside their borders, guarded, with poisoned scratch memory"
           }
         }
       }
+}
+
+// compute-sanitizer --tool memcheck (racecheck, initcheck, synccheck) test_cuda --no-skip -tc='each op once*'
+TEST_CASE("each op once on small operands, for compute-sanitizer" * doctest::skip()) {
+  if (no_gpu()) return;
+  int calls = 0;
+  for (const std::vector<OpCase>& cases : {op_cases(), wide_cases()})
+    for (const OpCase& op : cases)
+      for (DType dtype : {DType::f32, DType::bf16}) {
+        if (op.bytes(dtype) > 1e6) continue;
+        run(op, {.dtype = dtype, .device = gpu});
+        if (has_sink(op)) run(op, {.dtype = dtype, .accumulate = true, .wide_sinks = true, .device = gpu});
+        ++calls;
+      }
+  std::printf("%d cases\n", calls);
 }
