@@ -12,9 +12,9 @@ side: random pixels and tokens lie on the device.
     python3 bench/framework_baseline.py --device cuda --against build/bench/bench_step --json lines.jsonl \
       --models ViT-B-32:1024,ViT-B-16:512,ViT-L-14:224,ViT-H-14:128 --order ABAB
 
-With --against every run is a process of its own, in the given order: A is ours, B compiled PyTorch
-(eager on a CPU), E eager PyTorch, S ours with StableAdamW. The ratio is that of the medians, above 1 when ours is faster. Every run
-appends a JSON line to --json; bench_plot makes a picture of that file. --prepare first lets torch.compile do its
+With --against every run is a process of its own, in the given order: A is ours, B compiled PyTorch (eager on a
+CPU), E eager PyTorch, S ours with StableAdamW. The ratio is that of the medians, above 1 when ours is faster. Every
+run appends a JSON line to --json; bench_plot makes a picture of that file. --prepare first lets torch.compile do its
 work for all models side by side, into its cache: one after the other that takes several minutes.
 
 One thing is changed in PyTorch's favour: open_clip gives its text tower the causal mask as numbers, which
