@@ -5,74 +5,97 @@
 namespace switchback {
 namespace {
 
-struct Color {
-  float r, g, b;  // 0 to 255
-};
-
 float clipped(float x) { return std::min(255.0f, std::max(0.0f, x)); }
-float gray_of(Color c) { return 0.299f * c.r + 0.587f * c.g + 0.114f * c.b; }  // ITU-R 601, as Pillow's "L"
+float gray_of(float r, float g, float b) { return 0.299f * r + 0.587f * g + 0.114f * b; }  // as Pillow's "L"
 // from + f (to - from): f beyond 0 ... 1 goes on past the ends
-Color blend(float from, Color to, float f) {
-  return {clipped(from + f * (to.r - from)), clipped(from + f * (to.g - from)),
-          clipped(from + f * (to.b - from))};
-}
+float blend(float from, float to, float f) { return clipped(from + f * (to - from)); }
 
-// The hue turned by `turn` of the circle; value and saturation stay.
-Color turned(Color c, float turn) {
-  const float high = std::max({c.r, c.g, c.b}), low = std::min({c.r, c.g, c.b}), range = high - low;
-  if (range <= 0) return c;
-  float sextant = high == c.r   ? (c.g - c.b) / range
-                  : high == c.g ? 2 + (c.b - c.r) / range
-                                : 4 + (c.r - c.g) / range;
-  sextant += 6 * turn;
-  sextant -= 6 * std::floor(sextant / 6);
-  // Each channel is high near its own hue, low opposite, and a straight line between.
-  auto channel = [&](float own) {
-    float distance = std::fabs(sextant - own);
-    distance = std::min(distance, 6 - distance);
-    return low + range * std::min(1.0f, std::max(0.0f, 2 - distance));
-  };
-  return {channel(0), channel(2), channel(4)};
-}
+// A picture's channels one after the other, so that loops over pixels become vector instructions.
+struct Planes {
+  size_t count;
+  std::vector<float> memory;
+  float *r, *g, *b;
+
+  explicit Planes(const Image& image) : count(image.pixels.size() / 3), memory(3 * count) {
+    r = memory.data(), g = r + count, b = g + count;
+    for (size_t i = 0; i < count; ++i) {
+      r[i] = image.pixels[3 * i];
+      g[i] = image.pixels[3 * i + 1];
+      b[i] = image.pixels[3 * i + 2];
+    }
+  }
+  void store(Image& image) const {
+    for (size_t i = 0; i < count; ++i) {
+      image.pixels[3 * i] = static_cast<uint8_t>(r[i] + 0.5f);
+      image.pixels[3 * i + 1] = static_cast<uint8_t>(g[i] + 0.5f);
+      image.pixels[3 * i + 2] = static_cast<uint8_t>(b[i] + 0.5f);
+    }
+  }
+
+  // Every channel of every pixel blended with from(r, g, b).
+  template <class From>
+  void blend_with(float factor, From from) {
+    for (size_t i = 0; i < count; ++i) {
+      const float start = from(r[i], g[i], b[i]);
+      r[i] = blend(start, r[i], factor);
+      g[i] = blend(start, g[i], factor);
+      b[i] = blend(start, b[i], factor);
+    }
+  }
+  float mean_gray() const {
+    double sum = 0;
+    for (size_t i = 0; i < count; ++i) sum += static_cast<double>(gray_of(r[i], g[i], b[i]));
+    return static_cast<float>(sum / static_cast<double>(std::max<size_t>(1, count)));
+  }
+
+  // The hue turned by `turn` of the circle; the largest and the smallest channel keep their values. Each channel
+  // is high near its own hue (0, 2, 4 of 6), low opposite, and a straight line between.
+  void turn_hue(float turn) {
+    for (size_t i = 0; i < count; ++i) {
+      const float red = r[i], green = g[i], blue = b[i];
+      const float high = std::max(red, std::max(green, blue)), low = std::min(red, std::min(green, blue));
+      const float range = high - low, scale = 1 / (range > 0 ? range : 1);
+      float hue = high == red     ? (green - blue) * scale
+                  : high == green ? 2 + (blue - red) * scale
+                                  : 4 + (red - green) * scale;
+      hue += 6 * turn + 12;  // now in 8 ... 20
+      auto channel = [&](float own) {
+        float distance = hue - own;
+        distance -= 6 * static_cast<float>(static_cast<int>(distance * (1.0f / 6)));
+        distance = std::min(distance, 6 - distance);
+        return low + range * std::min(1.0f, std::max(0.0f, 2 - distance));
+      };
+      r[i] = channel(0);
+      g[i] = channel(2);
+      b[i] = channel(4);
+    }
+  }
+};
 
 }  // namespace
 
 void change_colors(Image& image, const ColorChange& change) {
   if (change.count == 0 && !change.gray) return;
-  std::vector<Color> colors(image.pixels.size() / 3);
-  for (size_t i = 0; i < colors.size(); ++i)
-    colors[i] = {static_cast<float>(image.pixels[3 * i]), static_cast<float>(image.pixels[3 * i + 1]),
-                 static_cast<float>(image.pixels[3 * i + 2])};
+  Planes planes(image);
   for (int step = 0; step < change.count; ++step) {
-    const auto [kind, factor] = change.steps[step];
-    const float f = static_cast<float>(factor);
-    double mean = 0;
-    if (kind == ColorChange::contrast) {
-      for (const Color& c : colors) mean += static_cast<double>(gray_of(c));
-      mean /= static_cast<double>(std::max<size_t>(1, colors.size()));
+    const float factor = static_cast<float>(change.steps[step].second);
+    switch (change.steps[step].first) {
+      case ColorChange::brightness:
+        planes.blend_with(factor, [](float, float, float) { return 0.0f; });
+        break;
+      case ColorChange::contrast:
+        planes.blend_with(factor, [mean = planes.mean_gray()](float, float, float) { return mean; });
+        break;
+      case ColorChange::saturation:
+        planes.blend_with(factor, gray_of);
+        break;
+      case ColorChange::hue:
+        planes.turn_hue(factor);
+        break;
     }
-    for (Color& c : colors) switch (kind) {
-        case ColorChange::brightness:
-          c = blend(0, c, f);
-          break;
-        case ColorChange::contrast:
-          c = blend(static_cast<float>(mean), c, f);
-          break;
-        case ColorChange::saturation:
-          c = blend(gray_of(c), c, f);
-          break;
-        case ColorChange::hue:
-          c = turned(c, f);
-          break;
-      }
   }
-  for (size_t i = 0; i < colors.size(); ++i) {
-    const Color c = colors[i];
-    const float gray = gray_of(c);
-    const float out[3] = {change.gray ? gray : c.r, change.gray ? gray : c.g, change.gray ? gray : c.b};
-    for (size_t k = 0; k < 3; ++k)
-      image.pixels[3 * i + k] = static_cast<uint8_t>(std::lround(clipped(out[k])));
-  }
+  if (change.gray) planes.blend_with(0, gray_of);
+  planes.store(image);
 }
 
 }  // namespace switchback
