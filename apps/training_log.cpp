@@ -163,7 +163,8 @@ void TrainingLog::step(const StepRecord& r) {
                                      {"largest_rms_name", r.largest_rms_name},
                                      {"patch_embedding_rms", r.patch_embedding_rms},
                                      {"data_seconds", r.data_seconds},
-                                     {"step_seconds", r.step_seconds}};
+                                     {"step_seconds", r.step_seconds},
+                                     {"peak_memory", r.peak_memory}};
     records_->write(record.dump());
   }
   if (r.step_in_epoch % options_.log_every_n_steps == 0 || r.step_in_epoch + 1 == r.steps_per_epoch ||

@@ -143,6 +143,25 @@ TEST_CASE("a loss that is not finite is traced between captured steps, and the s
   CHECK(first.find("visual.transformer.resblocks.2") != std::string::npos);
 }
 
+TEST_CASE("a step that cannot be captured for want of memory runs op by op, and the next one is captured") {
+  if (no_gpu()) return;
+  const TrainerOptions options{.model = "mini-28", .batch_size = 32, .dtype = DType::bf16, .device = gpu};
+  Trainer t(options);
+  t.train(2);
+  allocator(gpu).release_cached();
+  t.launch();
+  CHECK_FALSE(t.step->captured());
+  REQUIRE_EQ(t.warnings.size(), 1);
+  CHECK(t.warnings[0].find("growth is forbidden") != std::string::npos);
+  t.launch();
+  CHECK(t.step->captured());
+  t.finish();
+  CHECK_EQ(t.warnings.size(), 1);
+  Trainer plain(options);
+  plain.train(4);
+  CHECK(t.bits() == plain.bits());
+}
+
 TEST_CASE("two models on one device, each with its graphs") {
   if (no_gpu()) return;
   const TrainerOptions options{.dtype = DType::bf16, .device = gpu};
