@@ -231,7 +231,10 @@ def prepare(o, pairs):
     """torch.compile of all models at once, a process each; what it makes goes to its cache."""
     command = [sys.executable, os.path.abspath(__file__), "--device", "cuda", "--prepare"]
     command += ["--as-shipped"] * o.as_shipped
-    running = [subprocess.Popen(command + ["--model", model, "--batch-size", str(batch)]) for model, batch in pairs]
+    threads = max(4, 2 * (os.cpu_count() or 1) // len(pairs))  # they compile at different times
+    environment = dict(os.environ, TORCHINDUCTOR_COMPILE_THREADS=str(threads))
+    running = [subprocess.Popen(command + ["--model", model, "--batch-size", str(batch)], env=environment)
+               for model, batch in pairs]
     end = time.monotonic() + o.timeout
     for process in running:
         try:
