@@ -7,6 +7,8 @@
 //              over rows stays in registers; two rows abreast. Blocks stay and take every gridDim-th
 //              group of rows; their number depends on the width alone, so the sums have the same bits always.
 //              The blocks' sums are added in order by a second, small kernel.
+// Products and sums are fused where fmaf says so and the compiler's choice does not matter: with and without a
+// branch, with and without layer-scale, a row has the same bits.
 #include "kernels/cuda/layernorm_rows.cuh"
 
 #include "kernels/cuda/reduce.cuh"
@@ -87,10 +89,9 @@ __global__ void __launch_bounds__(32 * forward_warps) forward(const Forward<T> f
       if (scaled) load_piece(gamma, f.gamma + first + g * stride);
 #pragma unroll
       for (int e = 0; e < group; ++e) {
-        const float added = to_float(branch[g].element[e]);
-        const float sum = scaled ? to_float(x[g].element[e]) + to_float(gamma.element[e]) * added
-                                 : to_float(x[g].element[e]) + added;
-        x[g].element[e] = from_float<T>(sum);
+        const float factor = scaled ? to_float(gamma.element[e]) : 1.0f;
+        x[g].element[e] =
+            from_float<T>(fmaf(factor, to_float(branch[g].element[e]), to_float(x[g].element[e])));
       }
       if (there(g)) store_piece(f.sum + at + g * stride, x[g]);
     }
@@ -107,7 +108,10 @@ __global__ void __launch_bounds__(32 * forward_warps) forward(const Forward<T> f
 #pragma unroll
   for (int g = 0; g < groups; ++g)
 #pragma unroll
-    for (int e = 0; e < group; ++e) squares += there(g) ? (values[g][e] - m) * (values[g][e] - m) : 0.0f;
+    for (int e = 0; e < group; ++e) {
+      const float d = there(g) ? values[g][e] - m : 0.0f;
+      squares = fmaf(d, d, squares);
+    }
   const float r = 1.0f / sqrtf(warp_sum(squares) / static_cast<float>(f.width) + f.epsilon);
   if (threadIdx.x % 32 == 0) {
     f.mean[row] = m;
@@ -119,8 +123,8 @@ __global__ void __launch_bounds__(32 * forward_warps) forward(const Forward<T> f
     Piece<T> normed;
 #pragma unroll
     for (int e = 0; e < group; ++e)
-      normed.element[e] = from_float<T>((values[g][e] - m) * r * to_float(gain[g].element[e]) +
-                                        to_float(bias[g].element[e]));
+      normed.element[e] = from_float<T>(
+          fmaf((values[g][e] - m) * r, to_float(gain[g].element[e]), to_float(bias[g].element[e])));
     store_piece(f.normed + at + g * stride, normed);
   }
 }
@@ -185,8 +189,8 @@ __global__ void __launch_bounds__(32 * teams, blocks_of_multiprocessor(teams)) b
         const float d = to_float(dnormed[i].element[e]), g = d * gain[e];  // 0 beyond row and rows
         const float unit = (to_float(sum[i].element[e]) - mean[i]) * rstd[i];
         sum_g += g;
-        sum_gx += g * unit;
-        gain_sum[e] += d * unit;
+        sum_gx = fmaf(g, unit, sum_gx);
+        gain_sum[e] = fmaf(d, unit, gain_sum[e]);
         bias_sum[e] += d;
       }
       sum_g = warp_sum(sum_g);
@@ -212,12 +216,12 @@ __global__ void __launch_bounds__(32 * teams, blocks_of_multiprocessor(teams)) b
       for (int e = 0; e < group; ++e) {
         const float g = to_float(dnormed[i].element[e]) * gain[e];
         const float unit = (to_float(sum[i].element[e]) - mean[i]) * rstd[i];
-        const float own = rstd[i] * (g - mean_g - unit * mean_gx);
-        dx.element[e] = from_float<T>(own + to_float(dsum[i].element[e]));
+        dx.element[e] = from_float<T>(
+            fmaf(rstd[i], fmaf(-unit, mean_gx, g - mean_g), to_float(dsum[i].element[e])));
         if constexpr (scaled) {
           const float rounded = to_float(dx.element[e]);
           dbranch[e] = gamma[e] * rounded;
-          gamma_sum[e] += rounded * to_float(branch[i].element[e]);
+          gamma_sum[e] = fmaf(rounded, to_float(branch[i].element[e]), gamma_sum[e]);
         }
       }
       store_piece(b.dx + at, dx);
@@ -262,7 +266,7 @@ __global__ void __launch_bounds__(32 * teams) scale_backward(const Backward<T> b
       for (int e = 0; e < group; ++e) {
         const float rounded = to_float(dy[i].element[e]);
         dbranch[e] = gamma[e] * rounded;
-        gamma_sum[e] += rounded * to_float(branch[i].element[e]);
+        gamma_sum[e] = fmaf(rounded, to_float(branch[i].element[e]), gamma_sum[e]);
       }
       if (b.dbranch.to) b.dbranch.store(row * b.width + column, dbranch, group);
     }

@@ -18,7 +18,7 @@ struct Forward {
     if (gamma) {
       load(scale, gamma + column, valid);
 #pragma unroll
-      for (int e = 0; e < elements_of_thread; ++e) y[e] += scale[e] * added[e];
+      for (int e = 0; e < elements_of_thread; ++e) y[e] = fmaf(scale[e], added[e], y[e]);
     } else {
 #pragma unroll
       for (int e = 0; e < elements_of_thread; ++e) y[e] += added[e];
