@@ -108,7 +108,7 @@ class Bench {
     else
       std::printf(" %16s", "");
     std::printf(" %8.1f GB/s", op.bytes(dtype_) / t.median * 1e-9);
-    if (rulers_.bytes_per_second > 0) {
+    if (rulers_.flops_per_second > 0) {  // both are known
       const double by_bytes = op.bytes(dtype_) / rulers_.bytes_per_second;
       const double by_flops = op.flops / rulers_.flops_per_second;
       std::printf(" %5.1f%% of %s", std::max(by_bytes, by_flops) / t.median * 100,
