@@ -28,9 +28,9 @@ std::string memory_plan(Device device) {
                  " between blocks)");
   if (statistics.room) {
     const size_t in_use = statistics.room->total - statistics.room->free;
-    line += concat(", ", readable_bytes(in_use - std::min(in_use, statistics.held)), " driver and libraries, ",
-                   readable_bytes(statistics.room->free), " of ", readable_bytes(statistics.room->total),
-                   " free");
+    line += concat(", ", readable_bytes(in_use - std::min(in_use, statistics.held)),
+                   " driver and libraries, ", readable_bytes(statistics.room->free), " of ",
+                   readable_bytes(statistics.room->total), " free");
   }
   return line;
 }

@@ -12,12 +12,10 @@
 namespace switchback {
 namespace {
 
-constexpr int warm_up_steps = 2;     // op by op, before the first capture
-constexpr int attempts = 3;          // to capture, before all steps go op by op
+constexpr int warm_up_steps = 2;  // op by op, before the first capture
+constexpr int attempts = 3;       // to capture, before all steps go op by op
 
-double value_at(const Tensor& host, int64_t i) {
-  return number(host.part(i, {}));
-}
+double value_at(const Tensor& host, int64_t i) { return number(host.part(i, {})); }
 
 }  // namespace
 
@@ -182,9 +180,8 @@ Variable TrainingStep::forward(const Tensor& images, const Tensor& tokens) const
       o.dropout = dropout ? &*dropout : nullptr;
       return clip_.encode_image(part_images, o);
     }));
-    text_features.push_back(checkpoint({}, [this, part_tokens](const Variable&) {
-      return clip_.encode_text(part_tokens, options_.clip);
-    }));
+    text_features.push_back(checkpoint(
+        {}, [this, part_tokens](const Variable&) { return clip_.encode_text(part_tokens, options_.clip); }));
   }
   return clip_.loss(concat_rows(image_features), concat_rows(text_features));
 }

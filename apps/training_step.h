@@ -37,24 +37,25 @@ namespace switchback {
 struct StepNumbers {
   int64_t step = 0;
   double loss = 0;
-  double logit_scale = 0;     // exp'd, of this loss: before the update
+  double logit_scale = 0;  // exp'd, of this loss: before the update
   OptimizerReport optimizer;
-  double work_seconds = 0;    // on the device
-  double idle_seconds = 0;    // how long the device had nothing to do before it; 0 for the first step
+  double work_seconds = 0;  // on the device
+  double idle_seconds = 0;  // how long the device had nothing to do before it; 0 for the first step
 };
 
 class TrainingStep {
  public:
   struct Options {
-    Clip::Options clip;        // without dropout: that follows from the model
-    uint64_t seed = 0;         // of patch dropout
-    int64_t parts = 1;         // --accum-freq
-    bool eager = false;        // never capture
+    Clip::Options clip;                            // without dropout: that follows from the model
+    uint64_t seed = 0;                             // of patch dropout
+    int64_t parts = 1;                             // --accum-freq
+    bool eager = false;                            // never capture
     std::function<void(const std::string&)> warn;  // a step that cannot be captured, a batch of another size
   };
 
   // batch_size: rows of all parts together. The arena is allocated and may be changed between steps.
-  TrainingStep(const Clip& clip, ParameterArena& arena, AdamW& optimizer, int64_t batch_size, Options options);
+  TrainingStep(const Clip& clip, ParameterArena& arena, AdamW& optimizer, int64_t batch_size,
+               Options options);
   ~TrainingStep();
   TrainingStep(const TrainingStep&) = delete;
 
@@ -78,15 +79,15 @@ class TrainingStep {
 
  private:
   struct Input {
-    Tensor images, tokens;          // on the device, (batch_size, ...)
-    int64_t size = 0;               // rows of the batch in it
+    Tensor images, tokens;  // on the device, (batch_size, ...)
+    int64_t size = 0;       // rows of the batch in it
     std::unique_ptr<Moment> arrived;
     Tensor host_images, host_tokens;  // kept until then
-    std::shared_ptr<Moment> used;   // the end of the last step that reads it
+    std::shared_ptr<Moment> used;     // the end of the last step that reads it
     std::unique_ptr<Recording> recording;
     int64_t last_step = -1;
   };
-  struct Flight {  // a step that was launched
+  struct Flight {                  // a step that was launched
     int64_t step = 0, update = 0;  // the optimizer counts its updates from 1
     size_t slot = 0;               // of the ring
     std::unique_ptr<Moment> begin;
@@ -110,13 +111,13 @@ class TrainingStep {
   Tensor results_;         // (2) of the masters' type: loss, logit scale before the update
   PatchDropout dropout_;
   std::array<Input, 2> inputs_;
-  size_t current_ = 1;     // input that was brought last
+  size_t current_ = 1;  // input that was brought last
   std::array<Slot, 2> ring_;
   size_t next_slot_ = 0;
   std::deque<Flight> flights_;
   std::shared_ptr<Moment> last_end_;
-  int whole_steps_ = 0;    // that ran op by op
-  int failures_ = 0;       // to capture
+  int whole_steps_ = 0;  // that ran op by op
+  int failures_ = 0;     // to capture
   bool captured_ = false;
 };
 

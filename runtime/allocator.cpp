@@ -10,10 +10,7 @@
 // fit, and among equals the lowest address wins, which makes the addresses of a repeated step repeat.
 #include "runtime/allocator.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
-#include <array>
 #include <cstdlib>
 #include <cstring>
 #include <iomanip>
@@ -47,19 +44,6 @@ void mark_usable(void*, size_t) {}
 thread_local const char* current_context = "other";
 thread_local std::string_view current_place;
 
-class HostMemory : public MemorySource {
- public:
-  void* take(size_t bytes) override {
-    void* memory = nullptr;
-    const bool huge = bytes >= large_step;
-    if (posix_memalign(&memory, huge ? large_step : CachingAllocator::alignment, bytes) != 0) return nullptr;
-    if (huge) madvise(memory, bytes, MADV_HUGEPAGE);  // a wish: fewer page faults and TLB misses
-    return memory;
-  }
-  void give(void* memory, size_t) override { std::free(memory); }
-  std::string name() const override { return "host memory"; }
-};
-
 struct Block {
   char* begin = nullptr;
   size_t size = 0;
@@ -86,7 +70,7 @@ struct CachingAllocator::State {
   std::map<std::string, MemoryStatistics::Context, std::less<>> contexts;
   size_t held = 0, used = 0, peak_used = 0, peak_held = 0, segments_taken = 0;
   bool growth_forbidden = false;
-  uint64_t changes = 0;  // of used_blocks
+  uint64_t changes = 0;                   // of used_blocks
   using Ranges = std::map<char*, char*>;  // begin -> end; no two touch each other
   struct Recording {
     Ranges ranges;
@@ -200,8 +184,8 @@ struct CachingAllocator::State {
 
   // Who asked for how much, what is in use by whom (the largest first), and what helps.
   [[noreturn]] void out_of_memory(size_t bytes) const {
-    std::string what = concat(source->name(), ": no room for ", readable_bytes(bytes), " of \"",
-                              current_context, "\"");
+    std::string what =
+        concat(source->name(), ": no room for ", readable_bytes(bytes), " of \"", current_context, "\"");
     if (!current_place.empty()) what += concat(" (", current_place, ")");
     what += concat(": ", readable_bytes(held), " held, ", readable_bytes(used), " used");
     std::vector<std::pair<size_t, std::string>> users;
@@ -367,82 +351,17 @@ void CachingAllocator::forget_recording(int number) {
   state_->recordings.erase(number);
 }
 
-// ---- one allocator per device ----
-
-namespace {
-
-constexpr int max_cuda_devices = 64;
-
-struct Registry {
-  std::mutex mutex;
-  std::array<CachingAllocator*, max_cuda_devices> cuda{};
-};
-
-Registry& registry() {
-  static Registry* const instance = new Registry;  // never destroyed: static tensors may outlive it otherwise
-  return *instance;
-}
-
-}  // namespace
-
-CachingAllocator& allocator(Device device) {
-  if (device.kind == Device::cpu) {
-    static CachingAllocator* const host =
-        new CachingAllocator(std::make_unique<HostMemory>());  // never destroyed
-    return *host;
-  }
-  CHECK(device.index >= 0 && device.index < max_cuda_devices, "no such device: ", device);
-  Registry& r = registry();
-  const std::lock_guard lock(r.mutex);
-  CachingAllocator* found = r.cuda[static_cast<size_t>(device.index)];
-  if (!found) fail("no memory on ", device, ": this program was built without CUDA; use --device cpu");
-  return *found;
-}
-
-void register_allocator(Device device, std::unique_ptr<MemorySource> source) {
-  CHECK(device.kind == Device::cuda && device.index >= 0 && device.index < max_cuda_devices,
-        "only CUDA devices are registered, got ", device);
-  Registry& r = registry();
-  const std::lock_guard lock(r.mutex);
-  CachingAllocator*& slot = r.cuda[static_cast<size_t>(device.index)];
-  CHECK(!slot, device, " is registered twice");
-  slot = new CachingAllocator(std::move(source));
-}
-
-namespace {
-
-struct PageLocked {
-  std::mutex mutex;
-  CachingAllocator* memory = nullptr;
-};
-
-PageLocked& page_locked() {
-  static PageLocked* const instance = new PageLocked;  // never destroyed
-  return *instance;
-}
-
-}  // namespace
-
-CachingAllocator& page_locked_memory() {
-  PageLocked& p = page_locked();
-  const std::lock_guard lock(p.mutex);
-  return p.memory ? *p.memory : allocator(cpu_device);
-}
-
-void register_page_locked_memory(const std::function<std::unique_ptr<MemorySource>()>& make) {
-  PageLocked& p = page_locked();
-  const std::lock_guard lock(p.mutex);
-  if (!p.memory) p.memory = new CachingAllocator(make());
-}
-
 std::string readable_bytes(size_t bytes) {
   std::ostringstream out;
   out << std::fixed << std::setprecision(1);
   const double KiB = 1024, value = static_cast<double>(bytes);
   if (value < KiB) return std::to_string(bytes) + " bytes";
-  if (value < KiB * KiB) out << value / KiB << " KiB";
-  else if (value < KiB * KiB * KiB) out << value / (KiB * KiB) << " MiB";
-  else out << value / (KiB * KiB * KiB) << " GiB";
+  if (value < KiB * KiB)
+    out << value / KiB << " KiB";
+  else if (value < KiB * KiB * KiB)
+    out << value / (KiB * KiB) << " MiB";
+  else
+    out << value / (KiB * KiB * KiB) << " GiB";
   return out.str();
 }
 

@@ -40,16 +40,16 @@ class MemorySource {
   virtual ~MemorySource() = default;
   virtual void* take(size_t bytes) = 0;  // nullptr when there is no memory left
   virtual void give(void* memory, size_t bytes) = 0;
-  virtual std::string name() const = 0;  // for error messages: "host memory", "cuda:0"
+  virtual std::string name() const = 0;                // for error messages: "host memory", "cuda:0"
   virtual bool cpu_can_write() const { return true; }  // false for device memory: no debugging aids
   virtual std::optional<MemoryRoom> room() const { return {}; }  // absent: not known
 };
 
 struct MemoryStatistics {
-  size_t held = 0;       // bytes taken from the source and not given back
-  size_t used = 0;       // bytes handed out at the moment
-  size_t peak_used = 0;  // largest `used` so far (since reset_peak)
-  size_t peak_held = 0;  // largest `held` so far
+  size_t held = 0;            // bytes taken from the source and not given back
+  size_t used = 0;            // bytes handed out at the moment
+  size_t peak_used = 0;       // largest `used` so far (since reset_peak)
+  size_t peak_held = 0;       // largest `held` so far
   size_t segments_taken = 0;  // how often the source was asked: a steady state does not change it
   std::optional<MemoryRoom> room;
   struct Context {

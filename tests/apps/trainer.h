@@ -59,7 +59,8 @@ struct Trainer {
   }
   Tensor images(uint64_t number, int64_t size) const {
     PhiloxStream random(5, RandomPurpose::test, number);
-    const Tensor t = Tensor::page_locked({size, config.vision.image_size, config.vision.image_size, 3}, DType::u8);
+    const Tensor t =
+        Tensor::page_locked({size, config.vision.image_size, config.vision.image_size, 3}, DType::u8);
     for (uint8_t& v : t.span<uint8_t>()) v = static_cast<uint8_t>(random.below(256));
     return t;
   }

@@ -66,7 +66,11 @@ TEST_CASE("graph = op by op, bit for bit: tiny") {
 TEST_CASE("graph = op by op, bit for bit: mini-28 and mini-64") {
   if (no_gpu()) return;
   check_graph({.model = "mini-28", .batch_size = 64, .dtype = DType::bf16, .stable = true});
-  check_graph({.model = "mini-28", .batch_size = 64, .dtype = DType::bf16, .recompute = Recompute::blocks, .parts = 2});
+  check_graph({.model = "mini-28",
+               .batch_size = 64,
+               .dtype = DType::bf16,
+               .recompute = Recompute::blocks,
+               .parts = 2});
   check_graph({.model = "mini-64", .batch_size = 96, .dtype = DType::bf16, .patch_dropout = 0.25});
 }
 
@@ -109,7 +113,8 @@ TEST_CASE("memory of the captured step that somebody holds: the step runs op by 
   {
     std::vector<Tensor> held;  // all of the cache and more
     const size_t spare = allocator(gpu).statistics().held - allocator(gpu).statistics().used;
-    for (size_t bytes = 0; bytes <= spare; bytes += 1 << 16) held.emplace_back(Shape{1 << 16}, DType::u8, gpu);
+    for (size_t bytes = 0; bytes <= spare; bytes += 1 << 16)
+      held.emplace_back(Shape{1 << 16}, DType::u8, gpu);
     t.launch();
     CHECK_FALSE(t.step->captured());
     REQUIRE_EQ(t.warnings.size(), 1);
@@ -125,7 +130,8 @@ TEST_CASE("memory of the captured step that somebody holds: the step runs op by 
 
 TEST_CASE("a loss that is not finite is traced between captured steps, and the steps before count") {
   if (no_gpu()) return;
-  Trainer t({.model = "mini-28", .batch_size = 32, .dtype = DType::bf16, .device = gpu, .patch_dropout = 0.5});
+  Trainer t(
+      {.model = "mini-28", .batch_size = 32, .dtype = DType::bf16, .device = gpu, .patch_dropout = 0.5});
   for (int i = 0; i < 6; ++i) t.launch();
   CHECK(t.step->captured());
   const ParameterArena::Segment* segment = t.arena.find("visual.transformer.resblocks.2.mlp.c_fc.bias");
@@ -189,9 +195,12 @@ TEST_CASE("what cannot be recorded says so, and leaves the device usable") {
     }
     return "no error";
   };
-  CHECK(message_of([&] { k.record([&] { number(x.part(0, {})); }); }).starts_with("download within a recorded"));
-  CHECK(message_of([&] { k.record([&] { Tensor({1 << 30}, DType::f32, gpu); }); }).find("growth is forbidden") !=
-        std::string::npos);
+  CHECK(message_of([&] {
+          k.record([&] { number(x.part(0, {})); });
+        }).starts_with("download within a recorded"));
+  CHECK(message_of([&] {
+          k.record([&] { Tensor({1 << 30}, DType::f32, gpu); });
+        }).find("growth is forbidden") != std::string::npos);
   Tensor kept;
   CHECK(message_of([&] {
           k.record([&] {
@@ -211,7 +220,8 @@ TEST_CASE("uploads beside the kernels arrive in order") {
   if (no_gpu()) return;
   Kernels& k = kernels(gpu);
   const int64_t size = 1 << 22;
-  const Tensor first = Tensor::page_locked({size}, DType::f32), second = Tensor::page_locked({size}, DType::f32);
+  const Tensor first = Tensor::page_locked({size}, DType::f32),
+               second = Tensor::page_locked({size}, DType::f32);
   for (float& v : first.span<float>()) v = 1;
   for (float& v : second.span<float>()) v = 2;
   const Tensor x({size}, DType::f32, gpu), y({size}, DType::f32, gpu);
@@ -249,7 +259,8 @@ TEST_CASE("AdamW in one pass has the bits of its two passes, on the GPU and on t
   const auto draw = [&](uint64_t number, double from, double to) {
     PhiloxStream random(3, RandomPurpose::test, number);
     const Tensor t({elements}, DType::f32);
-    for (float& v : t.span<float>()) v = static_cast<float>(from + (to - from) * (random.next_u32() * 0x1p-32));
+    for (float& v : t.span<float>())
+      v = static_cast<float>(from + (to - from) * (random.next_u32() * 0x1p-32));
     return t;
   };
   const Tensor gradients = draw(1, -0.1, 0.1), masters = draw(2, -1, 1), first = draw(3, -0.1, 0.1),
