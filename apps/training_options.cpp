@@ -89,6 +89,11 @@ void describe(Flags& f, TrainingOptions& o) {
   f.value("--layer-scale", o.layer_scale,
           "initial value of layer-scale in both towers; 0 is the fix for fp8");
   f.flag("--siglip", o.siglip, "sigmoid loss with a bias instead of softmax");
+  f.value("--linear", o.linear,
+          "how qkv, out, fc and proj of every block are computed: standard, switchback, switchback-m, switchback-q, "
+          "llm-int8, fp8-sim, switchback-fp8-sim, switchback-fp8 or fp8");
+  f.value("--linear-image", o.linear_image, "the same for the image tower alone");
+  f.value("--linear-text", o.linear_text, "the same for the text tower alone");
   f.flag("--grad-checkpointing", o.grad_checkpointing, "the same as --recompute blocks");
   f.value("--recompute", o.recompute,
           "activations that the backward pass computes again instead of keeping them: none, gelu (3/4 of the "
@@ -300,6 +305,9 @@ ClipConfig configured_model(const TrainingOptions& o) {
   if (o.force_quick_gelu) c.quick_gelu = true;
   if (o.force_patch_dropout) c.vision.patch_dropout = *o.force_patch_dropout;
   if (o.layer_scale) c.vision.layer_scale = c.text.layer_scale = *o.layer_scale;
+  if (!o.linear.empty()) c.vision.linear = c.text.linear = o.linear;
+  if (!o.linear_image.empty()) c.vision.linear = o.linear_image;
+  if (!o.linear_text.empty()) c.text.linear = o.linear_text;
   if (o.siglip && !c.init_logit_bias) {
     c.init_logit_scale = 2.302585092994046;  // ln 10
     c.init_logit_bias = -10;

@@ -35,6 +35,8 @@ struct TrainingOptions {
   std::optional<double> force_patch_dropout, layer_scale;
   bool siglip = false;
   bool grad_checkpointing = false;  // --recompute blocks
+  std::string linear;  // recipe of the blocks' linears (kernels/recipe.h); "": as the model says
+  std::string linear_image, linear_text;  // "": as --linear says
   std::string recompute = "none";   // or gelu, cheap, blocks (autograd/checkpoint.h)
 
   // optimization

@@ -4,15 +4,25 @@
 // (Variable::forget_value). B samples, T tokens, C channels, E embedding size.
 #pragma once
 
+#include <memory>
 #include <vector>
 
 #include "autograd/tape.h"
 #include "kernels/kernels.h"
+#include "kernels/recipe.h"
 
 namespace switchback {
 
+// How a linear layer is computed, and what its recipe has made of the weight for this step (without that the op
+// makes it itself).
+struct LinearPrecision {
+  const LinearRecipe* recipe = &standard_recipe();
+  std::shared_ptr<const PreparedWeight> weight;
+};
+
 // y (..., N) = x (..., K) wᵀ + bias;  w (N, K), bias (N) or absent
-Variable linear(const Variable& x, const Variable& w, const Variable& bias = {});
+Variable linear(const Variable& x, const Variable& w, const Variable& bias = {},
+                const LinearPrecision& precision = {});
 
 // y (B, E) = x (B, C) p;  p (C, E): CLIP's projections, stored the other way round than a linear's weight
 Variable project(const Variable& x, const Variable& p);
@@ -34,13 +44,19 @@ Variable residual(const Variable& x, const Variable& branch, const Variable& gam
 struct Normed {
   Variable sum, normed;  // (..., C)
 };
+// Which codes are made along with the values, for the linears before and behind: of normed's rows, and of the rows
+// of branch's gradient
+struct RowFormats {
+  Format normed = Format::none, dbranch = Format::none;
+};
 Normed residual_layernorm(const Variable& x, const Variable& branch, const Variable& gamma, const Variable& gain,
-                          const Variable& bias, double epsilon = 1e-5);
+                          const Variable& bias, double epsilon = 1e-5, const RowFormats& formats = {});
 
 // y = linear(gelu(linear(x, fc_w, fc_b)), proj_w, proj_b).  keep_gelu: whether the GELU's result, half of what
 // this op saves, is kept for the backward pass or made again there (the same bits)
 Variable mlp(const Variable& x, const Variable& fc_w, const Variable& fc_b, const Variable& proj_w,
-             const Variable& proj_b, Gelu kind, bool keep_gelu = true);
+             const Variable& proj_b, Gelu kind, bool keep_gelu = true, const LinearPrecision& fc = {},
+             const LinearPrecision& proj = {});
 
 // ---- ways in and out ----------------------------------------------------------------------------------------
 

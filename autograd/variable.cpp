@@ -16,6 +16,7 @@ Gradient::Gradient(Shape shape, DType dtype, Device device, bool needed) : node_
 Sink Gradient::sink() const {
   if (!needed()) return {};
   Node& n = *node_;
+  n.codes = {};
   if (!n.tensor.defined()) n.tensor = Tensor(n.shape, n.dtype, n.device);
   const bool add = std::exchange(n.written, true);
   if (add && !n.is_fixed && n.tensor.is_shared()) {  // an adopted gradient that somebody else still reads
@@ -29,6 +30,7 @@ Sink Gradient::sink() const {
 Tensor Gradient::take() const {
   CHECK(written() && !node_->is_fixed, "no gradient to take");
   node_->written = false;
+  node_->codes = {};
   return std::exchange(node_->tensor, {});
 }
 
@@ -44,6 +46,12 @@ void Gradient::adopt(Tensor gradient) const {
   }
 }
 
+void Gradient::set_codes(Codes codes) const {
+  if (written()) node_->codes = std::move(codes);
+}
+
+Codes Gradient::take_codes() const { return node_ ? std::exchange(node_->codes, {}) : Codes(); }
+
 Variable::Variable(Tensor value, bool needs_grad)
     : value_(std::make_shared<Value>()), gradient_(value.shape(), value.dtype(), value.device(), needs_grad) {
   value_->tensor = std::move(value);
@@ -57,6 +65,7 @@ const Tensor& Variable::value() const {
 }
 
 void Variable::forget_value() const {
+  value_->codes = {};
   if (value_->restore) value_->tensor = {};
 }
 

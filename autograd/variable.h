@@ -12,13 +12,17 @@
 //   adopt()   gives the variable a gradient that exists already (the residual stream): moved, not copied; added
 //             when there is one. Several variables may adopt the same tensor: the first that must add to it
 //             takes a copy.
+//
+// Beside a value or a gradient may lie the codes of its rows (kernels/formats.h), made by the op that made it for
+// the one low-precision linear that reads it.
 #pragma once
 
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 
-#include "runtime/tensor.h"
+#include "kernels/formats.h"
 
 namespace switchback {
 
@@ -32,6 +36,9 @@ class Gradient {
   Sink sink() const;
   Tensor take() const;
   void adopt(Tensor gradient) const;
+  // Codes of the gradient as it is now: whatever is written to it later drops them.
+  void set_codes(Codes codes) const;
+  Codes take_codes() const;
 
  private:
   friend class Variable;
@@ -44,6 +51,7 @@ class Gradient {
     bool needed = false;
     bool written = false;
     bool is_fixed = false;  // memory belongs to the arena: take() is not for it, adopt() copies
+    Codes codes;
   };
   std::shared_ptr<Node> node_;
 };
@@ -64,6 +72,8 @@ class Variable {
   // computes it again, the same bits, and keeps it. A variable that knows no way keeps its value.
   void restore_with(std::function<Tensor()> restore) const { value_->restore = std::move(restore); }
   void forget_value() const;
+  void set_codes(Codes codes) const { value_->codes = std::move(codes); }
+  Codes take_codes() const { return value_ ? std::exchange(value_->codes, {}) : Codes(); }
 
   const Gradient& gradient() const { return gradient_; }
   bool needs_grad() const { return gradient_.needed(); }
@@ -80,6 +90,7 @@ class Variable {
   struct Value {
     std::string name;  // of parameters
     Tensor tensor;
+    Codes codes;
     std::function<Tensor()> restore;
   };
   std::shared_ptr<Value> value_;

@@ -2,8 +2,8 @@
 // device: forward, backward, update; the step of clip_train, without data loading.
 //
 //   build/bench/bench_step --model ViT-B-32 --batch-size 1024 --device cuda --precision amp_bf16 [--steps 20]
-//     [--opt adamw|stableadamw] [--recompute none|gelu|cheap|blocks] [--layer-scale 0] [--eager] [--profile] [--budget]
-//     [--json FILE]
+//     [--opt adamw|stableadamw] [--linear RECIPE] [--recompute none|gelu|cheap|blocks] [--layer-scale 0] [--eager]
+//     [--profile] [--budget] [--json FILE]
 //
 // Prints the median step after three to warm up (two op by op, one to capture the graph; --eager captures none),
 // samples/s, the model's FLOPs per second (nominal: three forward passes, full context, all patches) and on a
@@ -40,7 +40,7 @@ constexpr int warm_up_steps = 3;
 
 struct Options {
   std::string model = "mini-28", optimizer = "adamw", precision = "fp32", device = "cpu", json;
-  std::string recompute = "none";
+  std::string recompute = "none", linear = "standard";
   std::optional<double> layer_scale;
   int64_t batch_size = 256, steps = 20;
   bool profile = false, eager = false, budget = false;
@@ -70,13 +70,15 @@ Options parse(int argc, char** argv) {
       o.device = value;
     else if (flag == "--recompute")
       o.recompute = value;
+    else if (flag == "--linear")
+      o.linear = value;
     else if (flag == "--layer-scale")
       o.layer_scale = std::stod(value);
     else if (flag == "--json")
       o.json = value;
     else
       fail("unknown flag ", flag,
-           "; there are --model --batch-size --steps --opt --precision --device --recompute --layer-scale "
+           "; there are --model --batch-size --steps --opt --precision --device --linear --recompute --layer-scale "
            "--eager --profile --budget --json");
   }
   if (o.batch_size < 1 || o.steps < 1) fail("--batch-size and --steps must be positive");
@@ -148,6 +150,8 @@ void print_groups(const std::vector<OpTimer::Line>& lines, const StepBudget& bud
 int run(const Options& o) {
   ClipConfig config = find_model(o.model);
   if (o.layer_scale) config.vision.layer_scale = config.text.layer_scale = o.layer_scale;
+  config.vision.linear = config.text.linear = o.linear;
+  check_config(config);
   if (o.budget) {
     print_budget(config, o.batch_size);
     return 0;
@@ -195,14 +199,15 @@ int run(const Options& o) {
   const std::string where = gpu ? concat(device) : concat(cpu_threads(), " threads");
   const std::string mode = gpu ? captured ? "graph" : "eager" : "cpu";
   std::printf(
-      "switchback %s, batch %lld, %s, %s, %s, %s: median step %.3f ms (fastest %.3f), %.1f samples/s, ",
-      config.name.c_str(), static_cast<long long>(o.batch_size), o.precision.c_str(), o.optimizer.c_str(),
-      where.c_str(), mode.c_str(), median * 1e3, times[0] * 1e3, rate);
+      "switchback %s, batch %lld, %s, %s, %s, %s, %s: median step %.3f ms (fastest %.3f), %.1f samples/s, ",
+      config.name.c_str(), static_cast<long long>(o.batch_size), o.precision.c_str(), o.linear.c_str(),
+      o.optimizer.c_str(), where.c_str(), mode.c_str(), median * 1e3, times[0] * 1e3, rate);
   nlohmann::json line = {{"program", "switchback"},
                          {"mode", mode},
                          {"model", config.name},
                          {"batch", o.batch_size},
                          {"precision", o.precision},
+                         {"linear", o.linear},
                          {"optimizer", o.optimizer},
                          {"recompute", o.recompute},
                          {"device", where},

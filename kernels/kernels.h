@@ -12,7 +12,9 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 
+#include "kernels/formats.h"
 #include "kernels/timeline.h"
 #include "runtime/view.h"
 

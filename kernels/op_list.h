@@ -33,6 +33,22 @@ KERNEL(linear_backward_input, (Sink dx, CView dy, CView w))
 // dw = dyᵀ x, dbias = Σ_rows dy.   dw (N, K), dbias (N), dy (M, N), x (M, K)
 KERNEL(linear_backward_weight, (Sink dw, Sink dbias, CView dy, CView x))
 
+// ---- low precision (formats.h; to the bit: quantize.h) -----------------------------------------------------
+// max |x| of everything (1), of each row (M) or of each column (C) of x (M, C), f32; NaN where there is one
+KERNEL(absolute_maximum, (View largest, CView x, Granularity by))
+// codes (M, C) = nearest(x/scale), transposed (C, M') the same the other way round, M' >= M padded with zeros;
+// either may be empty. scale: (M) or (C), or for `tensor` any number of copies of the one. `largest`: the
+// absolute maximum where it is known, else empty.
+KERNEL(quantize, (View codes, View transposed, View scale, CView x, CView largest, Format format, Granularity by))
+// Many weights at once, one scale a weight: what quantize by `tensor` does for each
+KERNEL(quantize_weights, (std::span<const WeightCodes> weights, Format format))
+// x (M, C) = value(codes) scale;  scale (1) or (M)
+KERNEL(dequantize, (View x, CView codes, CView scale, Format format, Granularity by))
+// y = the nearest values to x on the format's grid (quantised and dequantised at once).  x, y (M, C), may differ in type
+KERNEL(round_to_grid, (View y, CView x, CView largest, Format format, Granularity by))
+// y (M, N) = Σ_k value(a[m,k]) value(b[n,k]) · (scale_a[m] scale_b[n]) + bias[n], rounded to T; a (M, K), b (N, K)
+KERNEL(product_of_codes, (View y, const CodeView& a, const CodeView& b, CView bias))
+
 // ---- normalisation ----------------------------------------------------------------------------------------
 // y = gain (x - mean) rstd + bias, rstd = 1/sqrt(var + epsilon), over the last size.  x, y (M, C), mean, rstd (M) in R
 KERNEL(layernorm_forward, (View y, View mean, View rstd, CView x, CView gain, CView bias, double epsilon))
@@ -57,6 +73,12 @@ KERNEL(linear_gelu_forward, (View y, View preactivation, CView x, CView w, CView
 // dy (M, N), w (N, K): the linear behind the GELU; preactivation, dpreactivation, y (M, K)
 KERNEL(linear_gelu_backward_input,
        (Sink dpreactivation, View y, CView dy, CView w, CView preactivation, Gelu kind))
+// The same, and the codes of the result's rows (formats.h): what quantize would make of it, in the same sweep.
+// y is optional here.  x, y (M, C), codes (M, C), scale (M)
+KERNEL(gelu_forward_quantized, (View y, View codes, View scale, CView x, Format format, Gelu kind))
+// dx, its codes, and y = gelu(x) once more (optional)
+KERNEL(gelu_backward_quantized,
+       (View dx, View codes, View scale, View y, CView dy, CView x, Format format, Gelu kind))
 // Per sample and head: out = softmax(q kᵀ/√D + mask) v, lse = log Σ exp of the scores.
 // qkv (B, T, 3C): q, k, v one after the other, each H heads of D = C/H; out (B, T, C); lse (B, H, T) in R
 KERNEL(attention_forward, (View out, View lse, CView qkv, int64_t heads, bool causal))
@@ -68,15 +90,16 @@ KERNEL(residual_forward, (View y, CView x, CView branch, CView gamma))
 // dbranch = gamma dy, dgamma = Σ_rows dy branch   (dx is dy itself: autograd moves it)
 KERNEL(residual_backward, (Sink dbranch, Sink dgamma, CView dy, CView branch, CView gamma))
 // A residual connection and the layernorm behind it: sum = x + gamma branch, rounded to T;
-// normed = gain (sum - mean) rstd + bias.  x, branch, sum, normed (M, C), gamma (C) optional, mean, rstd (M) in R
+// normed = gain (sum - mean) rstd + bias, and codes of its rows (optional).  x, branch, sum, normed (M, C), gamma (C) optional, mean, rstd (M) in R
 KERNEL(residual_layernorm_forward, (View sum, View normed, View mean, View rstd, CView x, CView branch,
-                                    CView gamma, CView gain, CView bias, double epsilon))
+                                    CView gamma, CView gain, CView bias, double epsilon, RowCodes codes = {}))
 // dx = dsum + (layernorm_backward's dx of dnormed), the whole gradient of sum; dsum, optional, is what came over
 // the residual stream, and dx may lie where it does. dgain, dbias as in layernorm_backward. With layer-scale
 // dbranch = gamma dx, dgamma = Σ_rows dx branch, from the rounded dx; without, dx is branch's gradient, too.
+// codes (optional): those of the rows of branch's gradient, whichever it is.
 KERNEL(residual_layernorm_backward,
        (View dx, Sink dbranch, Sink dgamma, Sink dgain, Sink dbias, CView dsum, CView dnormed, CView sum,
-        CView mean, CView rstd, CView gain, CView branch, CView gamma))
+        CView mean, CView rstd, CView gain, CView branch, CView gamma, RowCodes codes = {}))
 
 // ---- images in --------------------------------------------------------------------------------------------
 // keep (B, K) i32: for each sample K of `patches` patch numbers in ascending order, drawn without replacement:

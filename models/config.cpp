@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "kernels/recipe.h"
 #include "models/presets.h"
 #include "runtime/check.h"
 #include "runtime/suggest.h"
@@ -27,7 +28,8 @@ class Reader {
   void read(const char* key, T& to) const {
     auto it = object_.find(key);
     if (it == object_.end() || it->is_null()) return;
-    const bool right = std::is_same_v<T, bool> ? it->is_boolean()
+    const bool right = std::is_same_v<T, bool>          ? it->is_boolean()
+                       : std::is_same_v<T, std::string> ? it->is_string()
                        : std::is_integral_v<T> ? it->is_number_integer()
                                                : it->is_number();
     if (!right) fail("model config ", where_, ": \"", key, "\" has the wrong type: ", it->dump());
@@ -126,6 +128,7 @@ ClipConfig parse_model_config(const std::string& text, const std::string& name) 
   vision.read("mlp_ratio", c.vision.mlp_ratio);
   vision.read("patch_dropout", c.vision.patch_dropout);
   vision.read("ls_init_value", c.vision.layer_scale);
+  vision.read("linear", c.vision.linear);
 
   const Reader text_section = top.section("text_cfg");
   text_section.refuse({"hf_model_name", "embed_cls", "no_causal_mask", "final_ln_after_pool", "proj_bias",
@@ -141,6 +144,7 @@ ClipConfig parse_model_config(const std::string& text, const std::string& name) 
   text_section.read("layers", c.text.layers);
   text_section.read("mlp_ratio", c.text.mlp_ratio);
   text_section.read("ls_init_value", c.text.layer_scale);
+  text_section.read("linear", c.text.linear);
   check_config(c);
   return c;
 }
@@ -169,6 +173,7 @@ std::string model_config_json(const ClipConfig& c) {
   vision["patch_size"] = c.vision.patch_size;
   if (c.vision.patch_dropout > 0) vision["patch_dropout"] = c.vision.patch_dropout;
   if (c.vision.layer_scale) vision["ls_init_value"] = *c.vision.layer_scale;
+  if (c.vision.linear != "standard") vision["linear"] = c.vision.linear;
   auto& text = json["text_cfg"];
   text["context_length"] = c.text.context_length;
   text["vocab_size"] = c.text.vocab_size;
@@ -177,6 +182,7 @@ std::string model_config_json(const ClipConfig& c) {
   text["layers"] = c.text.layers;
   if (c.text.mlp_ratio != 4.0) text["mlp_ratio"] = c.text.mlp_ratio;
   if (c.text.layer_scale) text["ls_init_value"] = *c.text.layer_scale;
+  if (c.text.linear != "standard") text["linear"] = c.text.linear;
   return json.dump(2);
 }
 
@@ -185,6 +191,8 @@ void check_config(const ClipConfig& c) {
     if (value <= 0) fail("model ", c.name, ": ", key, " must be positive, got ", value);
   };
   positive(c.embed_dim, "embed_dim");
+  linear_recipe(c.vision.linear);
+  linear_recipe(c.text.linear);
   positive(c.vision.image_size, "vision image_size");
   positive(c.vision.patch_size, "vision patch_size");
   positive(c.vision.width, "vision width");

@@ -20,6 +20,7 @@ struct VisionConfig {
   double mlp_ratio = 4.0;
   double patch_dropout = 0;           // share of the patches left out in training
   std::optional<double> layer_scale;  // ls_init_value
+  std::string linear = "standard";    // the recipe of the blocks' linears (kernels/recipe.h)
 
   int64_t heads() const { return width / head_width; }
   int64_t mlp_width() const { return static_cast<int64_t>(static_cast<double>(width) * mlp_ratio); }
@@ -37,6 +38,7 @@ struct TextConfig {
   int64_t layers = 12;
   double mlp_ratio = 4.0;
   std::optional<double> layer_scale;
+  std::string linear = "standard";
 
   int64_t mlp_width() const { return static_cast<int64_t>(static_cast<double>(width) * mlp_ratio); }
 };

@@ -26,6 +26,7 @@ struct BlockOptions {
   bool causal = false;
   Gelu gelu = Gelu::exact;
   std::optional<double> layer_scale;  // initial value of gamma
+  const LinearRecipe* linear = &standard_recipe();  // of qkv, out, fc and proj
 
   // First values, which differ between the towers (models/initialization.h).
   Init qkv, out, fc, fc_bias, proj, proj_bias;
@@ -38,15 +39,15 @@ class Block {
         options_(o),
         ln_1_(arena, prefix + ".ln_1", o.width),
         qkv_(arena, {prefix + ".attn.in_proj_weight", prefix + ".attn.in_proj_bias"}, o.width, 3 * o.width,
-             o.qkv, Init::zeros()),
+             o.qkv, Init::zeros(), *o.linear),
         out_(arena, {prefix + ".attn.out_proj.weight", prefix + ".attn.out_proj.bias"}, o.width, o.width,
-             o.out, Init::zeros()),
+             o.out, Init::zeros(), *o.linear),
         gamma_1_(gamma(arena, prefix + ".ls_1.gamma", o)),
         ln_2_(arena, prefix + ".ln_2", o.width),
         fc_(arena, {prefix + ".mlp.c_fc.weight", prefix + ".mlp.c_fc.bias"}, o.width, o.mlp_width, o.fc,
-            o.fc_bias),
+            o.fc_bias, *o.linear),
         proj_(arena, {prefix + ".mlp.c_proj.weight", prefix + ".mlp.c_proj.bias"}, o.mlp_width, o.width,
-              o.proj, o.proj_bias),
+              o.proj, o.proj_bias, *o.linear),
         gamma_2_(gamma(arena, prefix + ".ls_2.gamma", o)) {}
 
   // The stream, and what the next branch reads: ln_1 of it before a block, absent after the last one
@@ -79,13 +80,15 @@ class Block {
     return heads;
   }
   Stream finish(const Variable& x, const Variable& heads, const Block* next, Recompute recompute) const {
-    const Stream s = ln_2_(x, out_(heads), gamma_1_);
+    const Stream s = ln_2_(x, out_(heads), gamma_1_, formats());
     const Variable branch = mlp(s.normed, fc_.weight(), fc_.bias(), proj_.weight(), proj_.bias(), options_.gelu,
-                                recompute == Recompute::none);
+                                recompute == Recompute::none, fc_.precision(), proj_.precision());
     if (recompute == Recompute::cheap) s.normed.forget_value();
-    if (next) return next->ln_1_(s.sum, branch, gamma_2_);
+    if (next) return next->ln_1_(s.sum, branch, gamma_2_, formats());
     return {residual(s.sum, branch, gamma_2_), {}};
   }
+  // A layernorm leaves codes for the linear behind it, and on the way back for the one before it.
+  RowFormats formats() const { return {options_.linear->input_row_codes(), options_.linear->gradient_row_codes()}; }
   static Parameter gamma(ParameterArena& arena, const std::string& name, const BlockOptions& o) {
     return o.layer_scale ? arena.add(name, {o.width}, Init::value(*o.layer_scale)) : Parameter();
   }

@@ -17,8 +17,9 @@ class LayerNorm {
   // x (..., width) -> the same shape
   Variable operator()(const Variable& x) const { return layernorm(x, gain_, bias_); }
   // sum = x + gamma branch, and sum normalised; gamma may be absent
-  Normed operator()(const Variable& x, const Variable& branch, const Variable& gamma) const {
-    return residual_layernorm(x, branch, gamma, gain_, bias_);
+  Normed operator()(const Variable& x, const Variable& branch, const Variable& gamma,
+                    const RowFormats& formats = {}) const {
+    return residual_layernorm(x, branch, gamma, gain_, bias_, 1e-5, formats);
   }
 
  private:

@@ -68,11 +68,29 @@ void ParameterArena::allocate() {
     s.parameter.gradient_.node_->tensor = gradient_of(s);
     s.parameter.gradient_.node_->dtype = value.dtype();
   }
+  {
+    MemoryContext weights("low-precision weights");
+    for (Prepared& p : prepared_) *p.to = prepared_weight(*p.recipe, p.weight->shape, value_dtype_, device_);
+  }
   publish_masters();
+}
+
+std::shared_ptr<const PreparedWeight> ParameterArena::prepare(const Parameter& weight, const LinearRecipe& recipe) {
+  CHECK(!masters_.defined(), "weight ", weight.name(), " is to be prepared after allocate()");
+  if (recipe.is_standard()) return nullptr;
+  prepared_.push_back({find(weight.name()), &recipe, std::make_shared<PreparedWeight>()});
+  return prepared_.back().to;
+}
+
+void ParameterArena::prepare_weights() {
+  std::vector<WeightToPrepare> weights;
+  for (const Prepared& p : prepared_) weights.push_back({p.to.get(), p.recipe, master_of(*p.weight)});
+  switchback::prepare_weights(weights);
 }
 
 void ParameterArena::publish_masters() {
   if (values_.defined()) kernels(device_).cast(values_, masters_);
+  prepare_weights();
 }
 
 void ParameterArena::begin_backward() {

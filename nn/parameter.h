@@ -16,6 +16,7 @@
 
 #include "autograd/variable.h"
 #include "kernels/kernels.h"
+#include "kernels/recipe.h"
 #include "nn/init.h"
 
 namespace switchback {
@@ -55,8 +56,13 @@ class ParameterArena {
   void begin_backward();
   void finish_backward();
 
-  // Copies masters into values (after masters were loaded or changed from outside).
+  // Copies masters into values (after masters were loaded or changed from outside), and prepares weights.
   void publish_masters();
+
+  // What a recipe makes of a weight (kernels/recipe.h), from the masters; null for the standard recipe. Whoever
+  // changes masters and values calls prepare_weights() afterwards: once a step, for all products of that step.
+  std::shared_ptr<const PreparedWeight> prepare(const Parameter& weight, const LinearRecipe& recipe);
+  void prepare_weights();
 
   const std::deque<Segment>& segments() const { return segments_; }
   const Segment* find(std::string_view name) const;
@@ -84,6 +90,12 @@ class ParameterArena {
   uint64_t seed_;
   std::deque<Segment> segments_;
   std::vector<double> weight_decay_, rate_scale_;
+  struct Prepared {
+    const Segment* weight;
+    const LinearRecipe* recipe;
+    std::shared_ptr<PreparedWeight> to;
+  };
+  std::vector<Prepared> prepared_;
   Tensor masters_, values_, gradients_;
   Tensor ranges_table_, decay_table_, rate_table_;
 };

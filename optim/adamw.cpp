@@ -99,10 +99,11 @@ void AdamW::update() {
   if (!options_.update.clip_update) {
     k.adam_step(arena_.masters(), arena_.values(), first_, second_, rms_, arena_.gradients(), sum_squares_,
                 table, scalars_, options_.update);
-    return;
+  } else {
+    k.adam_moments(first_, second_, rms_, arena_.gradients(), sum_squares_, table, scalars_, options_.update);
+    k.adam_update(arena_.masters(), arena_.values(), first_, second_, rms_, table, scalars_, options_.update);
   }
-  k.adam_moments(first_, second_, rms_, arena_.gradients(), sum_squares_, table, scalars_, options_.update);
-  k.adam_update(arena_.masters(), arena_.values(), first_, second_, rms_, table, scalars_, options_.update);
+  arena_.prepare_weights();
 }
 
 void AdamW::receive(int64_t step, const Tensor& numbers) {

@@ -20,6 +20,12 @@ void restore_by_layernorm(const Variable& y, const Variable& x, const Variable& 
   });
 }
 
+// Room for the codes of the rows of x; none for no format.
+Codes row_codes(const Tensor& x, Format format) {
+  if (format == Format::none) return {};
+  return {Tensor(x.shape(), code_dtype(format, x.dtype()), x.device()), Tensor({x.rows()}, DType::f32, x.device()), format};
+}
+
 }  // namespace
 
 // x, y (..., C), gain, bias (C); mean, rstd (rows)
@@ -42,32 +48,37 @@ Variable layernorm(const Variable& x, const Variable& gain, const Variable& bias
 // x, branch, sum, normed (..., C), gamma, gain, bias (C); mean, rstd (rows).
 //   dx = dsum + layernorm's gradient of dnormed, dbranch = gamma dx, dgamma = Σ_rows dx branch
 Normed residual_layernorm(const Variable& x, const Variable& branch, const Variable& gamma, const Variable& gain,
-                          const Variable& bias, double epsilon) {
+                          const Variable& bias, double epsilon, const RowFormats& formats) {
   Kernels& k = kernels(x.device());
   Tensor sum_value(x.shape(), x.dtype(), x.device()), value(x.shape(), x.dtype(), x.device());
   Tensor mean({value.rows()}, statistics_dtype(x.dtype()), x.device());
   Tensor rstd(mean.shape(), mean.dtype(), mean.device());
+  const Codes codes = row_codes(value, formats.normed);
   k.residual_layernorm_forward(sum_value, value, mean, rstd, x.value(), branch.value(), gamma.value(),
-                               gain.value(), bias.value(), epsilon);
+                               gain.value(), bias.value(), epsilon, codes);
   Variable sum = result_of(std::move(sum_value), x, branch, gamma);
   Variable normed = result_of(std::move(value), sum, gain, bias);
+  normed.set_codes(codes);
   restore_by_layernorm(normed, sum, gain, bias, epsilon);
   const Variable scaled = gamma.defined() ? branch : Variable();  // its value is wanted for dgamma alone
   tape().record("residual_layernorm", sum, normed,
                 [&k, x = x.gradient(), branch = branch.gradient(), scaled, gamma, gain, bias, sum,
-                 normed = normed.gradient(), mean, rstd] {
+                 normed = normed.gradient(), mean, rstd, format = formats.dbranch] {
+    Codes codes;  // of branch's gradient
     Tensor dx = sum.has_grad() ? sum.take_grad() : Tensor();
     if (normed.written()) {
       Tensor dnormed = normed.take(), dsum = std::move(dx);
       // In dsum's place, unless somebody else still reads it.
       dx = dsum.defined() && !dsum.is_shared() ? dsum : Tensor(sum.shape(), sum.dtype(), sum.device());
-      k.residual_layernorm_backward(dx, scaled.grad_sink(), gamma.grad_sink(), gain.grad_sink(),
-                                    bias.grad_sink(), dsum, dnormed, sum.value(), mean, rstd, gain.value(),
-                                    scaled.value(), gamma.value());
+      const Sink dbranch = scaled.grad_sink();
+      if (branch.needed() && !dbranch.accumulate) codes = row_codes(dx, format);
+      k.residual_layernorm_backward(dx, dbranch, gamma.grad_sink(), gain.grad_sink(), bias.grad_sink(), dsum, dnormed,
+                                    sum.value(), mean, rstd, gain.value(), scaled.value(), gamma.value(), codes);
     } else if (gamma.defined()) {
       k.residual_backward(scaled.grad_sink(), gamma.grad_sink(), dx, scaled.value(), gamma.value());
     }
     if (!gamma.defined()) branch.adopt(dx);  // shared with x until one of them adds to it (Gradient::sink)
+    branch.set_codes(std::move(codes));
     x.adopt(std::move(dx));
   });
   return {sum, normed};

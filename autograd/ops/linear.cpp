@@ -1,5 +1,5 @@
 // linear: y = x wᵀ + b, and `project`, the same with the weight stored as (K, N).
-#include "autograd/ops.h"
+#include "autograd/ops/precision.h"
 
 namespace switchback {
 namespace {
@@ -14,17 +14,30 @@ Sink matrix(Sink sink) { return {matrix(sink.to), sink.accumulate}; }
 
 }  // namespace
 
-// x (..., K), w (N, K), bias (N), y (..., N).   dx = dy w, dw = dyᵀ x, dbias = Σ_rows dy
-Variable linear(const Variable& x, const Variable& w, const Variable& bias) {
-  Kernels& k = kernels(x.device());
-  Tensor value(x.shape().with_cols(w.shape()[0]), x.dtype(), x.device());
-  k.linear_forward(value, x.value(), matrix(CView(w.value())), bias.value());
-  Variable y = result_of(std::move(value), x, w, bias);
-  tape().record("linear", y, [&k, x, w, bias, result = y.gradient()] {
-    Tensor dy = result.take();
-    if (x.needs_grad()) k.linear_backward_input(x.grad_sink(), dy, matrix(CView(w.value())));
+std::shared_ptr<const PreparedWeight> weight_of(const LinearPrecision& precision, CView w, DType values) {
+  if (precision.weight) return precision.weight;
+  auto made = std::make_shared<PreparedWeight>(prepared_weight(*precision.recipe, w.shape, values, w.device));
+  prepare_weight(*made, *precision.recipe, w);
+  return made;
+}
+
+// x (..., K), w (N, K), bias (N), y (..., N).   dx = dy w, dw = dyᵀ x, dbias = Σ_rows dy, each as the recipe says
+Variable linear(const Variable& x, const Variable& w, const Variable& bias, const LinearPrecision& precision) {
+  const LinearRecipe& recipe = *precision.recipe;
+  const auto weight = weight_of(precision, matrix(CView(w.value())), x.dtype());
+  Variable y = result_of(Tensor(x.shape().with_cols(w.shape()[0]), x.dtype(), x.device()), x, w, bias);
+  SavedInput saved;
+  linear_forward(recipe, y.value(), y.needs_grad() ? &saved : nullptr, {x.value(), x.take_codes()},
+                 matrix(CView(w.value())), *weight, bias.value());
+  // x itself is kept where its value is read again: it may have been forgotten until then.
+  const Variable kept = saved.value.defined() ? x : Variable();
+  tape().record("linear", y, [&recipe, kept, dx = x.gradient(), w, bias, weight, codes = saved.codes,
+                              result = y.gradient()] {
+    RowOperand dy{.value = {}, .codes = result.take_codes()};
+    dy.value = result.take();
+    linear_backward_input(recipe, dx.sink(), dy, matrix(CView(w.value())), *weight);
     Tape::part_done("linear", "input gradient");
-    k.linear_backward_weight(matrix(w.grad_sink()), bias.grad_sink(), dy, x.value());
+    linear_backward_weight(recipe, matrix(w.grad_sink()), bias.grad_sink(), dy.value, {kept.value(), codes});
     Tape::part_done("linear", "weight gradient");
   });
   return y;

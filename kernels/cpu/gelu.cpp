@@ -91,4 +91,19 @@ void CpuKernels::linear_gelu_backward_input(Sink dpreactivation, View y, CView d
   });
 }
 
+// One after the other: what the codes are those of.
+void CpuKernels::gelu_forward_quantized(View y, View codes, View scale, CView x, Format format, Gelu kind) {
+  Tensor own;
+  if (!y) y = own = Tensor(x.shape, x.dtype);
+  gelu_forward(y, x, kind);
+  quantize(codes, {}, scale, y, {}, format, Granularity::row);
+}
+
+void CpuKernels::gelu_backward_quantized(View dx, View codes, View scale, View y, CView dy, CView x, Format format,
+                                         Gelu kind) {
+  if (y) gelu_forward(y, x, kind);
+  gelu_backward({dx}, dy, x, kind);
+  quantize(codes, {}, scale, dx, {}, format, Granularity::row);
+}
+
 }  // namespace switchback

@@ -8,20 +8,25 @@
 namespace switchback {
 
 void CpuKernels::residual_layernorm_forward(View sum, View normed, View mean, View rstd, CView x, CView branch,
-                                            CView gamma, CView gain, CView bias, double epsilon) {
+                                            CView gamma, CView gain, CView bias, double epsilon,
+                                            RowCodes codes) {
   residual_forward(sum, x, branch, gamma);
   layernorm_forward(normed, mean, rstd, sum, gain, bias, epsilon);
+  if (codes) quantize(codes.codes, {}, codes.scale, normed, {}, codes.format, Granularity::row);
 }
 
 void CpuKernels::residual_layernorm_backward(View dx, Sink dbranch, Sink dgamma, Sink dgain, Sink dbias,
                                              CView dsum, CView dnormed, CView sum, CView mean, CView rstd,
-                                             CView gain, CView branch, CView gamma) {
+                                             CView gain, CView branch, CView gamma, RowCodes codes) {
   const char* op = "residual_layernorm_backward";
   check_matrix(op, "dx", dx, sum.rows(), sum.cols(), sum.dtype);
   if (dsum) check_matrix(op, "dsum", dsum, sum.rows(), sum.cols(), sum.dtype);
   if (dsum && dsum.data != dx.data) cast(dx, dsum);
   layernorm_backward({dx, static_cast<bool>(dsum)}, dgain, dbias, dnormed, sum, mean, rstd, gain);
   residual_backward(dbranch, dgamma, dx, branch, gamma);
+  if (!codes) return;
+  CHECK(!gamma || (dbranch && !dbranch.accumulate), op, ": codes of a branch's gradient that is not written here");
+  quantize(codes.codes, {}, codes.scale, gamma ? dbranch.to : dx, {}, codes.format, Granularity::row);
 }
 
 }  // namespace switchback

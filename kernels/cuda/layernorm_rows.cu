@@ -11,6 +11,7 @@
 // branch, with and without layer-scale, a row has the same bits.
 #include "kernels/cuda/layernorm_rows.cuh"
 
+#include "kernels/cuda/codes.cuh"
 #include "kernels/cuda/reduce.cuh"
 
 namespace switchback::cuda {
@@ -42,6 +43,24 @@ __device__ __forceinline__ void clear(Piece<T>& piece) {
   for (int g = 0; g < Piece<T>::groups; ++g) piece.group[g] = {};
 }
 
+// Codes of the rows that a kernel makes, from the rounded values (codes.cuh).
+struct RowCodesOut {
+  uint2* codes;
+  float* scale;
+  Format format;
+
+  // piece: 8 elements of a row whose absmax is known
+  template <class T>
+  __device__ __forceinline__ void store(int64_t at, const Piece<T>& piece, float inverse) const {
+    float v[group];
+#pragma unroll
+    for (int e = 0; e < group; ++e) v[e] = to_float(piece.element[e]);
+    codes[at / group] = encode(format, v, inverse);
+  }
+};
+RowCodesOut codes_out(const RowCodes& codes) {
+  return {static_cast<uint2*>(codes.codes.data), data<float>(codes.scale), codes.format};
+}
 // ---- forward ----------------------------------------------------------------------------------------------
 template <class T>
 struct Forward {
@@ -51,10 +70,11 @@ struct Forward {
   int64_t rows;
   int width;
   float epsilon;
+  RowCodesOut codes;
 };
 
 // width in ((groups - 1) 256, groups 256]: only the last piece may lie beyond the row.
-template <class T, int groups, bool with_branch>
+template <class T, int groups, bool with_branch, bool coded>
 __global__ void __launch_bounds__(32 * forward_warps) forward(const Forward<T> f) {
   const int64_t row = static_cast<int64_t>(blockIdx.x) * forward_warps + threadIdx.x / 32;
   if (row >= f.rows) return;
@@ -117,15 +137,24 @@ __global__ void __launch_bounds__(32 * forward_warps) forward(const Forward<T> f
     f.mean[row] = m;
     f.rstd[row] = r;
   }
+  uint32_t most = 0;
 #pragma unroll
   for (int g = 0; g < groups; ++g) {
     if (!there(g)) continue;
-    Piece<T> normed;
+    Piece<T>& normed = x[g];  // no longer needed
 #pragma unroll
     for (int e = 0; e < group; ++e)
       normed.element[e] = from_float<T>(
           fmaf((values[g][e] - m) * r, to_float(gain[g].element[e]), to_float(bias[g].element[e])));
     store_piece(f.normed + at + g * stride, normed);
+    if constexpr (coded) most = larger_magnitudes(most, normed.group[0]);
+  }
+  if constexpr (coded) {
+    const Scaling s = scaling_of(row_maximum<32>(most), largest_of(f.codes.format));
+    if (threadIdx.x % 32 == 0) f.codes.scale[row] = s.scale;
+#pragma unroll
+    for (int g = 0; g < groups; ++g)
+      if (there(g)) f.codes.store(at + g * stride, x[g], s.inverse);
   }
 }
 
@@ -140,6 +169,7 @@ struct Backward {
   const T *gain, *branch, *gamma;
   int64_t rows;
   int width;
+  RowCodesOut codes;
 };
 
 // 16 warps of 128 registers (15 where a row has 3 or 5). With layer-scale or without, the same rows fall to the
@@ -148,9 +178,10 @@ constexpr int abreast = 2;
 constexpr int blocks_of_multiprocessor(int teams) { return 16 / teams; }
 constexpr int multiprocessors = 132;  // an H100's: elsewhere the same blocks, in more or fewer turns
 
-template <class T, int teams, bool scaled>
+template <class T, int teams, bool scaled, bool coded>
 __global__ void __launch_bounds__(32 * teams, blocks_of_multiprocessor(teams)) backward(const Backward<T> b) {
   __shared__ float2 of_warp[2][abreast][teams];  // two sets in turn: one barrier a group of rows is enough
+  __shared__ uint32_t most_of_warp[abreast][teams];
   const int column = threadIdx.x * group, warp = threadIdx.x / 32;
   const bool there = column < b.width;
   float gain[group], gamma[group];
@@ -208,7 +239,9 @@ __global__ void __launch_bounds__(32 * teams, blocks_of_multiprocessor(teams)) b
       }
       const float mean_g = total.x / static_cast<float>(b.width),
                   mean_gx = total.y / static_cast<float>(b.width);
-      if (!there || first + i >= b.rows) continue;
+      const bool here = there && first + i < b.rows;
+      if constexpr (!coded)
+        if (!here) continue;
       const int64_t at = (first + i) * b.width + column;
       Piece<T> dx;
       float dbranch[group];
@@ -224,9 +257,32 @@ __global__ void __launch_bounds__(32 * teams, blocks_of_multiprocessor(teams)) b
           gamma_sum[e] = fmaf(rounded, to_float(branch[i].element[e]), gamma_sum[e]);
         }
       }
-      store_piece(b.dx + at, dx);
+      if (here) store_piece(b.dx + at, dx);
       if constexpr (scaled)
-        if (b.dbranch.to) b.dbranch.store(at, dbranch, group);
+        if (b.dbranch.to && here) b.dbranch.store(at, dbranch, group);
+      if constexpr (coded) {  // of branch's gradient; it waits in dsum's registers, which are free now
+        if constexpr (scaled) {
+#pragma unroll
+          for (int e = 0; e < group; ++e) dx.element[e] = from_float<T>(dbranch[e]);
+        }
+        dsum[i] = dx;
+        const uint32_t most = larger_magnitudes(0, dx.group[0]);
+        const uint32_t warp_most = __reduce_max_sync(all_lanes, here ? max(most >> 16, most & 0xffffu) : 0);
+        if (threadIdx.x % 32 == 0) most_of_warp[i][warp] = warp_most;
+      }
+    }
+    if constexpr (coded) {
+      __syncthreads();
+#pragma unroll
+      for (int i = 0; i < abreast; ++i) {
+        uint32_t most = most_of_warp[i][0];
+#pragma unroll
+        for (int w = 1; w < teams; ++w) most = max(most, most_of_warp[i][w]);
+        if (!there || first + i >= b.rows) continue;
+        const Scaling s = scaling_of(most << 16, largest_of(b.codes.format));
+        if (threadIdx.x == 0) b.codes.scale[first + i] = s.scale;
+        b.codes.store((first + i) * b.width + column, dsum[i], s.inverse);
+      }
     }
   }
   if (!there) return;
@@ -292,9 +348,14 @@ bool in_pieces(const CView& x) { return reinterpret_cast<uintptr_t>(x.data) % 16
 
 }  // namespace
 
+bool can_code_rows(const RowCodes& codes, DType rows) {
+  return codes && rows == DType::bf16 && has_codes(codes.format) &&
+         reinterpret_cast<uintptr_t>(codes.codes.data) % 16 == 0;
+}
+
 bool normalize_rows(const CudaKernels& k, const View& sum, const View& normed, const View& mean,
                     const View& rstd, const CView& x, const CView& branch, const CView& gamma,
-                    const CView& gain, const CView& bias, double epsilon) {
+                    const CView& gain, const CView& bias, double epsilon, const RowCodes& codes) {
   const char* op = "layernorm_forward";
   const int64_t rows = x.rows(), width = x.cols(), groups = (width + stride - 1) / stride;
   if (rows == 0 || width % group != 0 || groups > most_groups) return false;
@@ -304,13 +365,17 @@ bool normalize_rows(const CudaKernels& k, const View& sum, const View& normed, c
     using T = decltype(tag);
     const Forward<T> f{data<T>(sum), data<T>(normed), data<float>(mean),  data<float>(rstd),
                        data<T>(x),   data<T>(branch), data<T>(gamma),     data<T>(gain),
-                       data<T>(bias), rows,           static_cast<int>(width), static_cast<float>(epsilon)};
+                       data<T>(bias), rows,           static_cast<int>(width), static_cast<float>(epsilon), codes_out(codes)};
     const unsigned blocks = blocks_for(rows, forward_warps);
     visit_groups(static_cast<int>(groups), [&](auto n) {
+      if constexpr (std::is_same_v<T, bf16>) {
+        if (codes && branch) return forward<T, n, true, true><<<blocks, 32 * forward_warps, 0, k.stream()>>>(f);
+        if (codes) return forward<T, n, false, true><<<blocks, 32 * forward_warps, 0, k.stream()>>>(f);
+      }
       if (branch)
-        forward<T, n, true><<<blocks, 32 * forward_warps, 0, k.stream()>>>(f);
+        forward<T, n, true, false><<<blocks, 32 * forward_warps, 0, k.stream()>>>(f);
       else
-        forward<T, n, false><<<blocks, 32 * forward_warps, 0, k.stream()>>>(f);
+        forward<T, n, false, false><<<blocks, 32 * forward_warps, 0, k.stream()>>>(f);
     });
     check_launch(op);
   });
@@ -320,7 +385,7 @@ bool normalize_rows(const CudaKernels& k, const View& sum, const View& normed, c
 bool normalize_rows_backward(const CudaKernels& k, const View& dx, const Sink& dbranch, const Sink& dgamma,
                              const Sink& dgain, const Sink& dbias, const CView& dsum, const CView& dnormed,
                              const CView& sum, const CView& mean, const CView& rstd, const CView& gain,
-                             const CView& branch, const CView& gamma) {
+                             const CView& branch, const CView& gamma, const RowCodes& codes) {
   const char* op = "layernorm_backward";
   const int64_t rows = sum.rows(), width = sum.cols(), groups = (width + stride - 1) / stride;
   if (rows == 0 || width % group != 0 || groups > most_groups) return false;
@@ -336,13 +401,17 @@ bool normalize_rows_backward(const CudaKernels& k, const View& dx, const Sink& d
     const Backward<T> b{data<T>(dx),       out_of<T>(dbranch), data<float>(partials), data<T>(dsum),
                         data<T>(dnormed),  data<T>(sum),       data<float>(mean),     data<float>(rstd),
                         data<T>(gain),     data<T>(branch),    data<T>(gamma),        rows,
-                        static_cast<int>(width)};
+                        static_cast<int>(width), codes_out(codes)};
     visit_groups(static_cast<int>(groups), [&](auto n) {
-      const unsigned threads = 32 * n;
+      const unsigned threads = 32 * n, grid = static_cast<unsigned>(blocks);
+      if constexpr (std::is_same_v<T, bf16>) {
+        if (codes && scaled) return backward<T, n, true, true><<<grid, threads, 0, k.stream()>>>(b);
+        if (codes) return backward<T, n, false, true><<<grid, threads, 0, k.stream()>>>(b);
+      }
       if (scaled)
-        backward<T, n, true><<<static_cast<unsigned>(blocks), threads, 0, k.stream()>>>(b);
+        backward<T, n, true, false><<<grid, threads, 0, k.stream()>>>(b);
       else
-        backward<T, n, false><<<static_cast<unsigned>(blocks), threads, 0, k.stream()>>>(b);
+        backward<T, n, false, false><<<grid, threads, 0, k.stream()>>>(b);
     });
     check_launch(op);
     add_partials(op, k, {dgain, dbias, dgamma}, data<float>(partials), blocks, sums, width);

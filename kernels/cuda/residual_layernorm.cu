@@ -9,7 +9,8 @@
 namespace switchback::cuda {
 
 void CudaKernels::residual_layernorm_forward(View sum, View normed, View mean, View rstd, CView x, CView branch,
-                                             CView gamma, CView gain, CView bias, double epsilon) {
+                                             CView gamma, CView gain, CView bias, double epsilon,
+                                             RowCodes codes) {
   const char* op = "residual_layernorm_forward";
   const int64_t rows = x.rows(), width = x.cols();
   check_place(op, "x", x, x.dtype);
@@ -20,14 +21,23 @@ void CudaKernels::residual_layernorm_forward(View sum, View normed, View mean, V
   if (gamma) check_vector(op, "gamma", gamma, width, x.dtype);
   check_vector(op, "mean", mean, rows, DType::f32);
   check_vector(op, "rstd", rstd, rows, DType::f32);
-  if (normalize_rows(*this, sum, normed, mean, rstd, x, branch, gamma, gain, bias, epsilon)) return;
-  residual_forward(sum, x, branch, gamma);
-  layernorm_forward(normed, mean, rstd, sum, gain, bias, epsilon);
+  if (codes) {
+    check_matrix(op, "codes", codes.codes, rows, width, code_dtype(codes.format, x.dtype));
+    check_vector(op, "scale", codes.scale, rows, DType::f32);
+  }
+  const bool along = can_code_rows(codes, x.dtype);
+  const bool done = normalize_rows(*this, sum, normed, mean, rstd, x, branch, gamma, gain, bias, epsilon,
+                                   along ? codes : RowCodes());
+  if (!done) {
+    residual_forward(sum, x, branch, gamma);
+    layernorm_forward(normed, mean, rstd, sum, gain, bias, epsilon);
+  }
+  if (codes && !(done && along)) quantize(codes.codes, {}, codes.scale, normed, {}, codes.format, Granularity::row);
 }
 
 void CudaKernels::residual_layernorm_backward(View dx, Sink dbranch, Sink dgamma, Sink dgain, Sink dbias,
                                               CView dsum, CView dnormed, CView sum, CView mean, CView rstd,
-                                              CView gain, CView branch, CView gamma) {
+                                              CView gain, CView branch, CView gamma, RowCodes codes) {
   const char* op = "residual_layernorm_backward";
   const int64_t rows = sum.rows(), width = sum.cols();
   check_place(op, "sum", sum, sum.dtype);
@@ -43,14 +53,23 @@ void CudaKernels::residual_layernorm_backward(View dx, Sink dbranch, Sink dgamma
   check_sink_vector(op, "dgamma", dgamma, width, sum.dtype);
   check_sink_vector(op, "dgain", dgain, width, sum.dtype);
   check_sink_vector(op, "dbias", dbias, width, sum.dtype);
-  if (normalize_rows_backward(*this, dx, gamma ? dbranch : Sink{}, dgamma, dgain, dbias, dsum, dnormed, sum, mean,
-                              rstd, gain, branch, gamma)) {
-    if (!gamma) accumulate(dbranch, dx);
-    return;
+  if (codes) {
+    check_matrix(op, "codes", codes.codes, rows, width, code_dtype(codes.format, sum.dtype));
+    check_vector(op, "scale", codes.scale, rows, DType::f32);
+    CHECK(!gamma || (dbranch && !dbranch.accumulate), op, ": codes of a branch's gradient that is not written here");
   }
-  if (dsum && dsum.data != dx.data) cast(dx, dsum);
-  layernorm_backward({dx, static_cast<bool>(dsum)}, dgain, dbias, dnormed, sum, mean, rstd, gain);
-  residual_backward(dbranch, dgamma, dx, branch, gamma);
+  const bool along = can_code_rows(codes, sum.dtype);
+  const bool done = normalize_rows_backward(*this, dx, gamma ? dbranch : Sink{}, dgamma, dgain, dbias, dsum, dnormed,
+                                            sum, mean, rstd, gain, branch, gamma, along ? codes : RowCodes());
+  if (done) {
+    if (!gamma) accumulate(dbranch, dx);
+  } else {
+    if (dsum && dsum.data != dx.data) cast(dx, dsum);
+    layernorm_backward({dx, static_cast<bool>(dsum)}, dgain, dbias, dnormed, sum, mean, rstd, gain);
+    residual_backward(dbranch, dgamma, dx, branch, gamma);
+  }
+  if (codes && !(done && along))
+    quantize(codes.codes, {}, codes.scale, gamma ? dbranch.to : dx, {}, codes.format, Granularity::row);
 }
 
 }  // namespace switchback::cuda
