@@ -13,6 +13,8 @@
 
 namespace switchback {
 
+class Communicator;
+
 // How a linear layer is computed, and what its recipe has made of the weight for this step (without that the op
 // makes it itself).
 struct LinearPrecision {
@@ -82,5 +84,12 @@ Variable contrastive_loss(const Variable& images, const Variable& texts, const V
 // SigLIP's pairwise sigmoid loss, one number.
 Variable siglip_loss(const Variable& images, const Variable& texts, const Variable& logit_scale,
                      const Variable& logit_bias);
+
+// Both over the batch of all ranks: images, texts are this rank's rows, as many on every rank; the result is this
+// rank's share. Shares add up over ranks, in loss and in every gradient: nothing is averaged.
+Variable contrastive_loss(const Variable& images, const Variable& texts, const Variable& logit_scale,
+                          Communicator& ranks);
+Variable siglip_loss(const Variable& images, const Variable& texts, const Variable& logit_scale,
+                     const Variable& logit_bias, Communicator& ranks);
 
 }  // namespace switchback

@@ -2,10 +2,13 @@
 
 #include <cmath>
 
+#include "distributed/communicator.h"
+
 namespace switchback {
 
 Clip::Clip(ParameterArena& arena, const ClipConfig& config)
-    : config_((check_config(config), config)),
+    : arena_(&arena),
+      config_((check_config(config), config)),
       text_head_(TextTransformer::add_head(arena, config)),
       logit_scale_(arena.add("logit_scale", {}, Init::value(config.init_logit_scale), true)),
       logit_bias_(config.init_logit_bias
@@ -16,17 +19,23 @@ Clip::Clip(ParameterArena& arena, const ClipConfig& config)
 
 Variable Clip::encode_image(const Tensor& images, const Options& options) const {
   Tape::Region region("visual");
+  arena_->begin_part("visual");
   return l2_normalize(visual_(images, options.normalization, options.dropout, options.recompute));
 }
 
 Variable Clip::encode_text(const Tensor& tokens, const Options& options) const {
   Tape::Region region("text");
+  arena_->begin_part("text");
   return l2_normalize(text_(tokens, options.recompute));
 }
 
 Variable Clip::loss(const Variable& image_features, const Variable& text_features) const {
-  return logit_bias_.defined() ? siglip_loss(image_features, text_features, logit_scale_, logit_bias_)
-                               : contrastive_loss(image_features, text_features, logit_scale_);
+  return loss(image_features, text_features, single_rank());
+}
+
+Variable Clip::loss(const Variable& image_features, const Variable& text_features, Communicator& ranks) const {
+  return logit_bias_.defined() ? siglip_loss(image_features, text_features, logit_scale_, logit_bias_, ranks)
+                               : contrastive_loss(image_features, text_features, logit_scale_, ranks);
 }
 
 void Clip::clamp_logit_scale() const {

@@ -26,6 +26,8 @@ class Clip {
   Variable encode_text(const Tensor& tokens, const Options& options) const;
   // The loss of features that encode_* gave; () f32
   Variable loss(const Variable& image_features, const Variable& text_features) const;
+  // Of this rank's features over the batch of all ranks: this rank's share (autograd/ops.h)
+  Variable loss(const Variable& image_features, const Variable& text_features, Communicator& ranks) const;
 
   const ClipConfig& config() const { return config_; }
   const Parameter& logit_scale() const { return logit_scale_; }
@@ -35,6 +37,7 @@ class Clip {
   void clamp_logit_scale() const;
 
  private:
+  const ParameterArena* arena_;
   ClipConfig config_;
   TextTransformer::Head text_head_;
   Parameter logit_scale_, logit_bias_;

@@ -35,7 +35,8 @@ struct BlockOptions {
 class Block {
  public:
   Block(ParameterArena& arena, const std::string& prefix, const BlockOptions& o)
-      : name_(prefix),
+      : arena_(&arena),
+        name_(prefix),
         options_(o),
         ln_1_(arena, prefix + ".ln_1", o.width),
         qkv_(arena, {prefix + ".attn.in_proj_weight", prefix + ".attn.in_proj_bias"}, o.width, 3 * o.width,
@@ -55,6 +56,7 @@ class Block {
 
   Stream enter(const Variable& x) const {
     Tape::Region region(name_);
+    arena_->begin_part(name_);
     return {x, ln_1_(x)};
   }
   // x (B, T, C) -> (B, T, C).  next: the block whose ln_1 follows, or nullptr
@@ -72,6 +74,8 @@ class Block {
   // The block by itself: x (B, T, C) -> (B, T, C)
   Variable operator()(const Variable& x) const { return (*this)(enter(x), nullptr, Recompute::none).sum; }
 
+  const std::string& name() const { return name_; }
+
  private:
   // The heads' results, before the out-projection
   Variable attend(const Variable& normed, Recompute recompute) const {
@@ -84,8 +88,9 @@ class Block {
     const Variable branch = mlp(s.normed, fc_.weight(), fc_.bias(), proj_.weight(), proj_.bias(), options_.gelu,
                                 recompute == Recompute::none, fc_.precision(), proj_.precision());
     if (recompute == Recompute::cheap) s.normed.forget_value();
-    if (next) return next->ln_1_(s.sum, branch, gamma_2_, formats());
-    return {residual(s.sum, branch, gamma_2_), {}};
+    if (!next) return {residual(s.sum, branch, gamma_2_), {}};
+    arena_->begin_part(next->name_);  // its ln_1 is a part of the op that ends this block
+    return next->ln_1_(s.sum, branch, gamma_2_, formats());
   }
   // A layernorm leaves codes for the linear behind it, and on the way back for the one before it.
   RowFormats formats() const { return {options_.linear->input_row_codes(), options_.linear->gradient_row_codes()}; }
@@ -93,6 +98,7 @@ class Block {
     return o.layer_scale ? arena.add(name, {o.width}, Init::value(*o.layer_scale)) : Parameter();
   }
 
+  const ParameterArena* arena_;
   std::string name_;
   BlockOptions options_;
   LayerNorm ln_1_;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "autograd/tape.h"
 #include "kernels/transfer.h"
 #include "runtime/allocator.h"
 #include "runtime/parallel.h"
@@ -73,6 +74,13 @@ void ParameterArena::allocate() {
     for (Prepared& p : prepared_) *p.to = prepared_weight(*p.recipe, p.weight->shape, value_dtype_, device_);
   }
   publish_masters();
+}
+
+void ParameterArena::begin_part(const std::string& part) const {
+  if (!listener_) return;
+  when_grads_ready("part", [this, part] {
+    if (listener_) listener_(part);
+  });
 }
 
 std::shared_ptr<const PreparedWeight> ParameterArena::prepare(const Parameter& weight, const LinearRecipe& recipe) {

@@ -11,6 +11,7 @@
 #pragma once
 
 #include <deque>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -56,6 +57,13 @@ class ParameterArena {
   void begin_backward();
   void finish_backward();
 
+  // The forward pass of a part of the model begins here ("visual.transformer.resblocks.3", "visual", "text"). In the
+  // backward pass `listener` is called with that name when everything recorded after this place has run back:
+  // the gradients of that part, and of this pass over it, are final (data_parallel.h).
+  using PartListener = std::function<void(std::string_view part)>;
+  void begin_part(const std::string& part) const;
+  void listen(PartListener listener) { listener_ = std::move(listener); }
+
   // Copies masters into values (after masters were loaded or changed from outside), and prepares weights.
   void publish_masters();
 
@@ -97,6 +105,7 @@ class ParameterArena {
   };
   std::vector<Prepared> prepared_;
   Tensor masters_, values_, gradients_;
+  PartListener listener_;
   Tensor ranges_table_, decay_table_, rate_table_;
 };
 

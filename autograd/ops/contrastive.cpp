@@ -1,43 +1,83 @@
-// contrastive: the two losses of a CLIP. Neither ever stores the N x N logits; both save one or two numbers a
-// row.
+// contrastive: the two losses of a CLIP, over the batch of all ranks. Neither ever stores the N x N logits; both
+// save one or two numbers a row.
+//
+// Every rank has B rows of the N = world B. It takes its own rows against the columns of all, which gives its share of
+// the loss (shares add up) and, in the backward pass, the exact and complete gradient of its own features: the other
+// ranks' rows enter through their lse, which is gathered like the features. Nothing is sent back.
 #include "autograd/ops.h"
+#include "distributed/communicator.h"
 
 namespace switchback {
+namespace {
 
-// images, texts (B, E) normalised, logit_scale () -> loss ():  mean of both directions' cross entropies
-Variable contrastive_loss(const Variable& images, const Variable& texts, const Variable& logit_scale) {
+// own (B, ...) of every rank, one after the other: (world B, ...). To be joined before it is read.
+Tensor gathered(const Tensor& own, Communicator& ranks) {
+  if (ranks.world_size() == 1) return own;
+  Tensor all(own.shape().with_first(own.shape()[0] * ranks.world_size()), own.dtype(), own.device());
+  ranks.all_gather(all, own);
+  return all;
+}
+
+}  // namespace
+
+// images, texts (B, E) normalised, logit_scale () -> loss ():  this rank's share of the mean of both directions' cross
+// entropies over N rows
+Variable contrastive_loss(const Variable& images, const Variable& texts, const Variable& logit_scale,
+                          Communicator& ranks) {
   Kernels& k = kernels(images.device());
-  const int64_t batch = images.shape()[0];
+  const int64_t batch = images.shape()[0], first_row = ranks.rank() * batch;
   Tensor value({}, images.dtype(), images.device());
   Tensor image_lse({batch}, images.dtype(), images.device());  // lse of row i over texts
   Tensor text_lse({batch}, images.dtype(), images.device());   // lse of column i over images
-  k.contrastive_forward(value, image_lse, text_lse, images.value(), texts.value(), images.value(),
-                        texts.value(), logit_scale.value(), 0);
+  Tensor all_images = gathered(images.value(), ranks);         // (N, E)
+  Tensor all_texts = gathered(texts.value(), ranks);           // (N, E)
+  ranks.join();
+  k.contrastive_forward(value, image_lse, text_lse, images.value(), texts.value(), all_images, all_texts,
+                        logit_scale.value(), first_row);
   Variable loss = result_of(std::move(value), images, texts, logit_scale);
-  tape().record("contrastive_loss", loss, [&k, images, texts, logit_scale, loss, image_lse, text_lse] {
-    Tensor dloss = loss.take_grad();
-    k.contrastive_backward(images.grad_sink(), texts.grad_sink(), logit_scale.grad_sink(), dloss,
-                           images.value(), texts.value(), images.value(), texts.value(), image_lse, text_lse,
-                           logit_scale.value(), 0);
-  });
+  tape().record(
+      "contrastive_loss", loss,
+      [&k, &ranks, images, texts, logit_scale, loss, all_images, all_texts, image_lse, text_lse, first_row] {
+        Tensor dloss = loss.take_grad();
+        const Tensor all_image_lse = gathered(image_lse, ranks),
+                     all_text_lse = gathered(text_lse, ranks);  // (N)
+        ranks.join();
+        k.contrastive_backward(images.grad_sink(), texts.grad_sink(), logit_scale.grad_sink(), dloss,
+                               images.value(), texts.value(), all_images, all_texts, all_image_lse,
+                               all_text_lse, logit_scale.value(), first_row);
+      });
   return loss;
 }
 
-// images, texts (B, E) normalised, logit_scale (), logit_bias () -> loss ()
+Variable contrastive_loss(const Variable& images, const Variable& texts, const Variable& logit_scale) {
+  return contrastive_loss(images, texts, logit_scale, single_rank());
+}
+
+// images, texts (B, E) normalised, logit_scale (), logit_bias () -> loss (): this rank's share
+Variable siglip_loss(const Variable& images, const Variable& texts, const Variable& logit_scale,
+                     const Variable& logit_bias, Communicator& ranks) {
+  Kernels& k = kernels(images.device());
+  const int64_t first_row = ranks.rank() * images.shape()[0];
+  Tensor value({}, images.dtype(), images.device());
+  Tensor all_images = gathered(images.value(), ranks);  // (N, E); for the backward pass
+  Tensor all_texts = gathered(texts.value(), ranks);    // (N, E)
+  ranks.join();
+  k.siglip_forward(value, images.value(), texts.value(), all_texts, logit_scale.value(), logit_bias.value(),
+                   first_row);
+  Variable loss = result_of(std::move(value), images, texts, logit_scale, logit_bias);
+  tape().record("siglip_loss", loss,
+                [&k, images, texts, logit_scale, logit_bias, loss, all_images, all_texts, first_row] {
+                  Tensor dloss = loss.take_grad();
+                  k.siglip_backward(images.grad_sink(), texts.grad_sink(), logit_scale.grad_sink(),
+                                    logit_bias.grad_sink(), dloss, images.value(), texts.value(), all_images,
+                                    all_texts, logit_scale.value(), logit_bias.value(), first_row);
+                });
+  return loss;
+}
+
 Variable siglip_loss(const Variable& images, const Variable& texts, const Variable& logit_scale,
                      const Variable& logit_bias) {
-  Kernels& k = kernels(images.device());
-  Tensor value({}, images.dtype(), images.device());
-  k.siglip_forward(value, images.value(), texts.value(), texts.value(), logit_scale.value(),
-                   logit_bias.value(), 0);
-  Variable loss = result_of(std::move(value), images, texts, logit_scale, logit_bias);
-  tape().record("siglip_loss", loss, [&k, images, texts, logit_scale, logit_bias, loss] {
-    Tensor dloss = loss.take_grad();
-    k.siglip_backward(images.grad_sink(), texts.grad_sink(), logit_scale.grad_sink(), logit_bias.grad_sink(),
-                      dloss, images.value(), texts.value(), images.value(), texts.value(),
-                      logit_scale.value(), logit_bias.value(), 0);
-  });
-  return loss;
+  return siglip_loss(images, texts, logit_scale, logit_bias, single_rank());
 }
 
 }  // namespace switchback

@@ -17,12 +17,13 @@ namespace {
 const std::map<std::string, std::set<std::string>> may_include = {
     {"runtime", {}},
     {"kernels", {"runtime"}},
-    {"autograd", {"runtime", "kernels"}},
-    {"nn", {"runtime", "kernels", "autograd"}},
-    {"optim", {"runtime", "kernels", "autograd", "nn"}},
-    {"models", {"runtime", "kernels", "autograd", "nn"}},
+    {"distributed", {"runtime", "kernels"}},
+    {"autograd", {"runtime", "kernels", "distributed"}},
+    {"nn", {"runtime", "kernels", "distributed", "autograd"}},
+    {"optim", {"runtime", "kernels", "distributed", "autograd", "nn"}},
+    {"models", {"runtime", "kernels", "distributed", "autograd", "nn"}},
     {"data", {"runtime"}},
-    {"apps", {"runtime", "kernels", "autograd", "nn", "optim", "models", "data"}},
+    {"apps", {"runtime", "kernels", "distributed", "autograd", "nn", "optim", "models", "data"}},
 };
 
 // The folder in `#include "folder/file.h"`; empty for any other line.

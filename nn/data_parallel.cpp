@@ -1,0 +1,116 @@
+#include "nn/data_parallel.h"
+
+#include <algorithm>
+
+namespace switchback {
+
+std::string part_of(const std::string& parameter) {
+  const std::string blocks = ".resblocks.";
+  if (const size_t at = parameter.find(blocks); at != std::string::npos)
+    return parameter.substr(0, parameter.find('.', at + blocks.size()));
+  return parameter.starts_with("visual.") ? "visual" : "text";
+}
+
+DataParallel::DataParallel(ParameterArena& arena, Communicator& ranks, Options options)
+    : arena_(arena), ranks_(ranks), options_(options) {
+  const int64_t elements = arena.masters().size();
+  CHECK(elements > 0, "data parallel training comes after ParameterArena::allocate()");
+  CHECK(!options.sharded || elements % ranks.world_size() == 0, elements, " elements cannot be cut into ",
+        ranks.world_size(), " equal shards: see ParameterArena::allocate()");
+  shard_size_ = options.sharded ? elements / ranks.world_size() : elements;
+  const auto& segments = arena.segments();
+  for (size_t i = 0; i < segments.size(); ++i) {
+    const int64_t from = segments[i].from, to = i + 1 < segments.size() ? segments[i + 1].from : elements;
+    const std::string part = part_of(segments[i].name);
+    auto bucket = std::ranges::find(buckets_, part, &Bucket::part);
+    if (bucket == buckets_.end()) bucket = buckets_.insert(buckets_.end(), Bucket{part, {}, 0, false});
+    if (!bucket->ranges.empty() && bucket->ranges.back().to == from)
+      bucket->ranges.back().to = to;
+    else
+      bucket->ranges.push_back({from, to});
+  }
+  if (ranks.world_size() == 1) return;
+  if (options.bf16 && arena.gradients().dtype() == DType::f32)
+    rounded_ = Tensor({elements}, DType::bf16, arena.device());
+  arena.listen([this](std::string_view part) { part_done(part); });
+}
+
+DataParallel::~DataParallel() {
+  if (ranks_.world_size() > 1) arena_.listen({});
+}
+
+void DataParallel::begin_backward(int64_t parts) {
+  arena_.begin_backward();
+  order_.clear();
+  for (Bucket& b : buckets_) {
+    b.passes_left = parts;
+    b.started = false;
+  }
+}
+
+void DataParallel::part_done(std::string_view part) {
+  const auto bucket = std::ranges::find(buckets_, part, &Bucket::part);
+  CHECK(bucket != buckets_.end(), "no parameter belongs to the part ", part);
+  if (--bucket->passes_left == 0) start(*bucket);
+}
+
+void DataParallel::start(Bucket& bucket) {
+  bucket.started = true;
+  order_.push_back(bucket.part);
+  if (ranks_.world_size() == 1) return;
+  const Tensor& travels = rounded_.defined() ? rounded_ : arena_.gradients();
+  for (const Range& range : bucket.ranges) {
+    if (rounded_.defined())
+      kernels(arena_.device())
+          .cast(rounded_.part(range.from, {range.to - range.from}),
+                arena_.gradients().part(range.from, {range.to - range.from}));
+    if (!options_.sharded) {
+      ranks_.all_reduce(travels.part(range.from, {range.to - range.from}));
+      continue;
+    }
+    for (int64_t from = range.from; from < range.to;) {
+      const int64_t owner = from / shard_size_, to = std::min(range.to, (owner + 1) * shard_size_);
+      ranks_.reduce(travels.part(from, {to - from}), static_cast<int>(owner));
+      from = to;
+    }
+  }
+}
+
+void DataParallel::finish_backward() {
+  arena_.finish_backward();  // parameters that took no part: 0, on every rank
+  for (Bucket& b : buckets_)
+    if (!b.started) start(b);
+  ranks_.join();
+  if (!rounded_.defined()) return;
+  Kernels& k = kernels(arena_.device());
+  if (options_.sharded)
+    k.cast(arena_.gradients().part(shard_start(), {shard_size_}),
+           rounded_.part(shard_start(), {shard_size_}));
+  else
+    k.cast(arena_.gradients(), rounded_);
+}
+
+void DataParallel::broadcast_parameters() {
+  ranks_.broadcast(arena_.masters(), 0);
+  ranks_.join();
+  arena_.publish_masters();
+}
+
+void DataParallel::share_values() {
+  const Tensor& values = arena_.values().defined() ? arena_.values() : arena_.masters();
+  if (options_.sharded) {
+    ranks_.all_gather(values, values.part(shard_start(), {shard_size_}));
+    if (arena_.values().defined())
+      for (const auto& s : arena_.segments())  // scalars, so none lies in two shards
+        if (s.full_precision) ranks_.broadcast(arena_.master_of(s), static_cast<int>(s.from / shard_size_));
+  }
+  ranks_.join();
+}
+
+void DataParallel::share_masters() {
+  if (options_.sharded)
+    ranks_.all_gather(arena_.masters(), arena_.masters().part(shard_start(), {shard_size_}));
+  ranks_.join();
+}
+
+}  // namespace switchback
