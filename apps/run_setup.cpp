@@ -54,6 +54,8 @@ LoaderOptions training_loader(const TrainingOptions& o, const ClipConfig& config
     l.crop.scale[i] = o.crop_scale[i];
     l.crop.ratio[i] = o.crop_ratio[i];
   }
+  const auto& [brightness, contrast, saturation, hue] = o.color_jitter;
+  l.colors = {brightness, contrast, saturation, hue, o.color_jitter_prob, o.gray_scale_prob};
   l.warn = std::move(warn);
   return l;
 }

@@ -74,7 +74,8 @@ void describe(Flags& f, TrainingOptions& o) {
   f.value("--shuffle-window", o.shuffle_window, "samples that are mixed with each other");
   f.value("--image-mean", o.image_mean, "mean of the pixels by channel, in [0, 1] (default: CLIP's)");
   f.value("--image-std", o.image_std, "standard deviation of the pixels by channel (default: CLIP's)");
-  f.value("--aug-cfg", o.aug_cfg, "augmentation: scale=(0.9,1.0) ratio=(0.75,1.333) of the random crop");
+  f.value("--aug-cfg", o.aug_cfg, "augmentation: scale=(0.9,1.0) ratio=(0.75,1.333) of the random crop; "
+          "color_jitter=(0.4,0.4,0.4,0.1) color_jitter_prob=0.8 gray_scale_prob=0.2 of its colours");
 
   f.group("Model");
   f.value("--model", o.model, "a ViT preset (ViT-B-32, ViT-L-14, ..., mini-64), or an open_clip model JSON");
@@ -172,16 +173,38 @@ constexpr Ignored ignored[] = {
     {"--debug", false, "there is one log level"},
 };
 
-// Two numbers out of "(0.9, 1.0)", "0.9,1.0" or "[0.9 1.0]".
-std::array<double, 2> parse_pair(const std::string& item, std::string text) {
+// The numbers of "(0.9, 1.0)", "0.9,1.0" or "[0.9 1.0]"; none where something else stands among them.
+std::vector<double> parse_numbers(std::string text) {
   for (char& c : text)
     if (c == '(' || c == ')' || c == '[' || c == ']' || c == ',') c = ' ';
   std::istringstream in(text);
-  std::array<double, 2> pair{};
-  std::string more;
-  if (!(in >> pair[0] >> pair[1]) || in >> more || !(pair[0] > 0) || pair[0] > pair[1])
+  std::vector<double> numbers;
+  for (double number = 0; in >> number;) numbers.push_back(number);
+  if (!in.eof()) numbers.clear();
+  return numbers;
+}
+
+std::array<double, 2> parse_pair(const std::string& item, const std::string& text) {
+  const std::vector<double> pair = parse_numbers(text);
+  if (pair.size() != 2 || !(pair[0] > 0) || pair[0] > pair[1])
     fail("--aug-cfg ", item, ": expected two positive numbers in ascending order, as in scale=(0.9,1.0)");
-  return pair;
+  return {pair[0], pair[1]};
+}
+
+double parse_probability(const std::string& item, const std::string& text) {
+  const std::vector<double> number = parse_numbers(text);
+  if (number.size() != 1 || !(number[0] >= 0) || number[0] > 1)
+    fail("--aug-cfg ", item, ": expected a probability from 0 to 1");
+  return number[0];
+}
+
+// Strengths of brightness, contrast, saturation and hue.
+std::array<double, 4> parse_color_jitter(const std::string& item, const std::string& text) {
+  const std::vector<double> n = parse_numbers(text);
+  if (n.size() != 4 || *std::min_element(n.begin(), n.end()) < 0 || n[3] > 0.5)
+    fail("--aug-cfg ", item, ": expected brightness, contrast, saturation (0 or more) and hue (0 to 0.5), ",
+         "as in color_jitter=(0.4,0.4,0.4,0.1)");
+  return {n[0], n[1], n[2], n[3]};
 }
 
 void parse_augmentation(TrainingOptions& o) {
@@ -191,7 +214,12 @@ void parse_augmentation(TrainingOptions& o) {
     const std::string text = equals == std::string::npos ? "" : item.substr(equals + 1);
     if (key == "scale") o.crop_scale = parse_pair(item, text);
     else if (key == "ratio") o.crop_ratio = parse_pair(item, text);
-    else fail("--aug-cfg ", item, " is not supported; supported are scale and ratio");
+    else if (key == "color_jitter") o.color_jitter = parse_color_jitter(item, text);
+    else if (key == "color_jitter_prob") o.color_jitter_prob = parse_probability(item, text);
+    else if (key == "gray_scale_prob") o.gray_scale_prob = parse_probability(item, text);
+    else
+      fail("--aug-cfg ", item,
+           " is not supported; supported are scale, ratio, color_jitter, color_jitter_prob and gray_scale_prob");
   }
   if (o.crop_scale[1] > 1)
     fail("--aug-cfg scale: a crop cannot be larger than the image, got ", o.crop_scale[1]);

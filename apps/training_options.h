@@ -24,6 +24,8 @@ struct TrainingOptions {
   std::vector<double> image_mean, image_std;  // 3 each, or empty: CLIP's
   std::vector<std::string> aug_cfg;           // scale=(0.9,1.0) ratio=(0.75,1.33)
   std::array<double, 2> crop_scale{0.9, 1.0}, crop_ratio{3.0 / 4, 4.0 / 3};  // from aug_cfg
+  std::array<double, 4> color_jitter{};                 // brightness, contrast, saturation, hue; from aug_cfg
+  double color_jitter_prob = 0.8, gray_scale_prob = 0;  // from aug_cfg
 
   // model
   std::string model = "ViT-B-32";

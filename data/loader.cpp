@@ -276,6 +276,7 @@ struct Loader::State {
     if (training()) {
       PhiloxStream random(options.seed, RandomPurpose::augmentation, task.position);
       train_transform(worker.seen, worker.image, S, options.crop, random);
+      change_colors(worker.seen, draw_colors(options.colors, random));
     } else {
       evaluation_transform(worker.seen, worker.image, S, options.resize_mode, options.interpolation);
     }

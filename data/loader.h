@@ -24,6 +24,7 @@
 #include <vector>
 
 #include "data/augment.h"
+#include "data/color_jitter.h"
 #include "data/reasons.h"
 #include "data/stream_order.h"
 #include "runtime/tensor.h"
@@ -43,6 +44,7 @@ struct LoaderOptions {
   uint64_t shuffle_window = 16384;                       // samples that are mixed
   int image_size = 224;                                  // S
   CropOptions crop;                                      // training: RandomResizedCrop
+  ColorJitter colors;                                    // training, after the crop
   ResizeMode resize_mode = ResizeMode::shortest;         // evaluation
   Interpolation interpolation = Interpolation::bicubic;  // evaluation
   bool page_locked = false;   // batches lie where a GPU copies from by itself
