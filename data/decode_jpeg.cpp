@@ -5,6 +5,7 @@
 // so every stretch between setjmp and the library holds plain values only; what owns memory lives in the
 // callers' frames. Bytes past the end are an error rather than libjpeg's own choice, a made-up end marker and
 // a grey rest.
+#include <algorithm>
 #include <csetjmp>
 #include <cstdio>
 #include <cstring>
@@ -50,6 +51,12 @@ class JpegReader {
   bool read_header() {
     if (setjmp(jump_) != 0) return false;
     jpeg_read_header(&decoder_, TRUE);
+    return true;
+  }
+
+  bool find_output_size() {
+    if (setjmp(jump_) != 0) return false;
+    jpeg_calc_output_dimensions(&decoder_);
     return true;
   }
 
@@ -139,7 +146,16 @@ void decode_jpeg(Image& to, std::span<const uint8_t> bytes, const DecodeOptions&
   const int components = decoder.num_components;
   if (components != 1 && components != 3 && components != 4)
     fail("JPEG of ", components, " components (1, 3 or 4 can be shown)");
-  allocate(to, decoder.image_height, decoder.image_width, options);
+  check_size(decoder.image_height, decoder.image_width, options);
+  if (options.fast_decode_edge > 0) {
+    const int64_t edge = std::min(decoder.image_height, decoder.image_width);
+    for (unsigned part : {2u, 4u, 8u})
+      if (edge / part >= options.fast_decode_edge) decoder.scale_num = 1, decoder.scale_denom = part;
+    if (!reader.find_output_size()) fail(reader.message());
+    allocate(to, decoder.output_height, decoder.output_width, options);
+  } else {
+    allocate(to, decoder.image_height, decoder.image_width, options);
+  }
   decoder.dct_method = JDCT_ISLOW;
   decoder.do_fancy_upsampling = TRUE;
   if (components == 4) {

@@ -33,7 +33,7 @@ std::string first_bytes(std::span<const uint8_t> bytes) {
 
 }  // namespace
 
-void allocate(Image& to, int64_t height, int64_t width, const DecodeOptions& options) {
+void check_size(int64_t height, int64_t width, const DecodeOptions& options) {
   if (height <= 0 || width <= 0) fail("image without pixels (", width, " x ", height, ")");
   // The tables of a resize grow with the longest side; nobody's photograph is a million pixels long.
   if (std::max(height, width) > kLongestSide) fail("image too long (", width, " x ", height, " pixels)");
@@ -41,6 +41,10 @@ void allocate(Image& to, int64_t height, int64_t width, const DecodeOptions& opt
   if (width * height > options.max_image_pixels)
     fail("image too large (", width, " x ", height, " = ", width * height, " pixels, the limit is ",
          options.max_image_pixels, ")");
+}
+
+void allocate(Image& to, int64_t height, int64_t width, const DecodeOptions& options) {
+  check_size(height, width, options);
   to.height = height;
   to.width = width;
   to.pixels.resize(static_cast<size_t>(height * width * 3));

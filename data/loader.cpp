@@ -109,6 +109,7 @@ struct Loader::State {
   }
 
   void start() {
+    source->set_stopping(false);
     workers = std::vector<Worker>(static_cast<size_t>(options.workers));
     for (Worker& worker : workers)
       worker.thread = std::thread([this, &worker] { guarded([&] { work(worker); }); });
@@ -120,6 +121,7 @@ struct Loader::State {
       std::lock_guard lock(mutex);
       stopping = true;
     }
+    source->set_stopping(true);  // who waits for a stream stops waiting
     notify_all();
     for (Worker& worker : workers) {
       if (worker.thread.joinable()) worker.thread.join();
@@ -258,10 +260,14 @@ struct Loader::State {
     Batch& batch = task.slot->batch;
     const size_t row = static_cast<size_t>(task.row);
     RawSample& raw = worker.raw;
+    // Which of several captions: again a number that depends on seed and position only.
+    raw.draw = training() ? PhiloxStream(options.seed, RandomPurpose::augmentation, uint64_t{1} << 62 | task.position)
+                                .next_u64()
+                          : 0;
     at.block->read(at.sample, raw);
     if (raw.problem.empty()) {
       try {
-        decode_image(worker.image, raw.image);
+        decode_image(worker.image, raw.image, options.decode);
       } catch (const Error& error) {
         raw.problem = "image does not decode";
         raw.detail = error.what();

@@ -45,6 +45,7 @@ struct LoaderOptions {
   int image_size = 224;                                  // S
   CropOptions crop;                                      // training: RandomResizedCrop
   ColorJitter colors;                                    // training, after the crop
+  DecodeOptions decode;                                  // largest picture, fast decoding
   ResizeMode resize_mode = ResizeMode::shortest;         // evaluation
   Interpolation interpolation = Interpolation::bicubic;  // evaluation
   bool page_locked = false;   // batches lie where a GPU copies from by itself

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "data/csv.h"
+#include "data/input_file.h"
 #include "data/png_writer.h"
 #include "data/shards.h"
 #include "runtime/check.h"
@@ -71,6 +72,17 @@ bool ends_with_any(const std::string& text, std::initializer_list<const char*> e
 
 }  // namespace
 
+std::vector<std::string> suffixes_of(const std::string& key) {
+  std::vector<std::string> suffixes(1);
+  for (const char c : key) {
+    if (c == ';') suffixes.emplace_back();
+    else if (c != ' ' && (c != '.' || !suffixes.back().empty()))
+      suffixes.back() += c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c;
+  }
+  std::erase(suffixes, "");
+  return suffixes;
+}
+
 uint64_t SampleSource::count() {
   uint64_t samples = 0;
   for (int64_t i = 0; i < block_count(); ++i) samples += static_cast<uint64_t>(block(i)->size());
@@ -88,7 +100,7 @@ std::shared_ptr<SampleSource> open_source(const SourceOptions& options) {
   if (type == "auto") {
     if (ends_with_any(options.data, {".csv", ".tsv"}))
       type = "csv";
-    else if (ends_with_any(options.data, {".tar", ".tar}", "}"}))
+    else if (is_stream(options.data) || ends_with_any(options.data, {".tar", ".tar}", "}"}))
       type = "webdataset";
     else
       fail("cannot tell the kind of data from '", options.data,

@@ -25,7 +25,15 @@ struct SampleNeeds {
   bool caption = true;
   bool label = false;      // an integer in .cls
   bool read_json = false;  // fetch .json too where there is one
+  // Suffixes of tar members, the first one present is used.
+  std::vector<std::string> image_suffixes{"jpg", "png", "jpeg", "webp"}, caption_suffixes{"txt"};
+  // Not empty: the caption is one of these fields of .json, drawn by weight (empty: alike) among those present.
+  std::vector<std::string> json_captions;
+  std::vector<double> json_caption_weights;
 };
+
+// "jpg;.PNG" -> {"jpg", "png"}
+std::vector<std::string> suffixes_of(const std::string& key);
 
 // A sample as it is stored. Its buffers are reused from one read to the next.
 struct RawSample {
@@ -35,8 +43,9 @@ struct RawSample {
   std::string json;             // bytes of .json; empty: none
   std::string problem, detail;  // not empty: why it cannot be used after all, "caption is empty"
   std::vector<uint8_t> bytes;
+  uint64_t draw = 0;            // set by the reader: what a choice among several captions depends on
 
-  void clear() {
+  void clear() {  // all but `draw`
     image = {};
     caption.clear();
     label = -1;
@@ -69,6 +78,10 @@ class SampleSource {
   virtual std::optional<uint64_t> declared_count() const = 0;
   uint64_t count();  // exact: indexes every block
 
+  // Whether blocks come from commands, addresses or the standard input: then nothing is known beforehand.
+  virtual bool streamed() const { return false; }
+  // true: reads that wait (for a stream) end in an error, so that threads can be joined. false: as before.
+  virtual void set_stopping(bool) {}
   // Number of blocks of each '::' source, in order.
   virtual std::vector<int64_t> source_sizes() const { return {block_count()}; }
   // Not empty (--dataset-resampled): blocks are drawn with replacement, forever, with these relative weights
@@ -88,7 +101,8 @@ class SampleSource {
 };
 
 struct SourceOptions {
-  std::string data;  // shard pattern "a/{0000..0003}.tar::b/{x,y}.tar", or a CSV file; unused by synthetic
+  // Shard pattern "a/{0000..0003}.tar::pipe:zstd -dc b/{x,y}.tar.zst", or a CSV file; unused by synthetic.
+  std::string data;
   std::string type = "auto";  // webdataset, csv, synthetic, or auto: by the file's extension
   SampleNeeds needs;
   bool resampled = false;                  // draw shards with replacement instead of passing over all of them

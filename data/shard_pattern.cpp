@@ -1,9 +1,11 @@
 // shard_pattern.cpp: "a/{0000..0003}.tar::b/{x,y}.tar" as lists of files that exist.
 #include <algorithm>
 #include <charconv>
+#include <cstdlib>
 #include <filesystem>
 #include <optional>
 
+#include "data/input_file.h"
 #include "data/shards.h"
 #include "runtime/check.h"
 
@@ -111,12 +113,17 @@ std::vector<std::string> expand(std::string_view pattern, int depth) {
   return {std::string(pattern)};
 }
 
-void refuse_streams(std::string_view pattern) {
-  for (const char* scheme : {"pipe:", "http://", "https://", "s3://", "gs://", "-"}) {
-    const std::string_view prefix = scheme;
-    if (prefix == "-" ? pattern == prefix : pattern.starts_with(prefix)) {
-      fail("shards are read from files; '", pattern, "' is not one: download or mount it first");
-    }
+// ${NAME} -> the value of WDS_NAME; what is not set stays, for the shell of a pipe: to see.
+std::string replace_variables(std::string_view pattern) {
+  std::string result;
+  while (true) {
+    const size_t open = pattern.find("${"), close = open == std::string_view::npos ? open : pattern.find('}', open);
+    if (close == std::string_view::npos) return result + std::string(pattern);
+    const std::string name = concat("WDS_", pattern.substr(open + 2, close - open - 2));
+    const char* value = std::getenv(name.c_str());
+    result += pattern.substr(0, open);
+    result += value ? std::string(value) : std::string(pattern.substr(open, close - open + 1));
+    pattern.remove_prefix(close + 1);
   }
 }
 
@@ -124,18 +131,20 @@ void refuse_streams(std::string_view pattern) {
 
 std::vector<std::string> expand_braces(std::string_view pattern) { return expand(pattern, 0); }
 
-std::vector<std::vector<std::string>> expand_shards(std::string_view patterns) {
+std::vector<std::vector<std::string>> expand_shards(std::string_view given) {
   namespace fs = std::filesystem;
+  const std::string replaced = replace_variables(given);
+  std::string_view patterns = replaced;
   std::vector<std::vector<std::string>> sources;
   while (true) {
     const size_t separator = patterns.find("::");
     const std::string_view pattern = patterns.substr(0, separator);
     if (pattern.empty()) fail("empty shard pattern: expected something like 'shards/{0000..0009}.tar'");
-    refuse_streams(pattern);
     std::vector<std::string> paths = expand_braces(pattern);
     size_t missing = 0;
     const std::string* first_missing = nullptr;
     for (const std::string& path : paths) {
+      if (is_stream(path)) continue;
       std::error_code ignored;
       const fs::file_status status = fs::status(path, ignored);
       if (fs::is_directory(status)) {

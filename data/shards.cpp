@@ -16,14 +16,20 @@
 namespace switchback {
 namespace {
 
-constexpr const char* image_suffixes[] = {"jpg", "png", "jpeg", "webp"};  // the first one present is used
 constexpr uint64_t largest_part = uint64_t{1} << 31;                      // a bigger member is not a picture
 constexpr uint64_t largest_gap = 1 << 16;                                 // worth reading over to save a read
 constexpr uint64_t cached_samples = 1 << 18;                              // about 25 MB of indexes
 
-int image_rank(const std::string& suffix) {
-  const auto found = std::find(std::begin(image_suffixes), std::end(image_suffixes), suffix);
-  return found == std::end(image_suffixes) ? -1 : static_cast<int>(found - std::begin(image_suffixes));
+// Place of a suffix in a list of preference; -1: not in it.
+int rank_in(const std::vector<std::string>& suffixes, const std::string& suffix) {
+  const auto found = std::find(suffixes.begin(), suffixes.end(), suffix);
+  return found == suffixes.end() ? -1 : static_cast<int>(found - suffixes.begin());
+}
+
+std::string joined(const std::vector<std::string>& suffixes) {
+  std::string list;
+  for (const std::string& suffix : suffixes) list += (list.empty() ? "." : " .") + suffix;
+  return list;
 }
 
 // webdataset: what lies in __folder__/, or is called __name__, is about the shard and not a sample.
@@ -48,6 +54,8 @@ class ShardSource final : public SampleSource {
   std::string block_name(int64_t block) const override { return paths_[static_cast<size_t>(block)]; }
   std::optional<uint64_t> declared_count() const override { return declared_sample_count(paths_); }
   std::vector<int64_t> source_sizes() const override { return sizes_; }
+  bool streamed() const override { return std::any_of(paths_.begin(), paths_.end(), is_stream); }
+  void set_stopping(bool stopping) override { files_->set_stopping(stopping); }
 
   std::shared_ptr<const SampleBlock> block(int64_t number) override {
     const size_t i = static_cast<size_t>(number);
@@ -86,13 +94,18 @@ class ShardSource final : public SampleSource {
     const std::string dropped = reasons().summary();
     return concat("no usable sample in ", paths_.size(),
                   paths_.size() == 1 ? " shard (" : " shards (first: ", paths_[0],
-                  "): a sample needs an image (.jpg .png .jpeg .webp)",
-                  needs_.caption ? ", a caption (.txt)" : "", needs_.label ? ", a label (.cls)" : "",
-                  "; the members end in ", found.empty() ? "nothing, there are none" : found,
+                  "): a sample needs an image (", joined(needs_.image_suffixes), ")", caption_wanted(),
+                  needs_.label ? ", a label (.cls)" : "", "; the members end in ", found.empty() ? "nothing, there are none" : found,
                   dropped.empty() ? "" : "; ", dropped);
   }
 
  private:
+  std::string caption_wanted() const {
+    if (!needs_.caption) return "";
+    if (needs_.json_captions.empty()) return ", a caption (" + joined(needs_.caption_suffixes) + ")";
+    return ", a caption (\"" + needs_.json_captions[0] + "\" in .json)";
+  }
+
   std::vector<std::string> paths_;
   std::vector<int64_t> sizes_;  // shards of each source
   SampleNeeds needs_;
@@ -125,6 +138,7 @@ std::optional<uint64_t> declared_sample_count(const std::vector<std::string>& sh
   std::map<std::string, uint64_t> totals;                       // folders with __len__ only
   uint64_t samples = 0;
   for (const std::string& shard : shards) {
+    if (is_stream(shard)) return std::nullopt;
     const fs::path folder = fs::path(shard).parent_path();
     auto [table, fresh] = tables.try_emplace(folder.string());
     if (fresh && fs::exists(folder / "sizes.json")) {
@@ -156,7 +170,7 @@ std::optional<uint64_t> declared_sample_count(const std::vector<std::string>& sh
 struct ShardIndex::Open {
   std::string key;
   Sample sample;
-  int image_rank = -1;
+  int image_rank = -1, caption_rank = -1;
   std::vector<std::string> seen;  // suffixes
 };
 
@@ -186,12 +200,16 @@ ShardIndex::ShardIndex(std::string path, SampleNeeds needs, std::shared_ptr<Open
       }
       if (member.size < largest_part) {
         const Part part{member.offset, static_cast<uint32_t>(member.size), true};
-        const int rank = image_rank(name.suffix);
+        const int rank = rank_in(needs_.image_suffixes, name.suffix);
         if (rank >= 0 && (open.image_rank < 0 || rank < open.image_rank)) {
           open.sample.image = part;
           open.image_rank = rank;
         }
-        if (name.suffix == "txt") open.sample.caption = part;
+        const int text_rank = rank_in(needs_.caption_suffixes, name.suffix);
+        if (text_rank >= 0 && (open.caption_rank < 0 || text_rank < open.caption_rank)) {
+          open.sample.caption = part;
+          open.caption_rank = text_rank;
+        }
         if (name.suffix == "cls") open.sample.label = part;
         if (name.suffix == "json") open.sample.json = part;
       }
@@ -214,14 +232,16 @@ ShardIndex::ShardIndex(std::string path, SampleNeeds needs, std::shared_ptr<Open
 void ShardIndex::close(Open& open, bool count_drops) {
   if (open.seen.empty()) return;
   Sample& sample = open.sample;
+  const bool by_json = needs_.caption && !needs_.json_captions.empty();
+  const Part& caption = by_json ? sample.json : sample.caption;
   const char* reason = nullptr;
   if (!sample.image.present)
     reason = "sample without an image";
   else if (sample.image.size == 0)
     reason = "image of 0 bytes";
-  else if (needs_.caption && !sample.caption.present)
-    reason = "sample without a caption";
-  else if (needs_.caption && sample.caption.size == 0)
+  else if (needs_.caption && !caption.present)
+    reason = by_json ? "sample without .json" : "sample without a caption";
+  else if (needs_.caption && caption.size == 0)
     reason = "caption is empty";
   else if (needs_.label && !sample.label.present)
     reason = "sample without a label";
@@ -246,6 +266,7 @@ void ShardIndex::read(int64_t sample, RawSample& to) const {
   const Sample& s = samples_[static_cast<size_t>(sample)];
   const auto file = files_->get(path_);
   to.clear();
+  const bool by_json = needs_.caption && !needs_.json_captions.empty();
 
   // The members of a sample are neighbours: one read usually fetches them all.
   struct Wanted {
@@ -254,9 +275,9 @@ void ShardIndex::read(int64_t sample, RawSample& to) const {
   };
   std::string label;
   Wanted wanted[] = {{s.image, nullptr},
-                     {needs_.caption ? s.caption : Part{}, &to.caption},
+                     {needs_.caption && !by_json ? s.caption : Part{}, &to.caption},
                      {s.label, &label},
-                     {needs_.read_json ? s.json : Part{}, &to.json}};
+                     {needs_.read_json || by_json ? s.json : Part{}, &to.json}};
   uint64_t from = s.image.offset, end = s.image.end(), needed = 0;
   for (const Wanted& w : wanted) {
     if (!w.part.present) continue;
@@ -280,7 +301,8 @@ void ShardIndex::read(int64_t sample, RawSample& to) const {
     }
   }
 
-  if (needs_.caption) {
+  if (by_json) choose_caption(to);
+  if (needs_.caption && to.problem.empty()) {
     if (repair_utf8(to.caption))
       reasons_.count("caption of invalid UTF-8 (repaired)", path_ + ": " + key(sample));
     if (to.caption.find_first_not_of(" \t\r\n\v\f") == std::string::npos) to.problem = "caption is empty";
@@ -293,6 +315,33 @@ void ShardIndex::read(int64_t sample, RawSample& to) const {
       if (needs_.label) to.problem = "label is not an integer", to.detail = label.substr(0, 40);
     }
   }
+}
+
+// One of the fields of .json that hold a text, drawn by weight.
+void ShardIndex::choose_caption(RawSample& to) const {
+  const auto json = nlohmann::json::parse(to.json, nullptr, /*allow_exceptions=*/false);
+  if (!json.is_object()) {
+    to.problem = ".json is no JSON object";
+    return;
+  }
+  std::vector<std::pair<const std::string*, double>> present;
+  double sum = 0;
+  for (size_t i = 0; i < needs_.json_captions.size(); ++i) {
+    const auto field = json.find(needs_.json_captions[i]);
+    if (field == json.end() || !field->is_string()) continue;
+    const double weight = needs_.json_caption_weights.empty() ? 1 : needs_.json_caption_weights[i];
+    if (weight > 0) present.emplace_back(field->get_ptr<const std::string*>(), sum += weight);
+  }
+  if (present.empty()) {
+    to.problem = "no caption in .json";
+    to.detail = "no text under \"" + needs_.json_captions[0] + "\"";
+    return;
+  }
+  // `draw` is a random number already: its upper 53 bits as a number from [0, 1).
+  const double drawn = static_cast<double>(to.draw >> 11) * 0x1p-53 * sum;
+  const auto chosen =
+      std::find_if(present.begin(), present.end() - 1, [&](const auto& field) { return drawn < field.second; });
+  to.caption = *chosen->first;
 }
 
 std::shared_ptr<SampleSource> open_shards(std::vector<std::vector<std::string>> sources, SampleNeeds needs,

@@ -5,7 +5,8 @@
 //
 // The rule (webdataset's): the key ends at the first dot of the member's last name, the rest is the suffix,
 // in lower case; adjacent members of one key are one sample, and a suffix that comes again starts a new one.
-// Image: jpg, jpeg, png, webp. Caption: txt. Label: cls. Others are not read.
+// Image: jpg, jpeg, png, webp. Caption: txt, or a field of json. Label: cls. Others are not read (SampleNeeds has
+// other names). Where a shard may come from, beside files: input_file.h.
 #pragma once
 
 #include <cstdint>
@@ -24,7 +25,8 @@ class OpenFiles;
 // Brace expansion of one pattern: {a,b}, {0000..0137} (zero padding kept, steps {0..9..3}), nested.
 std::vector<std::string> expand_braces(std::string_view pattern);
 
-// Shards per source, all of which exist. Errors name the first path that does not and count them.
+// Shards per source. ${NAME} is replaced by the environment's WDS_NAME where there is one. Files must exist: errors
+// name the first that does not and count them. Streams (input_file.h) are not looked at.
 std::vector<std::vector<std::string>> expand_shards(std::string_view patterns);
 
 // sizes.json (shard's file name -> samples) or __len__ beside the shards; nothing when a shard has no entry.
@@ -64,6 +66,7 @@ class ShardIndex final : public SampleBlock {
   };
   struct Open;  // the sample being collected
   void close(Open& open, bool count_drops);
+  void choose_caption(RawSample& to) const;
 
   std::string path_;
   SampleNeeds needs_;

@@ -55,7 +55,6 @@ TEST_CASE("shards: a pattern names its first missing file") {
   CHECK(contains(error(a), "is a directory: name its shards"));
   CHECK(contains(error(a + "/*.tar"), "* and ? are not expanded"));
   CHECK(contains(error(""), "empty shard pattern"));
-  CHECK(contains(error("pipe:cat x.tar"), "shards are read from files"));
 }
 
 TEST_CASE("shards: key and suffix of a member") {
