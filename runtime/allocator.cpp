@@ -203,6 +203,9 @@ struct CachingAllocator::State {
           ", and growth is forbidden: the memory of a captured step is fixed by the step before it; "
           "run with --eager if sizes change from step to step");
     }
+    const std::string_view context = current_context;
+    if (context == "parameters" || context == "gradients" || context == "optimizer")
+      throw OutOfMemory(what + "; no flag of the batch helps against this, only a smaller --model");
     throw OutOfMemory(what +
                       "; lower --batch-size (--accum-freq keeps the global batch) or turn on --recompute "
                       "(gelu, cheap) or --grad-checkpointing");

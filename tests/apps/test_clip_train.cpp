@@ -218,3 +218,16 @@ TEST_CASE("clip_eval: zero-shot and retrieval from a checkpoint, and its errors"
   CHECK(label.output.find("label 2") != std::string::npos);
   CHECK_EQ(evaluate({}).status, 1);
 }
+
+TEST_CASE("--profile-steps says where the time of its steps goes, and changes no bit; neither does --eager") {
+  Workshop w;
+  REQUIRE_EQ(w.train("plain").status, 0);
+  const Outcome profiled = w.train("profiled", {"--profile-steps", "2-3", "--eager"});
+  CHECK_EQ(profiled.status, 0);
+  INFO(profiled.output);
+  CHECK(contains(profiled.output, "Where the time goes, steps 2-3"));
+  CHECK(contains(profiled.output, "attention backward"));
+  CHECK(w.weights("plain", 6) == w.weights("profiled", 6));
+  CHECK_EQ(w.train("beyond", {"--profile-steps", "4-90"}).status, 0);
+  check_fails(w.train("wrong", {"--profile-steps", "3"}), {"--profile-steps is A-B", "got 3"});
+}

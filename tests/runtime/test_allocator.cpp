@@ -327,6 +327,10 @@ TEST_CASE("allocator: who uses how much, and where, when memory is full") {
     CHECK(contains(text, "--recompute"));
   }
   MemoryContext::set_place(outside);
+  {
+    const MemoryContext larger("optimizer");
+    CHECK(contains(error_of([&] { memory.take(3 * MiB); }), "a smaller --model"));
+  }
   memory.give(weights);
   memory.give(moments);
   CHECK_EQ(readable_bytes(3 * MiB * 1024 / 2), "1.5 GiB");
