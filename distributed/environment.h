@@ -1,10 +1,11 @@
 // environment.h: which rank is this process? Read from the variables of whoever started it.
 //
-//   launcher           rank                  ranks in all          rank on its host             ranks of its host
-//   clip_train, torchrun  RANK               WORLD_SIZE            LOCAL_RANK                   LOCAL_WORLD_SIZE
-//   Open MPI (mpirun)  OMPI_COMM_WORLD_RANK  OMPI_COMM_WORLD_SIZE  OMPI_COMM_WORLD_LOCAL_RANK   OMPI_COMM_WORLD_LOCAL_SIZE
-//   PMI (mpiexec)      PMI_RANK              PMI_SIZE              MPI_LOCALRANKID              MPI_LOCALNRANKS
-//   SLURM (srun)       SLURM_PROCID          SLURM_STEP_NUM_TASKS, SLURM_NTASKS   SLURM_LOCALID SLURM_STEP_TASKS_PER_NODE
+//   clip_train --nproc,  RANK, WORLD_SIZE, and on this host LOCAL_RANK, LOCAL_WORLD_SIZE
+//   torchrun
+//   Open MPI (mpirun)    OMPI_COMM_WORLD_RANK, _SIZE, _LOCAL_RANK, _LOCAL_SIZE
+//   PMI (mpiexec)        PMI_RANK, PMI_SIZE, MPI_LOCALRANKID, MPI_LOCALNRANKS
+//   SLURM (srun)         SLURM_PROCID, SLURM_STEP_NUM_TASKS or SLURM_NTASKS, SLURM_LOCALID,
+//                        SLURM_STEP_TASKS_PER_NODE
 //
 // The first family that names a rank counts; families are not mixed, since an mpirun inside a SLURM job sees
 // both. Ranks meet at MASTER_ADDR:MASTER_PORT. Where those are not set: under SLURM the first host of the

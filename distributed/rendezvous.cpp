@@ -92,7 +92,7 @@ std::string list_of(const std::vector<int>& ranks) {
   return ranks.size() > 16 ? concat(text, " and ", ranks.size() - 16, " more") : text;
 }
 
-// ---- rank 0 ------------------------------------------------------------------------------------------------
+// ---- rank 0 ----------------------------------------------------------------------------------------------
 
 Listener listen_at(const RankEnvironment& e) {
   if (e.listening_file) return Listener::adopt(*e.listening_file);
@@ -210,7 +210,7 @@ Meeting lead(const RankEnvironment& e, const Hello& own, double patience) {
   return meeting;
 }
 
-// ---- the others --------------------------------------------------------------------------------------------
+// ---- the others ------------------------------------------------------------------------------------------
 
 // Remembers the right one of e.ports ports in `port`.
 Socket reach(const RankEnvironment& e, const Hello& hello, double deadline, double patience, int& port) {

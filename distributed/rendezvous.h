@@ -1,8 +1,9 @@
 // rendezvous.h: how the ranks of a run find each other, and find out early that they do not fit.
 //
-// Rank 0 listens; every other rank connects twice, for control (watch.h) and for data (socket_communicator.h),
-// and introduces itself. Rank 0 compares the introductions: number of ranks, program, flags, GPUs. When all have
-// come and fit, everybody goes on; otherwise everybody gets the same line and ends.
+// Rank 0 listens; every other rank connects twice, for control (watch.h) and for data
+// (socket_communicator.h), and introduces itself. Rank 0 compares the introductions: number of ranks,
+// program, flags, GPUs. When all have come and fit, everybody goes on; otherwise everybody gets the same line
+// and ends.
 //
 //   rank 2 and 3 of 4 did not come to node1:29500 within 300 s (here: 0 on node1, 1 on node1)
 //   rank 3 on node2 has --batch-size 64, rank 0 has 32: start all ranks with the same flags

@@ -2,7 +2,7 @@
 // parallel training runs under a debugger, without a network.
 //
 //   ThreadGroup group(4);
-//   group.run([](Communicator& c) { ... c.all_reduce(sum) ... });   // f on 4 threads; the first error is rethrown
+//   group.run([](Communicator& c) { ... c.all_reduce(sum) ... });   // on 4 threads; rethrows the first error
 //
 // Everybody shows everybody where its data are, waits, and works on its own share of the elements.
 #pragma once

@@ -47,7 +47,8 @@ class Watch {
   // Called on the watch's thread with every beat: what it returns, when not empty, is this rank's failure.
   void probe(std::function<std::string()> find_trouble);
 
-  // This rank has failed with this error: the others are told. The line to print: empty when rank 0 prints it.
+  // This rank has failed with this error: the others are told. The line to print: empty when rank 0 prints
+  // it.
   std::string last_words(const std::exception& error);
 
   struct State;

@@ -1,18 +1,18 @@
 // data_parallel.h: the gradients of all ranks added up while the backward pass still goes on.
 //
-// A part of the model, one transformer block, is one bucket: a contiguous range of the arena's gradients (the towers'
-// other parameters are a few ranges each). As soon as the backward pass has left a part for the last time, its bucket
-// starts to travel; the kernels of the parts below run meanwhile (communicator.h: on a GPU on another stream). Nothing
-// is averaged: losses are shares already (autograd/ops.h).
+// A part of the model, one transformer block, is one bucket: a contiguous range of the arena's gradients (the
+// towers' other parameters are a few ranges each). As soon as the backward pass has left a part for the last
+// time, its bucket starts to travel; the kernels of the parts below run meanwhile (communicator.h: on a GPU
+// on another stream). Nothing is averaged: losses are shares already (autograd/ops.h).
 //
 //   DataParallel ranks(arena, communicator, {});
-//   ranks.begin_backward(parts);        // instead of the arena's; parts: how often each tower runs (--accum-freq)
+//   ranks.begin_backward(parts);   // instead of the arena's; parts: how often each tower runs (--accum-freq)
 //   tape().backward(loss);
-//   ranks.finish_backward();            // now every rank's arena holds the sum of all gradients
+//   ranks.finish_backward();       // now every rank's arena holds the sum of all gradients
 //
-// sharded (ZeRO-1): rank r needs the sums only where its shard of the arena lies, elements [r n, (r + 1) n) of the flat
-// buffers, n = elements / world: buckets are reduced to the rank, or the two ranks, that own them. share_values()
-// then brings everybody's new values to everybody.
+// sharded (ZeRO-1): rank r needs the sums only where its shard of the arena lies, elements [r n, (r + 1) n)
+// of the flat buffers, n = elements / world: buckets are reduced to the rank, or the two ranks, that own
+// them. share_values() then brings everybody's new values to everybody.
 #pragma once
 
 #include <string>
@@ -49,7 +49,8 @@ class DataParallel {
   int64_t shard_size() const { return shard_size_; }
   int64_t shard_start() const { return shard_size_ * ranks_.rank(); }
 
-  // For tests and profiles: names of the buckets in the order in which they started in the last backward pass.
+  // For tests and profiles: names of the buckets in the order in which they started in the last backward
+  // pass.
   const std::vector<std::string>& order() const { return order_; }
 
  private:

@@ -1,9 +1,10 @@
-// contrastive: the two losses of a CLIP, over the batch of all ranks. Neither ever stores the N x N logits; both
-// save one or two numbers a row.
+// contrastive: the two losses of a CLIP, over the batch of all ranks. Neither ever stores the N x N logits;
+// both save one or two numbers a row.
 //
-// Every rank has B rows of the N = world B. It takes its own rows against the columns of all, which gives its share of
-// the loss (shares add up) and, in the backward pass, the exact and complete gradient of its own features: the other
-// ranks' rows enter through their lse, which is gathered like the features. Nothing is sent back.
+// Every rank has B rows of the N = world B. It takes its own rows against the columns of all, which gives its
+// share of the loss (shares add up) and, in the backward pass, the exact and complete gradient of its own
+// features: the other ranks' rows enter through their lse, which is gathered like the features. Nothing is
+// sent back.
 #include "autograd/ops.h"
 #include "distributed/communicator.h"
 
@@ -20,8 +21,8 @@ Tensor gathered(const Tensor& own, Communicator& ranks) {
 
 }  // namespace
 
-// images, texts (B, E) normalised, logit_scale () -> loss ():  this rank's share of the mean of both directions' cross
-// entropies over N rows
+// images, texts (B, E) normalised, logit_scale () -> loss ():  this rank's share of the mean of both
+// directions' cross entropies over N rows
 Variable contrastive_loss(const Variable& images, const Variable& texts, const Variable& logit_scale,
                           Communicator& ranks) {
   Kernels& k = kernels(images.device());

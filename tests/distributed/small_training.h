@@ -1,5 +1,5 @@
-// small_training.h: a few f64 steps of the smallest CLIP, on one rank or many: the global batch and everything else
-// that decides the result is the same, so the results must be.
+// small_training.h: a few f64 steps of the smallest CLIP, on one rank or many: the global batch and
+// everything else that decides the result is the same, so the results must be.
 #pragma once
 
 #include <string>

@@ -1,4 +1,5 @@
-// 2 and 4 ranks with parts of a batch equal one rank with all of it: loss, gradients, weights after 3 steps (f64).
+// 2 and 4 ranks with parts of a batch equal one rank with all of it: loss, gradients, weights after 3 steps
+// (f64).
 #include <algorithm>
 #include <cstdlib>
 #include <filesystem>

@@ -1,5 +1,5 @@
-// Processes under the launcher: a rank that dies, throws or hangs brings all down soon, with a line that says who,
-// where and why; and nothing else does.
+// Processes under the launcher: a rank that dies, throws or hangs brings all down soon, with a line that says
+// who, where and why; and nothing else does.
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
