@@ -41,6 +41,8 @@ constexpr Row rows[] = {
     {"ViT-H-14-378-quickgelu", 1024, 378, 14,         1280, 32,  80, 4.0,            1024, 16, 24, true},
     {"ViT-g-14",            1024,  224, 14,           1408, 40,  88, 4.3637,         1024, 16, 24},
     {"ViT-bigG-14",         1280,  224, 14,           1664, 48, 104, 4.9231,         1280, 20, 32},
+    // A ViT-S for pictures of 64 pixels with short captions: a minute on a GPU.
+    {"ViT-S-8-64",           256,   64,  8,            384, 12,  64, 4.0,             256,  4,  4, false, 32, 49408},
     // Small ones: minutes on a CPU. The byte tokenizer has 259 ids.
     {"mini-28",               64,   28,  7,            128,  4,  32, 4.0,              64,  2,  2, false, 32, 259},
     {"mini-64",              128,   64, 16,            192,  6,  48, 4.0,             128,  4,  4, false, 32, 49408},
