@@ -5,9 +5,9 @@
 // counters, so they do). Costs one extra forward pass of f; gradient accumulation over parts of a batch is
 // checkpoint(tower) per part.
 //
-// Between "keep all" and "keep nothing" there are activations that cost little to make again. A Recompute level
-// says which of a transformer block's are given up; the results have the same bits at every level. Per block,
-// with B T tokens of width C and the usual 4 C in the MLP (2 bytes each in bf16):
+// Between "keep all" and "keep nothing" there are activations that cost little to make again. A Recompute
+// level says which of a transformer block's are given up; the results have the same bits at every level. Per
+// block, with B T tokens of width C and the usual 4 C in the MLP (2 bytes each in bf16):
 //   none     16 B T C kept
 //   gelu     12: the GELU's result is made again from its input, on the way back through it
 //   cheap    10: the layernorms' results, too (one more sweep over their inputs)

@@ -15,8 +15,8 @@ namespace switchback {
 
 class Communicator;
 
-// How a linear layer is computed, and what its recipe has made of the weight for this step (without that the op
-// makes it itself).
+// How a linear layer is computed, and what its recipe has made of the weight for this step (without that the
+// op makes it itself).
 struct LinearPrecision {
   const LinearRecipe* recipe = &standard_recipe();
   std::shared_ptr<const PreparedWeight> weight;
@@ -40,27 +40,28 @@ Variable attention(const Variable& qkv, int64_t heads, bool causal);
 // y = x + gamma branch; gamma (C) or absent
 Variable residual(const Variable& x, const Variable& branch, const Variable& gamma = {});
 
-// ---- what a block is made of: several of the above in one op ------------------------------------------------
+// ---- what a block is made of: several of the above in one op ----------------------------------------------
 
 // sum = residual(x, branch, gamma), normed = layernorm(sum, gain, bias)
 struct Normed {
   Variable sum, normed;  // (..., C)
 };
-// Which codes are made along with the values, for the linears before and behind: of normed's rows, and of the rows
-// of branch's gradient
+// Which codes are made along with the values, for the linears before and behind: of normed's rows, and of the
+// rows of branch's gradient
 struct RowFormats {
   Format normed = Format::none, dbranch = Format::none;
 };
-Normed residual_layernorm(const Variable& x, const Variable& branch, const Variable& gamma, const Variable& gain,
-                          const Variable& bias, double epsilon = 1e-5, const RowFormats& formats = {});
+Normed residual_layernorm(const Variable& x, const Variable& branch, const Variable& gamma,
+                          const Variable& gain, const Variable& bias, double epsilon = 1e-5,
+                          const RowFormats& formats = {});
 
-// y = linear(gelu(linear(x, fc_w, fc_b)), proj_w, proj_b).  keep_gelu: whether the GELU's result, half of what
-// this op saves, is kept for the backward pass or made again there (the same bits)
+// y = linear(gelu(linear(x, fc_w, fc_b)), proj_w, proj_b).  keep_gelu: whether the GELU's result, half of
+// what this op saves, is kept for the backward pass or made again there (the same bits)
 Variable mlp(const Variable& x, const Variable& fc_w, const Variable& fc_b, const Variable& proj_w,
              const Variable& proj_b, Gelu kind, bool keep_gelu = true, const LinearPrecision& fc = {},
              const LinearPrecision& proj = {});
 
-// ---- ways in and out ----------------------------------------------------------------------------------------
+// ---- ways in and out --------------------------------------------------------------------------------------
 
 // x (B, K+1, C) from patches (B K, C), class_embedding (C), positions (N+1, C); keep (B, K) i32 or undefined
 Variable vision_embed(const Variable& patches, const Variable& class_embedding, const Variable& positions,
@@ -85,8 +86,8 @@ Variable contrastive_loss(const Variable& images, const Variable& texts, const V
 Variable siglip_loss(const Variable& images, const Variable& texts, const Variable& logit_scale,
                      const Variable& logit_bias);
 
-// Both over the batch of all ranks: images, texts are this rank's rows, as many on every rank; the result is this
-// rank's share. Shares add up over ranks, in loss and in every gradient: nothing is averaged.
+// Both over the batch of all ranks: images, texts are this rank's rows, as many on every rank; the result is
+// this rank's share. Shares add up over ranks, in loss and in every gradient: nothing is averaged.
 Variable contrastive_loss(const Variable& images, const Variable& texts, const Variable& logit_scale,
                           Communicator& ranks);
 Variable siglip_loss(const Variable& images, const Variable& texts, const Variable& logit_scale,

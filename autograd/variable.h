@@ -1,20 +1,20 @@
 // variable.h: a tensor that takes part in differentiation: a value, and a gradient that is written where it
 // is needed.
 //
-// A Variable is a shared handle: copies mean the same value and the same Gradient. What a closure captures stays
-// alive, so an op that wants no value in its backward pass captures the gradient alone (x.gradient()): the value
-// goes when its last reader does.
+// A Variable is a shared handle: copies mean the same value and the same Gradient. What a closure captures
+// stays alive, so an op that wants no value in its backward pass captures the gradient alone (x.gradient()):
+// the value goes when its last reader does.
 //
 // A gradient comes into being on the first write:
 //   sink()    where to write it. The first writer overwrites, later ones add: no memset, no temporary sums.
 //             Empty when nobody needs the gradient: kernels skip the work.
 //   take()    moves it out when the op that made the variable runs backward: its last reader frees it.
-//   adopt()   gives the variable a gradient that exists already (the residual stream): moved, not copied; added
-//             when there is one. Several variables may adopt the same tensor: the first that must add to it
-//             takes a copy.
+//   adopt()   gives the variable a gradient that exists already (the residual stream): moved, not copied;
+//             added when there is one. Several variables may adopt the same tensor: the first that must add
+//             to it takes a copy.
 //
-// Beside a value or a gradient may lie the codes of its rows (kernels/formats.h), made by the op that made it for
-// the one low-precision linear that reads it.
+// Beside a value or a gradient may lie the codes of its rows (kernels/formats.h), made by the op that made it
+// for the one low-precision linear that reads it.
 #pragma once
 
 #include <functional>
@@ -68,8 +68,8 @@ class Variable {
   DType dtype() const { return node().dtype; }
   Device device() const { return node().device; }
 
-  // Recomputation: forget_value() frees the value of a variable that knows how to restore it; the next value()
-  // computes it again, the same bits, and keeps it. A variable that knows no way keeps its value.
+  // Recomputation: forget_value() frees the value of a variable that knows how to restore it; the next
+  // value() computes it again, the same bits, and keeps it. A variable that knows no way keeps its value.
   void restore_with(std::function<Tensor()> restore) const { value_->restore = std::move(restore); }
   void forget_value() const;
   void set_codes(Codes codes) const { value_->codes = std::move(codes); }

@@ -26,8 +26,8 @@ Variable TextTransformer::operator()(const Tensor& tokens, Recompute recompute) 
   kernels(tokens.device()).find_largest_token(end, tokens);
 
   Variable x = text_embed(token_embedding_, head_.positional_embedding, tokens);  // (B, T, C)
-  x = transformer_(std::exchange(x, {}), end, recompute);                         // (B, C): the end-of-text tokens
-  return project(ln_final_(x), head_.text_projection);                            // (B, E)
+  x = transformer_(std::exchange(x, {}), end, recompute);  // (B, C): the end-of-text tokens
+  return project(ln_final_(x), head_.text_projection);     // (B, E)
 }
 
 }  // namespace switchback

@@ -36,10 +36,10 @@ Variable VisionTransformer::operator()(const Tensor& pixels, const PixelNormaliz
   Tensor patches({batch * kept, patch_values}, conv1_.dtype(), pixels.device());
   k.extract_patches(patches, pixels, keep, config_.patch_size, normalization);
 
-  Variable x = linear(Variable(patches), conv1_);                                      // (B K, C)
-  x = vision_embed(x, class_embedding_, positional_embedding_, keep, batch);           // (B, K+1, C)
-  x = transformer_(ln_pre_(x), {}, recompute);                                         // (B, C): the class tokens
-  return project(ln_post_(x), proj_);                                                  // (B, E)
+  Variable x = linear(Variable(patches), conv1_);                             // (B K, C)
+  x = vision_embed(x, class_embedding_, positional_embedding_, keep, batch);  // (B, K+1, C)
+  x = transformer_(ln_pre_(x), {}, recompute);                                // (B, C): the class tokens
+  return project(ln_post_(x), proj_);                                         // (B, E)
 }
 
 }  // namespace switchback

@@ -6,8 +6,8 @@
 // gamma (C) is layer-scale (paper section 5): with initial value 0 the network starts as the identity, and
 // its features stay small enough for tensor-wise fp8. Without it the branches are added as they are.
 //
-// Between two branches stand a residual connection and a layernorm: one op (residual_layernorm), also where the
-// layernorm is the next block's. So blocks hand each other the stream with its normalised copy.
+// Between two branches stand a residual connection and a layernorm: one op (residual_layernorm), also where
+// the layernorm is the next block's. So blocks hand each other the stream with its normalised copy.
 #pragma once
 
 #include <optional>
@@ -20,12 +20,12 @@
 namespace switchback {
 
 struct BlockOptions {
-  int64_t width = 0;      // C
+  int64_t width = 0;  // C
   int64_t heads = 0;
   int64_t mlp_width = 0;  // hidden size of the mlp
   bool causal = false;
   Gelu gelu = Gelu::exact;
-  std::optional<double> layer_scale;  // initial value of gamma
+  std::optional<double> layer_scale;                // initial value of gamma
   const LinearRecipe* linear = &standard_recipe();  // of qkv, out, fc and proj
 
   // First values, which differ between the towers (models/initialization.h).
@@ -64,8 +64,9 @@ class Block {
     Tape::Region region(name_);
     return finish(s.sum, attend(s.normed, recompute), next, recompute);
   }
-  // The last block of a tower, where one row of every sample is read (pool): what follows attention works row by
-  // row, so it is done for these rows alone, 1/T of the work.  x (B, T, C), place (B) or undefined -> (B, C)
+  // The last block of a tower, where one row of every sample is read (pool): what follows attention works row
+  // by row, so it is done for these rows alone, 1/T of the work.
+  // x (B, T, C), place (B) or undefined -> (B, C)
   Variable last(const Stream& s, const Tensor& place, Recompute recompute) const {
     Tape::Region region(name_);
     const Variable heads = attend(s.normed, recompute);
@@ -85,15 +86,18 @@ class Block {
   }
   Stream finish(const Variable& x, const Variable& heads, const Block* next, Recompute recompute) const {
     const Stream s = ln_2_(x, out_(heads), gamma_1_, formats());
-    const Variable branch = mlp(s.normed, fc_.weight(), fc_.bias(), proj_.weight(), proj_.bias(), options_.gelu,
-                                recompute == Recompute::none, fc_.precision(), proj_.precision());
+    const Variable branch =
+        mlp(s.normed, fc_.weight(), fc_.bias(), proj_.weight(), proj_.bias(), options_.gelu,
+            recompute == Recompute::none, fc_.precision(), proj_.precision());
     if (recompute == Recompute::cheap) s.normed.forget_value();
     if (!next) return {residual(s.sum, branch, gamma_2_), {}};
     arena_->begin_part(next->name_);  // its ln_1 is a part of the op that ends this block
     return next->ln_1_(s.sum, branch, gamma_2_, formats());
   }
   // A layernorm leaves codes for the linear behind it, and on the way back for the one before it.
-  RowFormats formats() const { return {options_.linear->input_row_codes(), options_.linear->gradient_row_codes()}; }
+  RowFormats formats() const {
+    return {options_.linear->input_row_codes(), options_.linear->gradient_row_codes()};
+  }
   static Parameter gamma(ParameterArena& arena, const std::string& name, const BlockOptions& o) {
     return o.layer_scale ? arena.add(name, {o.width}, Init::value(*o.layer_scale)) : Parameter();
   }

@@ -23,7 +23,8 @@ void restore_by_layernorm(const Variable& y, const Variable& x, const Variable& 
 // Room for the codes of the rows of x; none for no format.
 Codes row_codes(const Tensor& x, Format format) {
   if (format == Format::none) return {};
-  return {Tensor(x.shape(), code_dtype(format, x.dtype()), x.device()), Tensor({x.rows()}, DType::f32, x.device()), format};
+  return {Tensor(x.shape(), code_dtype(format, x.dtype()), x.device()),
+          Tensor({x.rows()}, DType::f32, x.device()), format};
 }
 
 }  // namespace
@@ -47,8 +48,9 @@ Variable layernorm(const Variable& x, const Variable& gain, const Variable& bias
 
 // x, branch, sum, normed (..., C), gamma, gain, bias (C); mean, rstd (rows).
 //   dx = dsum + layernorm's gradient of dnormed, dbranch = gamma dx, dgamma = Σ_rows dx branch
-Normed residual_layernorm(const Variable& x, const Variable& branch, const Variable& gamma, const Variable& gain,
-                          const Variable& bias, double epsilon, const RowFormats& formats) {
+Normed residual_layernorm(const Variable& x, const Variable& branch, const Variable& gamma,
+                          const Variable& gain, const Variable& bias, double epsilon,
+                          const RowFormats& formats) {
   Kernels& k = kernels(x.device());
   Tensor sum_value(x.shape(), x.dtype(), x.device()), value(x.shape(), x.dtype(), x.device());
   Tensor mean({value.rows()}, statistics_dtype(x.dtype()), x.device());
@@ -72,8 +74,9 @@ Normed residual_layernorm(const Variable& x, const Variable& branch, const Varia
       dx = dsum.defined() && !dsum.is_shared() ? dsum : Tensor(sum.shape(), sum.dtype(), sum.device());
       const Sink dbranch = scaled.grad_sink();
       if (branch.needed() && !dbranch.accumulate) codes = row_codes(dx, format);
-      k.residual_layernorm_backward(dx, dbranch, gamma.grad_sink(), gain.grad_sink(), bias.grad_sink(), dsum, dnormed,
-                                    sum.value(), mean, rstd, gain.value(), scaled.value(), gamma.value(), codes);
+      k.residual_layernorm_backward(dx, dbranch, gamma.grad_sink(), gain.grad_sink(), bias.grad_sink(), dsum,
+                                    dnormed, sum.value(), mean, rstd, gain.value(), scaled.value(),
+                                    gamma.value(), codes);
     } else if (gamma.defined()) {
       k.residual_backward(scaled.grad_sink(), gamma.grad_sink(), dx, scaled.value(), gamma.value());
     }

@@ -1,4 +1,4 @@
-// mlp: y = proj(gelu(fc(x))) as one op: the GELU is made where fc's product is, and its gradient where proj's is.
+// mlp: y = proj(gelu(fc(x))) as one op: the GELU is made where fc's product is, its gradient where proj's is.
 // Saves x, u = fc(x) and g = gelu(u); without keep_gelu, g is made again from u on the way back.
 #include "autograd/ops/precision.h"
 
@@ -6,17 +6,18 @@ namespace switchback {
 
 namespace {
 
-// The same by a recipe. The GELU stands between the products then, both ways, and leaves the codes of its rows
-// behind where products of codes want them.
+// The same by a recipe. The GELU stands between the products then, both ways, and leaves the codes of its
+// rows behind where products of codes want them.
 Variable mlp_by_recipe(const Variable& x, const Variable& fc_w, const Variable& fc_b, const Variable& proj_w,
                        const Variable& proj_b, Gelu kind, bool keep_gelu, const LinearPrecision& fc,
                        const LinearPrecision& proj) {
   Kernels& k = kernels(x.device());
   const LinearRecipe& recipe = *fc.recipe;
   CHECK(proj.recipe == &recipe, "both linears of an MLP go by one recipe");
-  const auto fc_weight = weight_of(fc, fc_w.value(), x.dtype()), proj_weight = weight_of(proj, proj_w.value(), x.dtype());
-  Variable y = result_of(Tensor(x.shape().with_cols(proj_w.shape()[0]), x.dtype(), x.device()), x, fc_w, fc_b, proj_w,
-                         proj_b);
+  const auto fc_weight = weight_of(fc, fc_w.value(), x.dtype()),
+             proj_weight = weight_of(proj, proj_w.value(), x.dtype());
+  Variable y = result_of(Tensor(x.shape().with_cols(proj_w.shape()[0]), x.dtype(), x.device()), x, fc_w, fc_b,
+                         proj_w, proj_b);
   const bool keep = y.needs_grad();
   SavedInput saved_x, saved_g;
   const auto hidden = [shape = x.shape().with_cols(fc_w.shape()[0])](DType dtype, Device device) {
@@ -27,19 +28,22 @@ Variable mlp_by_recipe(const Variable& x, const Variable& fc_w, const Variable& 
     return Codes{codes, Tensor({codes.rows()}, DType::f32, x.device()), format};
   };
   Tensor u = hidden(x.dtype(), x.device());
-  linear_forward(recipe, u, keep ? &saved_x : nullptr, {x.value(), x.take_codes()}, fc_w.value(), *fc_weight, fc_b.value());
+  linear_forward(recipe, u, keep ? &saved_x : nullptr, {x.value(), x.take_codes()}, fc_w.value(), *fc_weight,
+                 fc_b.value());
   const Variable kept_x = saved_x.value.defined() ? x : Variable();
   const Format forward = recipe.input_row_codes(), backward = recipe.gradient_row_codes();
   const bool save_g = recipe.saved == LinearRecipe::input && keep_gelu && keep;
   RowOperand g;
-  if (forward == Format::none || save_g || recipe.saved == LinearRecipe::input_columns) g.value = hidden(x.dtype(), x.device());
+  if (forward == Format::none || save_g || recipe.saved == LinearRecipe::input_columns)
+    g.value = hidden(x.dtype(), x.device());
   if (forward != Format::none) {
     g.codes = codes_of(forward);
     k.gelu_forward_quantized(g.value, g.codes.codes, g.codes.scale, u, forward, kind);
   } else {
     k.gelu_forward(g.value, u, kind);
   }
-  linear_forward(recipe, y.value(), keep ? &saved_g : nullptr, g, proj_w.value(), *proj_weight, proj_b.value());
+  linear_forward(recipe, y.value(), keep ? &saved_g : nullptr, g, proj_w.value(), *proj_weight,
+                 proj_b.value());
   if (!save_g) saved_g.value = {};
   g = {};
   tape().record("mlp", y, [=, &k, &recipe, dx = x.gradient(), x_codes = saved_x.codes, result = y.gradient(),
@@ -48,11 +52,13 @@ Variable mlp_by_recipe(const Variable& x, const Variable& fc_w, const Variable& 
     dy.value = result.take();
     linear_backward_input(recipe, {du.value}, dy, proj_w.value(), *proj_weight);  // dg
     Tensor g_again;
-    if (recipe.saved == LinearRecipe::input && !saved_g.value.defined()) saved_g.value = g_again = hidden(dtype, device);
+    if (recipe.saved == LinearRecipe::input && !saved_g.value.defined())
+      saved_g.value = g_again = hidden(dtype, device);
     if (backward != Format::none) {  // du where dg was
       const Tensor codes = hidden(code_dtype(backward, dtype), device);
       du.codes = {codes, Tensor({codes.rows()}, DType::f32, device), backward};
-      k.gelu_backward_quantized(du.value, du.codes.codes, du.codes.scale, g_again, du.value, u, backward, kind);
+      k.gelu_backward_quantized(du.value, du.codes.codes, du.codes.scale, g_again, du.value, u, backward,
+                                kind);
     } else {
       if (g_again.defined()) k.gelu_forward(g_again, u, kind);
       k.gelu_backward({du.value}, du.value, u, kind);
@@ -72,11 +78,13 @@ Variable mlp_by_recipe(const Variable& x, const Variable& fc_w, const Variable& 
 }  // namespace
 
 // x (..., C), u, g (..., M), y (..., C); fc_w (M, C), fc_b (M), proj_w (C, M), proj_b (C)
-//   du = (dy proj_w) gelu'(u),  dproj_w = dyᵀ g,  dproj_b = Σ_rows dy,  dx = du fc_w,  dfc_w = duᵀ x,  dfc_b = Σ_rows du
+//   du = (dy proj_w) gelu'(u),  dproj_w = dyᵀ g,  dproj_b = Σ_rows dy
+//   dx = du fc_w,               dfc_w = duᵀ x,    dfc_b = Σ_rows du
 Variable mlp(const Variable& x, const Variable& fc_w, const Variable& fc_b, const Variable& proj_w,
              const Variable& proj_b, Gelu kind, bool keep_gelu, const LinearPrecision& fc,
              const LinearPrecision& proj) {
-  if (!fc.recipe->is_standard()) return mlp_by_recipe(x, fc_w, fc_b, proj_w, proj_b, kind, keep_gelu, fc, proj);
+  if (!fc.recipe->is_standard())
+    return mlp_by_recipe(x, fc_w, fc_b, proj_w, proj_b, kind, keep_gelu, fc, proj);
   Kernels& k = kernels(x.device());
   Tensor value(x.shape().with_cols(proj_w.shape()[0]), x.dtype(), x.device());
   Variable y = result_of(std::move(value), x, fc_w, fc_b, proj_w, proj_b);

@@ -12,8 +12,10 @@ namespace {
 // f(std::true_type or std::false_type): whether `kind` is exact, settled outside the loops.
 template <class F>
 void visit_kind(Gelu kind, F&& f) {
-  if (kind == Gelu::exact) f(std::true_type{});
-  else f(std::false_type{});
+  if (kind == Gelu::exact)
+    f(std::true_type{});
+  else
+    f(std::false_type{});
 }
 }  // namespace
 
@@ -83,9 +85,8 @@ void CpuKernels::linear_gelu_backward_input(Sink dpreactivation, View y, CView d
     const T* u = preactivation.as<T>();
     write_to<T>(dpreactivation, op, [&](auto out) {
       visit_kind(kind, [=](auto exact) {
-        for_elements(rows * width, [=](int64_t i) {
-          out.put(i, dg[i] * gelu_slope<exact.value>(static_cast<R>(u[i])));
-        });
+        for_elements(rows * width,
+                     [=](int64_t i) { out.put(i, dg[i] * gelu_slope<exact.value>(static_cast<R>(u[i]))); });
       });
     });
   });
@@ -99,8 +100,8 @@ void CpuKernels::gelu_forward_quantized(View y, View codes, View scale, CView x,
   quantize(codes, {}, scale, y, {}, format, Granularity::row);
 }
 
-void CpuKernels::gelu_backward_quantized(View dx, View codes, View scale, View y, CView dy, CView x, Format format,
-                                         Gelu kind) {
+void CpuKernels::gelu_backward_quantized(View dx, View codes, View scale, View y, CView dy, CView x,
+                                         Format format, Gelu kind) {
   if (y) gelu_forward(y, x, kind);
   gelu_backward({dx}, dy, x, kind);
   quantize(codes, {}, scale, dx, {}, format, Granularity::row);

@@ -7,8 +7,8 @@
 
 namespace switchback {
 
-void CpuKernels::residual_layernorm_forward(View sum, View normed, View mean, View rstd, CView x, CView branch,
-                                            CView gamma, CView gain, CView bias, double epsilon,
+void CpuKernels::residual_layernorm_forward(View sum, View normed, View mean, View rstd, CView x,
+                                            CView branch, CView gamma, CView gain, CView bias, double epsilon,
                                             RowCodes codes) {
   residual_forward(sum, x, branch, gamma);
   layernorm_forward(normed, mean, rstd, sum, gain, bias, epsilon);
@@ -25,7 +25,8 @@ void CpuKernels::residual_layernorm_backward(View dx, Sink dbranch, Sink dgamma,
   layernorm_backward({dx, static_cast<bool>(dsum)}, dgain, dbias, dnormed, sum, mean, rstd, gain);
   residual_backward(dbranch, dgamma, dx, branch, gamma);
   if (!codes) return;
-  CHECK(!gamma || (dbranch && !dbranch.accumulate), op, ": codes of a branch's gradient that is not written here");
+  CHECK(!gamma || (dbranch && !dbranch.accumulate), op,
+        ": codes of a branch's gradient that is not written here");
   quantize(codes.codes, {}, codes.scale, gamma ? dbranch.to : dx, {}, codes.format, Granularity::row);
 }
 

@@ -1,6 +1,6 @@
-// layernorm.cu: y = gain x̂ + bias,  x̂ = (x - mean) rstd,  rstd = 1/sqrt(var + epsilon),  over the C columns of a row.
+// layernorm.cu: y = gain x̂ + bias,  x̂ = (x - mean) rstd,  rstd = 1/sqrt(var + epsilon),  over the columns.
 //
-// Rows of real models go through layernorm_rows.cu. Here is the way for all others, of any width and alignment:
+// Rows of real models go through layernorm_rows.cu. Here is the way for all others:
 // one warp a row, which stays in registers between the passes over it (mean, variance, result) up to
 // 256 `held` columns; what is wider is read again from the cache. dgain and dbias are a sweep of their own.
 // x, y, dy (M, C), mean, rstd (M) f32, gain, bias (C).
@@ -10,9 +10,9 @@
 namespace switchback::cuda {
 namespace {
 
-constexpr int group = 8;              // columns of a lane at a time
-constexpr int stride = 32 * group;    // columns of a warp at a time
-constexpr int held = 7;               // groups of a lane that stay in registers: 1792 columns
+constexpr int group = 8;            // columns of a lane at a time
+constexpr int stride = 32 * group;  // columns of a warp at a time
+constexpr int held = 7;             // groups of a lane that stay in registers: 1792 columns
 constexpr int warps_of_block = 4;
 
 // Calls f(values, column, columns left) for each group of this lane's columns: from registers first, then
@@ -48,13 +48,13 @@ __global__ void __launch_bounds__(32 * warps_of_block)
   float kept[held][group];
   keep(kept, from, width);
   float sum = 0;
-  for_groups(kept, from, width, [&](const float (&v)[group], int, int) {
+  for_groups(kept, from, width, [&](const float(&v)[group], int, int) {
 #pragma unroll
     for (int e = 0; e < group; ++e) sum += v[e];  // what lies beyond the row is 0
   });
   const float m = warp_sum(sum) / static_cast<float>(width);
   float squares = 0;
-  for_groups(kept, from, width, [&](const float (&v)[group], int, int left) {
+  for_groups(kept, from, width, [&](const float(&v)[group], int, int left) {
 #pragma unroll
     for (int e = 0; e < group; ++e)
       if (e < left) squares += (v[e] - m) * (v[e] - m);
@@ -65,7 +65,7 @@ __global__ void __launch_bounds__(32 * warps_of_block)
     rstd[row] = r;
   }
   const Out<T> to{y + row * width, false};
-  for_groups(kept, from, width, [&](const float (&v)[group], int column, int left) {
+  for_groups(kept, from, width, [&](const float(&v)[group], int column, int left) {
     float scale[group], result[group];
     load(scale, gain + column, left);
     load(result, bias + column, left);
@@ -90,14 +90,14 @@ __global__ void __launch_bounds__(32 * warps_of_block)
   float sum_g = 0, sum_gx = 0;
   // dy is read twice: its second reading comes out of the cache, and holding it too would cost half the
   // warps.
-  const auto g_of = [&](float (&g)[group], int column, int left) {
+  const auto g_of = [&](float(&g)[group], int column, int left) {
     float scale[group];
     load(g, gradient + column, left);
     load(scale, gain + column, left);
 #pragma unroll
     for (int e = 0; e < group; ++e) g[e] *= scale[e];
   };
-  for_groups(kept, from, width, [&](const float (&v)[group], int column, int left) {
+  for_groups(kept, from, width, [&](const float(&v)[group], int column, int left) {
     float g[group];
     g_of(g, column, left);
 #pragma unroll
@@ -108,7 +108,7 @@ __global__ void __launch_bounds__(32 * warps_of_block)
   });
   const float mean_g = warp_sum(sum_g) / static_cast<float>(width),
               mean_gx = warp_sum(sum_gx) / static_cast<float>(width);
-  for_groups(kept, from, width, [&](const float (&v)[group], int column, int left) {
+  for_groups(kept, from, width, [&](const float(&v)[group], int column, int left) {
     float g[group];
     g_of(g, column, left);
 #pragma unroll
@@ -165,8 +165,8 @@ void CudaKernels::layernorm_backward(Sink dx, Sink dgain, Sink dbias, CView dy, 
   check_sink(op, "dx", dx, rows, width, x.dtype);
   check_sink_vector(op, "dgain", dgain, width, x.dtype);
   check_sink_vector(op, "dbias", dbias, width, x.dtype);
-  if (dx && normalize_rows_backward(*this, dx.to, {}, {}, dgain, dbias, dx.accumulate ? CView(dx.to) : CView{},
-                                    dy, x, mean, rstd, gain, {}, {}))
+  if (dx && normalize_rows_backward(*this, dx.to, {}, {}, dgain, dbias,
+                                    dx.accumulate ? CView(dx.to) : CView{}, dy, x, mean, rstd, gain, {}, {}))
     return;
   visit(x.dtype, op, [&](auto tag) {
     using T = decltype(tag);

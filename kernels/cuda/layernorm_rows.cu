@@ -7,8 +7,8 @@
 //              over rows stays in registers; two rows abreast. Blocks stay and take every gridDim-th
 //              group of rows; their number depends on the width alone, so the sums have the same bits always.
 //              The blocks' sums are added in order by a second, small kernel.
-// Products and sums are fused where fmaf says so and the compiler's choice does not matter: with and without a
-// branch, with and without layer-scale, a row has the same bits.
+// Products and sums are fused where fmaf says so and the compiler's choice does not matter: with and without
+// a branch, with and without layer-scale, a row has the same bits.
 #include "kernels/cuda/layernorm_rows.cuh"
 
 #include "kernels/cuda/codes.cuh"
@@ -20,7 +20,7 @@ namespace {
 constexpr int group = 8;            // columns of a lane in one piece
 constexpr int stride = 32 * group;  // columns of a warp in one piece
 constexpr int most_groups = 7;
-constexpr int forward_warps = 4;    // rows of a block
+constexpr int forward_warps = 4;  // rows of a block
 
 template <class T>
 using Piece = Packed<group, T>;
@@ -172,8 +172,8 @@ struct Backward {
   RowCodesOut codes;
 };
 
-// 16 warps of 128 registers (15 where a row has 3 or 5). With layer-scale or without, the same rows fall to the
-// same blocks: a layernorm has the same bits alone and in one op with its residual.
+// 16 warps of 128 registers (15 where a row has 3 or 5). With layer-scale or without, the same rows fall to
+// the same blocks: a layernorm has the same bits alone and in one op with its residual.
 constexpr int abreast = 2;
 constexpr int blocks_of_multiprocessor(int teams) { return 16 / teams; }
 constexpr int multiprocessors = 132;  // an H100's: elsewhere the same blocks, in more or fewer turns
@@ -249,8 +249,8 @@ __global__ void __launch_bounds__(32 * teams, blocks_of_multiprocessor(teams)) b
       for (int e = 0; e < group; ++e) {
         const float g = to_float(dnormed[i].element[e]) * gain[e];
         const float unit = (to_float(sum[i].element[e]) - mean[i]) * rstd[i];
-        dx.element[e] = from_float<T>(
-            fmaf(rstd[i], fmaf(-unit, mean_gx, g - mean_g), to_float(dsum[i].element[e])));
+        dx.element[e] =
+            from_float<T>(fmaf(rstd[i], fmaf(-unit, mean_gx, g - mean_g), to_float(dsum[i].element[e])));
         if constexpr (scaled) {
           const float rounded = to_float(dx.element[e]);
           dbranch[e] = gamma[e] * rounded;
@@ -363,13 +363,24 @@ bool normalize_rows(const CudaKernels& k, const View& sum, const View& normed, c
     if (!in_pieces(v)) return false;
   visit(x.dtype, op, [&](auto tag) {
     using T = decltype(tag);
-    const Forward<T> f{data<T>(sum), data<T>(normed), data<float>(mean),  data<float>(rstd),
-                       data<T>(x),   data<T>(branch), data<T>(gamma),     data<T>(gain),
-                       data<T>(bias), rows,           static_cast<int>(width), static_cast<float>(epsilon), codes_out(codes)};
+    const Forward<T> f{data<T>(sum),
+                       data<T>(normed),
+                       data<float>(mean),
+                       data<float>(rstd),
+                       data<T>(x),
+                       data<T>(branch),
+                       data<T>(gamma),
+                       data<T>(gain),
+                       data<T>(bias),
+                       rows,
+                       static_cast<int>(width),
+                       static_cast<float>(epsilon),
+                       codes_out(codes)};
     const unsigned blocks = blocks_for(rows, forward_warps);
     visit_groups(static_cast<int>(groups), [&](auto n) {
       if constexpr (std::is_same_v<T, bf16>) {
-        if (codes && branch) return forward<T, n, true, true><<<blocks, 32 * forward_warps, 0, k.stream()>>>(f);
+        if (codes && branch)
+          return forward<T, n, true, true><<<blocks, 32 * forward_warps, 0, k.stream()>>>(f);
         if (codes) return forward<T, n, false, true><<<blocks, 32 * forward_warps, 0, k.stream()>>>(f);
       }
       if (branch)
@@ -398,10 +409,20 @@ bool normalize_rows_backward(const CudaKernels& k, const View& dx, const Sink& d
     using T = decltype(tag);
     const int64_t blocks = blocks_of_rows(rows, groups), sums = scaled ? 3 : 2;
     const Tensor partials = k.scratch({blocks, sums, width});
-    const Backward<T> b{data<T>(dx),       out_of<T>(dbranch), data<float>(partials), data<T>(dsum),
-                        data<T>(dnormed),  data<T>(sum),       data<float>(mean),     data<float>(rstd),
-                        data<T>(gain),     data<T>(branch),    data<T>(gamma),        rows,
-                        static_cast<int>(width), codes_out(codes)};
+    const Backward<T> b{data<T>(dx),
+                        out_of<T>(dbranch),
+                        data<float>(partials),
+                        data<T>(dsum),
+                        data<T>(dnormed),
+                        data<T>(sum),
+                        data<float>(mean),
+                        data<float>(rstd),
+                        data<T>(gain),
+                        data<T>(branch),
+                        data<T>(gamma),
+                        rows,
+                        static_cast<int>(width),
+                        codes_out(codes)};
     visit_groups(static_cast<int>(groups), [&](auto n) {
       const unsigned threads = 32 * n, grid = static_cast<unsigned>(blocks);
       if constexpr (std::is_same_v<T, bf16>) {

@@ -5,8 +5,8 @@
 // For rows that travel in 16-byte pieces and fit into registers: widths that are multiples of 8, up to 1792,
 // which covers every CLIP. Both functions answer whether they did the work; whoever calls them checked the
 // operands, and has a slower way for other rows.
-// codes (where can_code_rows): 8-bit codes of normed's rows, or of the rows of branch's gradient, while they are at
-// hand.
+// codes (where can_code_rows): 8-bit codes of normed's rows, or of the rows of branch's gradient, while they
+// are at hand.
 // x, branch, sum, normed and their gradients (M, C) of T; gamma, gain, bias (C) of T; mean, rstd (M) f32.
 #pragma once
 

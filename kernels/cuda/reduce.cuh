@@ -46,8 +46,10 @@ struct AnyOut {
   void* to;
   bool is_bf16, accumulate;
   __device__ void put(int64_t at, float value) const {
-    if (is_bf16) Out<bf16>{static_cast<bf16*>(to), accumulate}.put(at, value);
-    else Out<float>{static_cast<float*>(to), accumulate}.put(at, value);
+    if (is_bf16)
+      Out<bf16>{static_cast<bf16*>(to), accumulate}.put(at, value);
+    else
+      Out<float>{static_cast<float*>(to), accumulate}.put(at, value);
   }
 };
 inline AnyOut any_out(const Sink& sink) {
@@ -96,7 +98,7 @@ __global__ void __launch_bounds__(32 * sum_lanes)
   }
 }
 
-// outs[o][c] = Σ_i partials[i, o, c]:  partials (count, outputs, width); block row y of the grid is output o = y
+// outs[o][c] = Σ_i partials[i, o, c]:  partials (count, outputs, width); row o of the grid makes output o
 constexpr int most_sums = 3, partial_lanes = 32;
 struct SumsOut {
   AnyOut to[most_sums];

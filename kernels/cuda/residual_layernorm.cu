@@ -8,13 +8,14 @@
 
 namespace switchback::cuda {
 
-void CudaKernels::residual_layernorm_forward(View sum, View normed, View mean, View rstd, CView x, CView branch,
-                                             CView gamma, CView gain, CView bias, double epsilon,
-                                             RowCodes codes) {
+void CudaKernels::residual_layernorm_forward(View sum, View normed, View mean, View rstd, CView x,
+                                             CView branch, CView gamma, CView gain, CView bias,
+                                             double epsilon, RowCodes codes) {
   const char* op = "residual_layernorm_forward";
   const int64_t rows = x.rows(), width = x.cols();
   check_place(op, "x", x, x.dtype);
-  for (const auto& [name, view] : {std::pair("branch", branch), {"sum", CView(sum)}, {"normed", CView(normed)}})
+  for (const auto& [name, view] :
+       {std::pair("branch", branch), {"sum", CView(sum)}, {"normed", CView(normed)}})
     check_matrix(op, name, view, rows, width, x.dtype);
   for (const auto& [name, view] : {std::pair("gain", gain), {"bias", bias}})
     check_vector(op, name, view, width, x.dtype);
@@ -32,7 +33,8 @@ void CudaKernels::residual_layernorm_forward(View sum, View normed, View mean, V
     residual_forward(sum, x, branch, gamma);
     layernorm_forward(normed, mean, rstd, sum, gain, bias, epsilon);
   }
-  if (codes && !(done && along)) quantize(codes.codes, {}, codes.scale, normed, {}, codes.format, Granularity::row);
+  if (codes && !(done && along))
+    quantize(codes.codes, {}, codes.scale, normed, {}, codes.format, Granularity::row);
 }
 
 void CudaKernels::residual_layernorm_backward(View dx, Sink dbranch, Sink dgamma, Sink dgain, Sink dbias,
@@ -56,11 +58,13 @@ void CudaKernels::residual_layernorm_backward(View dx, Sink dbranch, Sink dgamma
   if (codes) {
     check_matrix(op, "codes", codes.codes, rows, width, code_dtype(codes.format, sum.dtype));
     check_vector(op, "scale", codes.scale, rows, DType::f32);
-    CHECK(!gamma || (dbranch && !dbranch.accumulate), op, ": codes of a branch's gradient that is not written here");
+    CHECK(!gamma || (dbranch && !dbranch.accumulate), op,
+          ": codes of a branch's gradient that is not written here");
   }
   const bool along = can_code_rows(codes, sum.dtype);
-  const bool done = normalize_rows_backward(*this, dx, gamma ? dbranch : Sink{}, dgamma, dgain, dbias, dsum, dnormed,
-                                            sum, mean, rstd, gain, branch, gamma, along ? codes : RowCodes());
+  const bool done =
+      normalize_rows_backward(*this, dx, gamma ? dbranch : Sink{}, dgamma, dgain, dbias, dsum, dnormed, sum,
+                              mean, rstd, gain, branch, gamma, along ? codes : RowCodes());
   if (done) {
     if (!gamma) accumulate(dbranch, dx);
   } else {

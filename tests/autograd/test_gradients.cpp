@@ -107,9 +107,10 @@ TEST_CASE("mlp, with the GELU's result kept and made again") {
 }
 
 TEST_CASE("coarse ops are their parts, bit for bit") {
-  const Tensor x = random_tensor({7, 33}, 1), branch = random_tensor({7, 33}, 2), gain = random_tensor({33}, 3),
-               bias = random_tensor({33}, 4), gamma = random_tensor({33}, 5), fc = random_tensor({40, 33}, 6),
-               fc_b = random_tensor({40}, 7), proj = random_tensor({33, 40}, 8);
+  const Tensor x = random_tensor({7, 33}, 1), branch = random_tensor({7, 33}, 2),
+               gain = random_tensor({33}, 3), bias = random_tensor({33}, 4), gamma = random_tensor({33}, 5),
+               fc = random_tensor({40, 33}, 6), fc_b = random_tensor({40}, 7),
+               proj = random_tensor({33, 40}, 8);
   for (DType dtype : {DType::f64, DType::f32, DType::bf16})
     for (bool scaled : {false, true}) {
       const auto gradients = [&](bool coarse) {
@@ -196,8 +197,11 @@ TEST_CASE("l2_normalize") {
 }
 
 TEST_CASE("concat_rows") {
-  check_gradients([](const Inputs& v) { return concat_rows({v[0], v[1], v[0]}); },
-                  {random_tensor({2, 3}, 1), random_tensor({4, 3}, 2)});
+  check_gradients(
+      [](const Inputs& v) {
+        return concat_rows({v[0], v[1], v[0]});
+      },
+      {random_tensor({2, 3}, 1), random_tensor({4, 3}, 2)});
 }
 
 TEST_CASE("contrastive losses") {
@@ -242,16 +246,20 @@ TEST_CASE("through checkpoint: the same gradients, and only the input is kept") 
   };
   std::vector<Tensor> tensors = {random_tensor({2, 3, 5}, 1), random_tensor({5, 5}, 2), random_tensor({5}, 3),
                                  random_tensor({15, 5}, 4)};
-  check_gradients([&](const Inputs& v) {
-    return checkpoint(v[0], [&](const Variable& x) { return plain({x, v[1], v[2], v[3]}); });
-  }, tensors);
+  check_gradients(
+      [&](const Inputs& v) {
+        return checkpoint(v[0], [&](const Variable& x) { return plain({x, v[1], v[2], v[3]}); });
+      },
+      tensors);
   // nested, and a checkpoint whose input needs no gradient
   Tensor images = tensors[0];
-  check_gradients([&](const Inputs& v) {
-    return checkpoint(Variable(images), [&](const Variable& x) {
-      return checkpoint(x, [&](const Variable& z) { return plain({z, v[0], v[1], v[2]}); });
-    });
-  }, {tensors[1], tensors[2], tensors[3]});
+  check_gradients(
+      [&](const Inputs& v) {
+        return checkpoint(Variable(images), [&](const Variable& x) {
+          return checkpoint(x, [&](const Variable& z) { return plain({z, v[0], v[1], v[2]}); });
+        });
+      },
+      {tensors[1], tensors[2], tensors[3]});
 }
 
 TEST_CASE("marks run in the reverse walk, when everything after them has run") {

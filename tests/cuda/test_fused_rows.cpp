@@ -1,5 +1,5 @@
-// Coarse ops on the GPU against their parts, bit for bit; and every level of recomputation, which must not change
-// a bit of loss and gradients.
+// Coarse ops on the GPU against their parts, bit for bit; and every level of recomputation, which must not
+// change a bit of loss and gradients.
 #include "models/clip.h"
 #include "models/presets.h"
 #include "runtime/philox.h"
@@ -10,7 +10,8 @@ using namespace switchback;
 namespace {
 
 Tensor random_on_gpu(Shape shape, uint64_t seed, DType dtype) {
-  const Operand o = random(concat("fused ", seed), shape, 2, 0.25, Operand::f64);  // all bits of an f32 in use
+  const Operand o =
+      random(concat("fused ", seed), shape, 2, 0.25, Operand::f64);  // all bits of an f32 in use
   Tensor t(shape, dtype, gpu);
   kernels(gpu).cast(t, to_device(Tensor::of<double>(shape, o.values), gpu));
   return t;
@@ -20,25 +21,27 @@ void check_rows(int64_t rows, int64_t width, DType dtype, bool scaled) {
   Kernels& k = kernels(gpu);
   const Shape s{rows, width};
   const auto made = [&](Shape shape, DType type) { return Tensor(shape, type, gpu); };
-  const Tensor x = random_on_gpu(s, 1, dtype), branch = random_on_gpu(s, 2, dtype), dsum = random_on_gpu(s, 3, dtype),
-               dnormed = random_on_gpu(s, 4, dtype), gain = random_on_gpu({width}, 5, dtype),
-               bias = random_on_gpu({width}, 6, dtype);
+  const Tensor x = random_on_gpu(s, 1, dtype), branch = random_on_gpu(s, 2, dtype),
+               dsum = random_on_gpu(s, 3, dtype), dnormed = random_on_gpu(s, 4, dtype),
+               gain = random_on_gpu({width}, 5, dtype), bias = random_on_gpu({width}, 6, dtype);
   const Tensor gamma = scaled ? random_on_gpu({width}, 7, dtype) : Tensor();
   struct Results {
     Tensor sum, normed, mean, rstd, dx, dbranch, dgamma, dgain, dbias;
   };
   const auto empty = [&] {
-    return Results{made(s, dtype),       made(s, dtype), made({rows}, DType::f32), made({rows}, DType::f32),
-                   made(s, dtype),       made(s, dtype), made({width}, DType::f32), made({width}, DType::f32),
-                   made({width}, DType::f32)};
+    return Results{
+        made(s, dtype),           made(s, dtype), made({rows}, DType::f32),  made({rows}, DType::f32),
+        made(s, dtype),           made(s, dtype), made({width}, DType::f32), made({width}, DType::f32),
+        made({width}, DType::f32)};
   };
   const Results a = empty(), b = empty();
   k.residual_layernorm_forward(a.sum, a.normed, a.mean, a.rstd, x, branch, gamma, gain, bias, 1e-5);
   k.residual_forward(b.sum, x, branch, gamma);
   k.layernorm_forward(b.normed, b.mean, b.rstd, b.sum, gain, bias, 1e-5);
   const Sink no_sink;
-  k.residual_layernorm_backward(a.dx, scaled ? Sink{a.dbranch} : no_sink, scaled ? Sink{a.dgamma} : no_sink, {a.dgain},
-                                {a.dbias}, dsum, dnormed, a.sum, a.mean, a.rstd, gain, branch, gamma);
+  k.residual_layernorm_backward(a.dx, scaled ? Sink{a.dbranch} : no_sink, scaled ? Sink{a.dgamma} : no_sink,
+                                {a.dgain}, {a.dbias}, dsum, dnormed, a.sum, a.mean, a.rstd, gain, branch,
+                                gamma);
   k.cast(b.dx, dsum);
   k.layernorm_backward({b.dx, true}, {b.dgain}, {b.dbias}, dnormed, b.sum, b.mean, b.rstd, gain);
   if (scaled) k.residual_backward({b.dbranch}, {b.dgamma}, b.dx, branch, gamma);
@@ -91,8 +94,15 @@ TEST_CASE("residual and layernorm in one kernel have the bits of the two") {
   if (no_gpu()) return;
   for (DType dtype : {DType::f32, DType::bf16})
     for (bool scaled : {false, true})
-      for (const auto& [rows, width] : std::vector<std::pair<int64_t, int64_t>>{
-               {1, 64}, {15, 512}, {129, 768}, {257, 1024}, {1000, 1280}, {33, 1664}, {3000, 256}, {15, 77}, {5, 2048}})
+      for (const auto& [rows, width] : std::vector<std::pair<int64_t, int64_t>>{{1, 64},
+                                                                                {15, 512},
+                                                                                {129, 768},
+                                                                                {257, 1024},
+                                                                                {1000, 1280},
+                                                                                {33, 1664},
+                                                                                {3000, 256},
+                                                                                {15, 77},
+                                                                                {5, 2048}})
         check_rows(rows, width, dtype, scaled);
 }
 

@@ -76,8 +76,9 @@ inline OpCase linear_backward_weight_case(int64_t m, int64_t k, int64_t n) {
 inline OpCase linear_gelu_forward_case(int64_t m, int64_t k, int64_t n, Gelu kind, bool with_preactivation,
                                        bool with_bias = true) {
   OpCase op{
-      .name = concat("linear_gelu_forward ", kind == Gelu::exact ? "exact " : "quick ",
-                     with_preactivation ? "+ preactivation " : "", with_bias ? "" : "no bias ", Shape{m, k, n}),
+      .name =
+          concat("linear_gelu_forward ", kind == Gelu::exact ? "exact " : "quick ",
+                 with_preactivation ? "+ preactivation " : "", with_bias ? "" : "no bias ", Shape{m, k, n}),
       .operands = {random("x", {m, k}), random("w", {n, k}), random("bias", {n}), output("y", {m, n})},
       .call =
           [=](const Bound& x) {
@@ -108,8 +109,8 @@ inline OpCase linear_gelu_backward_input_case(int64_t m, int64_t k, int64_t n, G
                    sink("dpreactivation", {m, k})},
       .call =
           [=](const Bound& x) {
-            x.k.linear_gelu_backward_input(x.sink("dpreactivation"), with_y ? x("y") : View{}, x("dy"), x("w"),
-                                           x("preactivation"), kind);
+            x.k.linear_gelu_backward_input(x.sink("dpreactivation"), with_y ? x("y") : View{}, x("dy"),
+                                           x("w"), x("preactivation"), kind);
           },
       .define =
           [=](Arrays& x) {

@@ -1,5 +1,5 @@
-// What a block keeps for its backward pass, in bytes of the allocator, at every level of recomputation; and that
-// it gives all of it back.
+// What a block keeps for its backward pass, in bytes of the allocator, at every level of recomputation; and
+// that it gives all of it back.
 #include "runtime/allocator.h"
 #include "tests/models/model_test.h"
 
@@ -10,7 +10,7 @@ namespace {
 constexpr int64_t width = 64, batch = 3, tokens = 40;
 
 struct Kept {
-  size_t forward, backward;  // bytes in use after the forward pass and after the backward pass, above the start
+  size_t forward, backward;  // bytes in use after the forward and the backward pass, above the start
 };
 
 Kept kept(int64_t layers, Recompute recompute, bool layer_scale) {
@@ -97,8 +97,10 @@ TEST_CASE("the last block works on the rows that are read, as if it worked on al
 TEST_CASE("a block keeps as many activations as its level of recomputation says") {
   const double unit = batch * tokens * width * 2;  // bytes of one (B, T, C)
   for (bool layer_scale : {false, true})
-    for (const auto& [recompute, units] :
-         {std::pair(Recompute::none, 16.0), {Recompute::gelu, 12.0}, {Recompute::cheap, 10.0}, {Recompute::blocks, 1.0}}) {
+    for (const auto& [recompute, units] : {std::pair(Recompute::none, 16.0),
+                                           {Recompute::gelu, 12.0},
+                                           {Recompute::cheap, 10.0},
+                                           {Recompute::blocks, 1.0}}) {
       const Kept five = kept(5, recompute, layer_scale), three = kept(3, recompute, layer_scale);
       const double each = static_cast<double>(five.forward - three.forward) / 2 / unit;
       // Layer-scale wants both branches for its gradient.
