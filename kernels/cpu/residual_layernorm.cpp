@@ -10,6 +10,10 @@ namespace switchback {
 void CpuKernels::residual_layernorm_forward(View sum, View normed, View mean, View rstd, CView x,
                                             CView branch, CView gamma, CView gain, CView bias, double epsilon,
                                             RowCodes codes) {
+  const char* op = "residual_layernorm_forward";
+  check_matrix(op, "sum", sum, x.rows(), x.cols(), x.dtype);
+  check_matrix(op, "normed", normed, x.rows(), x.cols(), x.dtype);
+  check_matrix(op, "branch", branch, x.rows(), x.cols(), x.dtype);
   residual_forward(sum, x, branch, gamma);
   layernorm_forward(normed, mean, rstd, sum, gain, bias, epsilon);
   if (codes) quantize(codes.codes, {}, codes.scale, normed, {}, codes.format, Granularity::row);
@@ -20,6 +24,7 @@ void CpuKernels::residual_layernorm_backward(View dx, Sink dbranch, Sink dgamma,
                                              CView gain, CView branch, CView gamma, RowCodes codes) {
   const char* op = "residual_layernorm_backward";
   check_matrix(op, "dx", dx, sum.rows(), sum.cols(), sum.dtype);
+  check_matrix(op, "dnormed", dnormed, sum.rows(), sum.cols(), sum.dtype);
   if (dsum) check_matrix(op, "dsum", dsum, sum.rows(), sum.cols(), sum.dtype);
   if (dsum && dsum.data != dx.data) cast(dx, dsum);
   layernorm_backward({dx, static_cast<bool>(dsum)}, dgain, dbias, dnormed, sum, mean, rstd, gain);

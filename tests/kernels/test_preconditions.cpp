@@ -75,6 +75,28 @@ TEST_CASE("shapes") {
       {"residual_forward", "branch", "(4, 2)", "(2, 4)"});
   throws(
       [&] {
+        k.residual_layernorm_forward(f32({2, 4}), f32({2, 3}), f32({2}), f32({2}), f32({2, 4}), f32({2, 4}), {},
+                                     f32({4}), f32({4}), 1e-5);
+      },
+      {"residual_layernorm_forward", "normed", "(2, 3)", "(2, 4)"});
+  throws(
+      [&] {
+        k.residual_layernorm_backward(f32({2, 4}), {}, {}, {}, {}, f32({2, 5}), f32({2, 4}), f32({2, 4}),
+                                      f32({2}), f32({2}), f32({4}), {}, {});
+      },
+      {"residual_layernorm_backward", "dsum", "(2, 5)", "(2, 4)"});
+  throws(
+      [&] {
+        k.linear_gelu_forward(f32({4, 7}), f32({4, 6}), f32({4, 5}), f32({7, 5}), {}, Gelu::exact);
+      },
+      {"linear_gelu_forward", "preactivation", "(4, 6)", "(4, 7)"});
+  throws(
+      [&] {
+        k.linear_gelu_backward_input({f32({4, 4})}, {}, f32({4, 7}), f32({7, 5}), f32({4, 5}), Gelu::exact);
+      },
+      {"linear_gelu_backward_input", "dpreactivation", "(4, 4)", "(4, 5)"});
+  throws(
+      [&] {
         k.attention_forward(f32({1, 2, 4}), f32({1, 3, 2}), f32({1, 2, 12}), 3, false);
       },
       {"attention_forward", "3 heads", "(1, 2, 12)"});
