@@ -3,12 +3,15 @@
 //
 //   build/bench/bench_step --model ViT-B-32 --batch-size 1024 --device cuda --precision amp_bf16 [--steps 20]
 //     [--opt adamw|stableadamw] [--linear RECIPE] [--recompute none|gelu|cheap|blocks] [--layer-scale 0] [--eager]
-//     [--profile] [--budget] [--json FILE]
+//     [--whole-last-block] [--profile] [--budget] [--json FILE]
 //
 // Prints the median step after three to warm up (two op by op, one to capture the graph; --eager captures none),
 // samples/s, the model's FLOPs per second (nominal: three forward passes, full context, all patches) and on a
 // GPU the share of the nominal peak (MFU) and the memory: the most that tensors used, what the allocator held,
 // and what the whole device had in use. --json appends the same as a line to a file.
+//
+// --whole-last-block computes all rows of each tower's last block, as other programs do; clip_train computes the
+// ones that are read. The nominal FLOPs count them all, either way.
 //
 // --profile adds where the time goes, by kernel group and by op, op by op without a graph: time on the device
 // from the end of one op to the end of the next. Beside each group stands what its shapes ask for at least
@@ -43,15 +46,18 @@ struct Options {
   std::string recompute = "none", linear = "standard";
   std::optional<double> layer_scale;
   int64_t batch_size = 256, steps = 20;
-  bool profile = false, eager = false, budget = false;
+  bool profile = false, eager = false, budget = false, whole_last_block = false;
 };
 
 Options parse(int argc, char** argv) {
   Options o;
   for (int i = 1; i < argc; ++i) {
     const std::string flag = argv[i];
-    if (flag == "--profile" || flag == "--eager" || flag == "--budget") {
-      (flag == "--profile" ? o.profile : flag == "--eager" ? o.eager : o.budget) = true;
+    bool* switches[] = {&o.profile, &o.eager, &o.budget, &o.whole_last_block};
+    const char* names[] = {"--profile", "--eager", "--budget", "--whole-last-block"};
+    const auto known = std::find(std::begin(names), std::end(names), flag);
+    if (known != std::end(names)) {
+      *switches[known - std::begin(names)] = true;
       continue;
     }
     if (i + 1 == argc) fail(flag, " needs a value");
@@ -78,8 +84,9 @@ Options parse(int argc, char** argv) {
       o.json = value;
     else
       fail("unknown flag ", flag,
-           "; there are --model --batch-size --steps --opt --precision --device --linear --recompute --layer-scale "
-           "--eager --profile --budget --json");
+           "; there are --model --batch-size --steps --opt --precision --device --recompute --linear "
+           "--layer-scale "
+           "--whole-last-block --eager --profile --budget --json");
   }
   if (o.batch_size < 1 || o.steps < 1) fail("--batch-size and --steps must be positive");
   if (o.optimizer != "adamw" && o.optimizer != "stableadamw")
@@ -151,6 +158,7 @@ int run(const Options& o) {
   ClipConfig config = find_model(o.model);
   if (o.layer_scale) config.vision.layer_scale = config.text.layer_scale = o.layer_scale;
   config.vision.linear = config.text.linear = o.linear;
+  config.whole_last_block = o.whole_last_block;
   check_config(config);
   if (o.budget) {
     print_budget(config, o.batch_size);
@@ -197,7 +205,8 @@ int run(const Options& o) {
   const double rate = static_cast<double>(o.batch_size) / median;
   const double flops = nominal_flops(config).training();
   const std::string where = gpu ? concat(device) : concat(cpu_threads(), " threads");
-  const std::string mode = gpu ? captured ? "graph" : "eager" : "cpu";
+  std::string mode = gpu ? captured ? "graph" : "eager" : "cpu";
+  if (o.whole_last_block) mode += ", whole last block";
   std::printf(
       "switchback %s, batch %lld, %s, %s, %s, %s, %s: median step %.3f ms (fastest %.3f), %.1f samples/s, ",
       config.name.c_str(), static_cast<long long>(o.batch_size), o.precision.c_str(), o.linear.c_str(),
@@ -210,6 +219,7 @@ int run(const Options& o) {
                          {"linear", o.linear},
                          {"optimizer", o.optimizer},
                          {"recompute", o.recompute},
+                         {"whole_last_block", o.whole_last_block},
                          {"device", where},
                          {"step_ms", median * 1e3},
                          {"fastest_ms", times[0] * 1e3},

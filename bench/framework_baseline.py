@@ -13,9 +13,11 @@ side: random pixels and tokens lie on the device.
       --models ViT-B-32:1024,ViT-B-16:512,ViT-L-14:224,ViT-H-14:128 --order ABAB
 
 With --against every run is a process of its own, in the given order: A is ours, B compiled PyTorch (eager on a
-CPU), E eager PyTorch, S ours with StableAdamW. The ratio is that of the medians, above 1 when ours is faster. Every
-run appends a JSON line to --json; bench_plot makes a picture of that file. --prepare first lets torch.compile do its
-work for all models side by side, into its cache: one after the other that takes several minutes.
+CPU), E eager PyTorch; S ours with StableAdamW, C ours as clip_train does it, where the last block computes only the
+rows that are read (A and S compute all of them, as open_clip does). The ratio is that of the medians to A's. Every
+run appends a JSON line to --json; bench_plot makes a picture of that file. torch.compile takes minutes for a large
+model: with --prepare the first B of every model starts at once, compiles beside the others in little GPU memory, and
+waits for its turn.
 
 One thing is changed in PyTorch's favour: open_clip gives its text tower the causal mask as numbers, which
 PyTorch's fastest attention kernels do not take; here it is told that the mask is the causal one (--as-shipped
@@ -23,6 +25,7 @@ leaves that out).
 """
 
 import argparse
+import gc
 import json
 import math
 import os
@@ -108,7 +111,12 @@ def gpu_step(o):
     # The backward pass is compiled with the forward pass rather than after it: then --prepare need not run it.
     if hasattr(torch._functorch.config, "force_non_lazy_backward_lowering"):
         torch._functorch.config.force_non_lazy_backward_lowering = True
-    forward = model if o.eager else torch.compile(model)
+    forward = model
+    if o.compile == "blocks" and not o.eager:
+        for block in [*model.visual.transformer.resblocks, *model.transformer.resblocks]:
+            block.compile()
+    elif not o.eager:
+        forward = torch.compile(model)
 
     def step():
         optimizer.zero_grad(set_to_none=True)
@@ -158,9 +166,15 @@ def measure(o):
         try:
             step()
         except torch.OutOfMemoryError:
-            pass  # at its first activations: what was compiled is in the cache by then
+            pass  # at its first activations: everything is compiled by then
+        gc.collect()
+        torch.cuda.empty_cache()
         print(f"prepared {o.model} in {time.perf_counter() - start:.0f} s", flush=True)
-        os._exit(0)
+        if not sys.stdin.readline():
+            return
+        o.prepare = False
+        torch.cuda.set_per_process_memory_fraction(1.0)
+        torch.cuda.reset_peak_memory_stats()
     for _ in range(3):
         step()
     if gpu:
@@ -170,7 +184,7 @@ def measure(o):
     median = statistics.median(times)
     where = torch.cuda.get_device_name() if gpu else f"{torch.get_num_threads()} threads"
     precision = "amp_bf16" if gpu else "fp32"
-    mode = "eager" if o.eager or not gpu else "compiled"
+    mode = "eager" if o.eager or not gpu else "compiled" if o.compile == "model" else "compiled by block"
     line = {"program": f"PyTorch {torch.__version__}", "mode": mode, "model": o.model, "batch": o.batch_size,
             "precision": precision, "optimizer": "adamw", "device": where, "step_ms": median * 1e3,
             "fastest_ms": min(times) * 1e3, "samples_per_second": o.batch_size / median, "loss": loss}
@@ -190,24 +204,40 @@ def measure(o):
 
 
 # ---- in turns ------------------------------------------------------------------------------------------------
-def run_once(o, letter, model, batch):
+def torch_command(o, model, batch, *flags):
+    return [sys.executable, os.path.abspath(__file__), "--threads", str(o.threads), "--model", model, "--batch-size",
+            str(batch), "--steps", str(o.steps), "--device", o.device, *flags] + ["--as-shipped"] * o.as_shipped
+
+
+def run_once(o, letter, model, batch, prepared):
     """One process. Its JSON line, or None when it failed."""
-    sizes = ["--model", model, "--batch-size", str(batch), "--steps", str(o.steps), "--device", o.device]
-    if letter in "AS":
-        command = [o.against] + sizes + ["--opt", "stableadamw" if letter == "S" else "adamw"] + o.ours.split()
+    if letter in "ASC":
+        command = [o.against, "--model", model, "--batch-size", str(batch), "--steps", str(o.steps), "--device", o.device]
+        command += ["--opt", "stableadamw" if letter == "S" else "adamw"] + o.ours.split()
+        command += ["--whole-last-block"] * (letter != "C")
         if o.device == "cuda":
             command += ["--precision", "amp_bf16"]
     else:
-        command = [sys.executable, os.path.abspath(__file__), "--threads", str(o.threads)] + sizes
-        command += ["--eager"] * (letter == "E") + ["--as-shipped"] * o.as_shipped
-    with tempfile.NamedTemporaryFile(mode="r", suffix=".jsonl") as file:
-        environment = dict(os.environ, SWITCHBACK_CPU_THREADS=str(o.threads)) if o.device == "cpu" else None
-        try:
+        command = torch_command(o, model, batch, "--compile", o.compile, *["--eager"] * (letter == "E"))
+    environment = dict(os.environ, SWITCHBACK_CPU_THREADS=str(o.threads)) if o.device == "cpu" else None
+    file = tempfile.NamedTemporaryFile(mode="r", suffix=".jsonl")
+    try:
+        if letter == "B" and (model, batch) in prepared:
+            process, file = prepared.pop((model, batch))
+            try:
+                process.communicate("go\n", timeout=o.timeout)
+            finally:
+                process.kill()
+            if process.returncode:
+                raise subprocess.SubprocessError(f"exit status {process.returncode}")
+        else:
             subprocess.run(command + ["--json", file.name], env=environment, check=True, timeout=o.timeout)
-            line = dict(json.loads(file.read().splitlines()[-1]), letter=letter)
-        except (subprocess.SubprocessError, OSError, IndexError) as error:
-            print(f"failed: {error}", flush=True)
-            return None
+        line = dict(json.loads(file.read().splitlines()[-1]), letter=letter)
+    except (subprocess.SubprocessError, OSError, IndexError) as error:
+        print(f"failed: {error}", flush=True)
+        return None
+    finally:
+        file.close()
     if o.json:
         with open(o.json, "a") as lines:
             lines.write(json.dumps(line) + "\n")
@@ -217,8 +247,8 @@ def run_once(o, letter, model, batch):
 def row(model, batch, letter, runs, ours, flops):
     """A row of the table: samples/s and what follows from it; the ratio is ours over this row's."""
     rate = statistics.median(r["samples_per_second"] for r in runs)
-    name = {"A": "switchback", "S": "switchback StableAdamW"}.get(letter, f"PyTorch {runs[0]['mode']}")
-    text = f"{model:<10} {batch:>6} {name:<23} {rate:>10.1f} {'' if letter in 'AS' or not ours else f'{ours / rate:.2f}x':>7}"
+    name = {"A": "switchback", "S": "switchback StableAdamW", "C": "switchback clip_train"}.get(letter, f"PyTorch {runs[0]['mode']}")
+    text = f"{model:<10} {batch:>6} {name:<23} {rate:>10.1f} {'' if letter in 'ASC' or not ours else f'{ours / rate:.2f}x':>7}"
     if "peak_gib" in runs[0]:
         peak, held = (max(r[key] for r in runs) for key in ("peak_gib", "held_gib"))
         text += f" {peak:>8.2f} {held:>8.2f}"
@@ -228,37 +258,33 @@ def row(model, batch, letter, runs, ours, flops):
 
 
 def prepare(o, pairs):
-    """torch.compile of all models at once, a process each; what it makes goes to its cache."""
-    command = [sys.executable, os.path.abspath(__file__), "--device", "cuda", "--prepare"]
-    command += ["--as-shipped"] * o.as_shipped
+    """A process for the first B of each model: it compiles, then waits for a line on its standard input."""
     threads = max(4, 2 * (os.cpu_count() or 1) // len(pairs))  # they compile at different times
     environment = dict(os.environ, TORCHINDUCTOR_COMPILE_THREADS=str(threads))
-    running = [subprocess.Popen(command + ["--model", model, "--batch-size", str(batch)], env=environment)
-               for model, batch in pairs]
-    end = time.monotonic() + o.timeout
-    for process in running:
-        try:
-            process.wait(max(1.0, end - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            process.kill()
+    prepared = {}
+    for model, batch in pairs:
+        file = tempfile.NamedTemporaryFile(mode="r", suffix=".jsonl")
+        command = torch_command(o, model, batch, "--prepare", "--json", file.name)
+        process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, universal_newlines=True)
+        prepared[model, batch] = process, file
+    return prepared
 
 
 def compare(o):
-    pairs = [p.rsplit(":", 1) for p in o.models.split(",")] if o.models else [(o.model, o.batch_size)]
-    if o.prepare:
-        prepare(o, pairs)
-    if not o.order:
-        return
+    pairs = [(p.rsplit(":", 1)[0], int(p.rsplit(":", 1)[1])) for p in (o.models or f"{o.model}:{o.batch_size}").split(",")]
+    prepared = prepare(o, pairs) if o.prepare else {}
+    if o.meanwhile:
+        subprocess.run(o.meanwhile, shell=True)
     rows = []
     for model, batch in pairs:
         runs = {}
         for letter in o.order:
-            line = run_once(o, letter, model, int(batch))
+            line = run_once(o, letter, model, batch, prepared)
             if line:
                 runs.setdefault(letter, []).append(line)
-        flops = next((r["flops_per_sample"] for letter in "AS" for r in runs.get(letter, [])), None)
+        flops = next((r["flops_per_sample"] for letter in "ASC" for r in runs.get(letter, [])), None)
         ours = statistics.median(r["samples_per_second"] for r in runs["A"]) if "A" in runs else None
-        rows += [row(model, batch, letter, runs[letter], ours, flops) for letter in "ASBE" if letter in runs]
+        rows += [row(model, batch, letter, runs[letter], ours, flops) for letter in "ASCBE" if letter in runs]
     print(f"{'model':<10} {'batch':>6} {'':<23} {'samples/s':>10} {'ratio':>7}", end="")
     print(f" {'peak GiB':>8} {'held GiB':>8} {'TFLOP/s':>8} {'MFU':>6}" if o.device == "cuda" else "")
     print("\n".join(rows))
@@ -274,12 +300,15 @@ def main():
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--threads", type=int, default=2, help="on a CPU")
     parser.add_argument("--eager", action="store_true", help="on a GPU: without torch.compile")
+    parser.add_argument("--compile", default="model", choices=["model", "blocks"],
+                        help="on a GPU: the whole model, or one block of each tower for all (minutes less)")
     parser.add_argument("--as-shipped", action="store_true", help="on a GPU: open_clip without the change above")
-    parser.add_argument("--prepare", action="store_true", help="compile only; with --against: all models, first")
+    parser.add_argument("--prepare", action="store_true", help="with --against: compile all models first, side by side")
+    parser.add_argument("--meanwhile", metavar="COMMAND", help="with --prepare: what to run while they compile")
     parser.add_argument("--json", metavar="FILE", help="append a JSON line for each run")
     parser.add_argument("--against", metavar="PATH", help="bench_step: run both in turns and print the ratio")
     parser.add_argument("--models", help="with --against: MODEL:BATCH,... instead of --model and --batch-size")
-    parser.add_argument("--order", default=None, help="with --against: A ours, B compiled, E eager, S ours, StableAdamW; \"\" only prepares")
+    parser.add_argument("--order", default=None, help="with --against: A, C, S ours, B compiled, E eager; see above")
     parser.add_argument("--ours", default="", help="with --against: more flags for bench_step, in one string")
     parser.add_argument("--timeout", type=float, default=600, help="with --against: seconds for one run")
     o = parser.parse_args()

@@ -1,25 +1,20 @@
 #!/bin/bash
-# The figures of docs/benchmarks/h100.md's training steps, on one H100, in about seven minutes:
+# The figures of docs/benchmarks/h100.md's training steps, on one H100, in about five minutes:
 #
 #   bench/h100.sh FOLDER_OF_PROGRAMS [RESULTS]      build/bench, h100-results
-#   PHASES="kernels steps prepare turns" BATCH_H=128 bench/h100.sh build/bench
 #
-# prepare   torch.compile of all models, side by side, in the background
-# steps     meanwhile the steps of the two small models, with a profile, with StableAdamW, with recomputation (they
-#           are replayed graphs, which a busy CPU does not slow down)
-# kernels   and every op against the roofline
-# turns     then PyTorch and switchback in turns, the small models first; the large ones with their profiles
+# PyTorch's processes for all models start first and compile, side by side, on the CPU. Meanwhile: $ALSO (a command),
+# then the steps as clip_train does them, those of the large models also with GELU recomputed (they are replayed graphs,
+# which a busy CPU does not slow down), and every op against the roofline. Then PyTorch and switchback in turns in the
+# $ORDER of framework_baseline.py, with profiles.
 # Needs pip install open_clip_torch. Every program has a time limit, every result is written at once.
 set -u
 programs=${1:?folder of bench_step, bench_kernels}
 results=${2:-h100-results}
-phases=${PHASES:-prepare kernels steps turns}
 here=$(dirname "$0")
 mkdir -p "$results"
 export PYTHONUNBUFFERED=1
-batch_h=${BATCH_H:-128}
-models=ViT-B-32:1024,ViT-B-16:512,ViT-H-14:$batch_h,ViT-L-14:224
-baseline="python3 $here/framework_baseline.py --device cuda --against $programs/bench_step --json $results/lines.jsonl"
+models=${MODELS:-ViT-B-32:1024,ViT-B-16:512,ViT-L-14:224,ViT-H-14:128}
 step="--precision amp_bf16 --device cuda --json $results/steps.jsonl"
 
 say() { echo "== $(date +%T) $*" | tee -a "$results/log.txt"; }
@@ -28,38 +23,21 @@ limited() {  # seconds, command: its output to the log as well
   timeout "$@" 2>&1 | grep --line-buffered -v "No pretrained weights" | tee -a "$results/log.txt"
 }
 
-preparing=
-if [[ $phases == *prepare* ]]; then
-  say prepare
-  timeout 290 $baseline --models $models --prepare --order "" --timeout 280 >"$results/prepare.txt" 2>&1 &
-  preparing=$!
-fi
-# What is tuned while others compile is not what the turns shall use.
-export SWITCHBACK_GEMM_CACHE=$results/gemm-tuned-beside.txt
-if [[ $phases == *steps* ]]; then
-  for model in ViT-B-32:1024 ViT-B-16:512; do
-    size="--model ${model%:*} --batch-size ${model#*:}"
-    limited 60 "$programs/bench_step" $size $step --profile
-    limited 60 "$programs/bench_step" $size $step --opt stableadamw
-    limited 60 "$programs/bench_step" $size $step --recompute gelu
+size() { echo "--model ${1%:*} --batch-size ${1#*:}"; }
+
+if [[ ${3:-} == meanwhile ]]; then
+  if [[ -n ${ALSO:-} ]]; then limited "${ALSO_LIMIT:-120}" bash -c "$ALSO"; fi
+  export SWITCHBACK_GEMM_CACHE=$results/gemm-tuned-beside.txt  # not what the turns shall use
+  for model in ${models//,/ }; do
+    limited 40 "$programs/bench_step" $(size $model) $step --steps 12
+    [[ $model == *-14:* ]] && limited 40 "$programs/bench_step" $(size $model) $step --steps 12 --recompute gelu --whole-last-block
   done
+  limited 40 "$programs/bench_kernels" --device cuda >"$results/kernels.txt"
+  exit
 fi
-if [[ $phases == *kernels* ]]; then
-  limited 60 "$programs/bench_kernels" --device cuda >/dev/null
-fi
-if [[ -n $preparing ]]; then
-  wait $preparing
-  say prepared
-  cat "$results/prepare.txt" >>"$results/log.txt"
-fi
+
 export SWITCHBACK_GEMM_CACHE=$results/gemm-tuned.txt
-if [[ $phases == *turns* ]]; then
-  limited 150 $baseline --models ViT-B-32:1024 --order ABA --timeout 100
-  limited 150 $baseline --models ViT-B-16:512 --order ABA --timeout 100
-  for model in ViT-H-14:$batch_h ViT-L-14:224; do
-    limited 180 $baseline --models $model --order BAS --ours=--profile --steps 12 --timeout 120
-    size="--model ${model%:*} --batch-size ${model#*:}"
-    limited 60 "$programs/bench_step" $size $step --recompute gelu --steps 12
-  done
-fi
+limited "${LIMIT:-420}" python3 "$here/framework_baseline.py" --device cuda --against "$programs/bench_step" \
+  --json "$results/lines.jsonl" --models "$models" --order "${ORDER:-ABAS}" --prepare \
+  --meanwhile "$0 $programs $results meanwhile" --timeout 150 --steps 12 --ours=--profile
 say done

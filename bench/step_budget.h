@@ -81,18 +81,20 @@ inline void add_linear(StepBudget& budget, double m, double k, double n, double 
   budget[products_weight_gradient] += {flops, 2 * (m * n + m * k) + 4 * n * k};
 }
 
+// whole_last: the last block computes all rows; else, behind attention, one row of every sample.
 inline void add_tower(StepBudget& budget, double batch, double tokens, double c, double h, double layers,
-                      bool causal) {
-  const double m = batch * tokens, pairs = batch * tokens * tokens * (causal ? 0.5 : 1);
+                      bool causal, bool whole_last) {
+  const double all = batch * tokens, pairs = batch * tokens * tokens * (causal ? 0.5 : 1);
   for (int64_t i = 0; i < static_cast<int64_t>(layers); ++i) {
-    add_linear(budget, m, c, 3 * c);
+    const double m = i + 1 < static_cast<int64_t>(layers) || whole_last ? all : batch;
+    add_linear(budget, all, c, 3 * c);
     add_linear(budget, m, c, c);
     add_linear(budget, m, c, h, h);     // writes gelu(u) beside u
     add_linear(budget, m, h, c, 0, h);  // its input gradient reads u
-    budget[attention_forward_group] += {4 * pairs * c, 2 * 4 * m * c};
-    budget[attention_backward_group] += {10 * pairs * c, 2 * 8 * m * c};
-    budget[layernorm_forward_group] += {0, 2 * 2 * 4 * m * c};
-    budget[layernorm_backward_group] += {0, 2 * 2 * 4 * m * c};
+    budget[attention_forward_group] += {4 * pairs * c, 2 * 4 * all * c};
+    budget[attention_backward_group] += {10 * pairs * c, 2 * 8 * all * c};
+    budget[layernorm_forward_group] += {0, 2 * 4 * (all + m) * c};
+    budget[layernorm_backward_group] += {0, 2 * 4 * (all + m) * c};
   }
 }
 
@@ -105,8 +107,10 @@ inline StepBudget step_budget(const ClipConfig& config, int64_t batch_size) {
   const double vision_rows = batch * (patches + 1), text_rows = batch * real(t.context_length);
   const double parameters = real(parameter_count(config));
   StepBudget budget{};
-  add_tower(budget, batch, patches + 1, width, real(v.mlp_width()), real(v.layers), false);
-  add_tower(budget, batch, real(t.context_length), real(t.width), real(t.mlp_width()), real(t.layers), true);
+  add_tower(budget, batch, patches + 1, width, real(v.mlp_width()), real(v.layers), false,
+            config.whole_last_block);
+  add_tower(budget, batch, real(t.context_length), real(t.width), real(t.mlp_width()), real(t.layers), true,
+            config.whole_last_block);
   // The patch embedding has no input gradient; the projections work on one row per sample.
   budget[products_forward] += {2 * batch * patches * pixels * width, 2 * batch * patches * (pixels + width)};
   budget[products_weight_gradient] +=

@@ -51,6 +51,8 @@ struct ClipConfig {
   TextConfig text;
   double init_logit_scale = 2.6592600369327781;  // ln(1/0.07)
   std::optional<double> init_logit_bias;         // SigLIP: -10
+  // The last block computes all rows, also those that nobody reads, as other programs do: for comparisons alone.
+  bool whole_last_block = false;
 };
 
 // A preset's config. Errors: unknown names list the nearest ones; ResNets and other non-ViT models of

@@ -12,7 +12,8 @@ namespace switchback {
 class Transformer {
  public:
   // Parameters are named PREFIX.resblocks.{i}.*
-  Transformer(ParameterArena& arena, const std::string& prefix, int64_t layers, const BlockOptions& options) {
+  Transformer(ParameterArena& arena, const std::string& prefix, int64_t layers, const BlockOptions& options)
+      : whole_last_(options.whole_last) {
     for (int64_t i = 0; i < layers; ++i)
       blocks_.emplace_back(arena, prefix + ".resblocks." + std::to_string(i), options);
   }
@@ -26,17 +27,20 @@ class Transformer {
         if (&block == &last) break;
         x = checkpoint(x, [&block](const Variable& input) { return block(input); });
       }
+      if (whole_last_) return pool(checkpoint(x, [&last](const Variable& input) { return last(input); }), place);
       return checkpoint(x, [&last, place](const Variable& input) {
         return last.last(last.enter(input), place, Recompute::none);
       });
     }
     Block::Stream stream = blocks_.front().enter(std::exchange(x, {}));
     for (size_t i = 0; i + 1 < blocks_.size(); ++i) stream = blocks_[i](stream, &blocks_[i + 1], recompute);
+    if (whole_last_) return pool(last(stream, nullptr, recompute).sum, place);
     return last.last(stream, place, recompute);
   }
 
  private:
   std::vector<Block> blocks_;
+  bool whole_last_;
 };
 
 }  // namespace switchback

@@ -27,6 +27,7 @@ struct BlockOptions {
   Gelu gelu = Gelu::exact;
   std::optional<double> layer_scale;                // initial value of gamma
   const LinearRecipe* linear = &standard_recipe();  // of qkv, out, fc and proj
+  bool whole_last = false;                          // a tower's last block computes rows that nobody reads
 
   // First values, which differ between the towers (models/initialization.h).
   Init qkv, out, fc, fc_bias, proj, proj_bias;
