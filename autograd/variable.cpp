@@ -17,6 +17,7 @@ Sink Gradient::sink() const {
   if (!needed()) return {};
   Node& n = *node_;
   n.codes = {};
+  CHECK(!n.row_sum_written || !n.written, "a gradient whose sum over rows is taken gets another part");
   if (!n.tensor.defined()) n.tensor = Tensor(n.shape, n.dtype, n.device);
   const bool add = std::exchange(n.written, true);
   if (add && !n.is_fixed && n.tensor.is_shared()) {  // an adopted gradient that somebody else still reads
@@ -51,6 +52,18 @@ void Gradient::set_codes(Codes codes) const {
 }
 
 Codes Gradient::take_codes() const { return node_ ? std::exchange(node_->codes, {}) : Codes(); }
+
+void Gradient::sum_rows_into(Gradient bias) const {
+  if (needed() && bias.needed()) node_->row_sum = std::move(bias.node_);
+}
+
+Sink Gradient::row_sum_sink() const {
+  if (!needed() || !node_->row_sum || node_->written) return {};
+  node_->row_sum_written = true;
+  Gradient bias;
+  bias.node_ = node_->row_sum;
+  return bias.sink();
+}
 
 Variable::Variable(Tensor value, bool needs_grad)
     : value_(std::make_shared<Value>()), gradient_(value.shape(), value.dtype(), value.device(), needs_grad) {

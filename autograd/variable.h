@@ -40,6 +40,13 @@ class Gradient {
   void set_codes(Codes codes) const;
   Codes take_codes() const;
 
+  // The bias of the product that made the variable: its gradient is this gradient's sum over rows, and the op
+  // that computes this gradient may have that sum for nothing. Such an op writes it into row_sum_sink(), at most
+  // once and with the whole gradient, and the product finds row_sum_written().
+  void sum_rows_into(Gradient bias) const;
+  Sink row_sum_sink() const;
+  bool row_sum_written() const { return node_ && node_->row_sum_written; }
+
  private:
   friend class Variable;
   friend class ParameterArena;
@@ -52,6 +59,8 @@ class Gradient {
     bool written = false;
     bool is_fixed = false;  // memory belongs to the arena: take() is not for it, adopt() copies
     Codes codes;
+    std::shared_ptr<Node> row_sum;
+    bool row_sum_written = false;
   };
   std::shared_ptr<Node> node_;
 };

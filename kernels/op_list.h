@@ -96,10 +96,11 @@ KERNEL(residual_layernorm_forward, (View sum, View normed, View mean, View rstd,
 // dx = dsum + (layernorm_backward's dx of dnormed), the whole gradient of sum; dsum, optional, is what came over
 // the residual stream, and dx may lie where it does. dgain, dbias as in layernorm_backward. With layer-scale
 // dbranch = gamma dx, dgamma = Σ_rows dx branch, from the rounded dx; without, dx is branch's gradient, too.
-// codes (optional): those of the rows of branch's gradient, whichever it is.
+// codes (optional): those of the rows of branch's gradient, whichever it is. dbranch_sum: its sum over rows (of what is
+// added to it here), which is the bias gradient of the product that made branch.
 KERNEL(residual_layernorm_backward,
-       (View dx, Sink dbranch, Sink dgamma, Sink dgain, Sink dbias, CView dsum, CView dnormed, CView sum,
-        CView mean, CView rstd, CView gain, CView branch, CView gamma, RowCodes codes = {}))
+       (View dx, Sink dbranch, Sink dbranch_sum, Sink dgamma, Sink dgain, Sink dbias, CView dsum, CView dnormed,
+        CView sum, CView mean, CView rstd, CView gain, CView branch, CView gamma, RowCodes codes = {}))
 
 // ---- images in --------------------------------------------------------------------------------------------
 // keep (B, K) i32: for each sample K of `patches` patch numbers in ascending order, drawn without replacement:

@@ -47,10 +47,10 @@ Variable layernorm(const Variable& x, const Variable& gain, const Variable& bias
 }
 
 // x, branch, sum, normed (..., C), gamma, gain, bias (C); mean, rstd (rows).
-//   dx = dsum + layernorm's gradient of dnormed, dbranch = gamma dx, dgamma = Σ_rows dx branch
-Normed residual_layernorm(const Variable& x, const Variable& branch, const Variable& gamma,
-                          const Variable& gain, const Variable& bias, double epsilon,
-                          const RowFormats& formats) {
+//   dx = dsum + layernorm's gradient of dnormed, dbranch = gamma dx, dgamma = Σ_rows dx branch, and
+//   Σ_rows dbranch for the bias of the product that made branch
+Normed residual_layernorm(const Variable& x, const Variable& branch, const Variable& gamma, const Variable& gain,
+                          const Variable& bias, double epsilon, const RowFormats& formats) {
   Kernels& k = kernels(x.device());
   Tensor sum_value(x.shape(), x.dtype(), x.device()), value(x.shape(), x.dtype(), x.device());
   Tensor mean({value.rows()}, statistics_dtype(x.dtype()), x.device());
@@ -69,13 +69,15 @@ Normed residual_layernorm(const Variable& x, const Variable& branch, const Varia
     Codes codes;  // of branch's gradient
     Tensor dx = sum.has_grad() ? sum.take_grad() : Tensor();
     if (normed.written()) {
+      // With layer-scale the sum would be a sweep of its own, which the product does better.
+      const Sink dbranch_sum = gamma.defined() ? Sink{} : branch.row_sum_sink();
       Tensor dnormed = normed.take(), dsum = std::move(dx);
       // In dsum's place, unless somebody else still reads it.
       dx = dsum.defined() && !dsum.is_shared() ? dsum : Tensor(sum.shape(), sum.dtype(), sum.device());
       const Sink dbranch = scaled.grad_sink();
       if (branch.needed() && !dbranch.accumulate) codes = row_codes(dx, format);
-      k.residual_layernorm_backward(dx, dbranch, gamma.grad_sink(), gain.grad_sink(), bias.grad_sink(), dsum,
-                                    dnormed, sum.value(), mean, rstd, gain.value(), scaled.value(),
+      k.residual_layernorm_backward(dx, dbranch, dbranch_sum, gamma.grad_sink(), gain.grad_sink(), bias.grad_sink(),
+                                    dsum, dnormed, sum.value(), mean, rstd, gain.value(), scaled.value(),
                                     gamma.value(), codes);
     } else if (gamma.defined()) {
       k.residual_backward(scaled.grad_sink(), gamma.grad_sink(), dx, scaled.value(), gamma.value());

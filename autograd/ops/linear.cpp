@@ -29,6 +29,7 @@ Variable linear(const Variable& x, const Variable& w, const Variable& bias, cons
   SavedInput saved;
   linear_forward(recipe, y.value(), y.needs_grad() ? &saved : nullptr, {x.value(), x.take_codes()},
                  matrix(CView(w.value())), *weight, bias.value());
+  y.gradient().sum_rows_into(bias.gradient());
   // x itself is kept where its value is read again: it may have been forgotten until then.
   const Variable kept = saved.value.defined() ? x : Variable();
   tape().record("linear", y, [&recipe, kept, dx = x.gradient(), w, bias, weight, codes = saved.codes,
@@ -37,7 +38,8 @@ Variable linear(const Variable& x, const Variable& w, const Variable& bias, cons
     dy.value = result.take();
     linear_backward_input(recipe, dx.sink(), dy, matrix(CView(w.value())), *weight);
     Tape::part_done("linear", "input gradient");
-    linear_backward_weight(recipe, matrix(w.grad_sink()), bias.grad_sink(), dy.value, {kept.value(), codes});
+    const Sink dbias = result.row_sum_written() ? Sink{} : bias.grad_sink();
+    linear_backward_weight(recipe, matrix(w.grad_sink()), dbias, dy.value, {kept.value(), codes});
     Tape::part_done("linear", "weight gradient");
   });
   return y;

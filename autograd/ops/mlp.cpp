@@ -46,6 +46,7 @@ Variable mlp_by_recipe(const Variable& x, const Variable& fc_w, const Variable& 
                  proj_b.value());
   if (!save_g) saved_g.value = {};
   g = {};
+  y.gradient().sum_rows_into(proj_b.gradient());
   tape().record("mlp", y, [=, &k, &recipe, dx = x.gradient(), x_codes = saved_x.codes, result = y.gradient(),
                            dtype = x.dtype(), device = x.device()]() mutable {
     RowOperand dy{.value = {}, .codes = result.take_codes()}, du{.value = hidden(dtype, device), .codes = {}};
@@ -64,7 +65,8 @@ Variable mlp_by_recipe(const Variable& x, const Variable& fc_w, const Variable& 
       k.gelu_backward({du.value}, du.value, u, kind);
     }
     Tape::part_done("mlp", "input gradient");
-    linear_backward_weight(recipe, proj_w.grad_sink(), proj_b.grad_sink(), dy.value, saved_g);
+    const Sink dproj_b = result.row_sum_written() ? Sink{} : proj_b.grad_sink();
+    linear_backward_weight(recipe, proj_w.grad_sink(), dproj_b, dy.value, saved_g);
     Tape::part_done("mlp", "weight gradient");
     dy = {}, u = g_again = {}, saved_g = {};  // their memory may serve what comes
     linear_backward_input(recipe, dx.sink(), du, fc_w.value(), *fc_weight);
@@ -93,12 +95,14 @@ Variable mlp(const Variable& x, const Variable& fc_w, const Variable& fc_b, cons
   k.linear_gelu_forward(g, u, x.value(), fc_w.value(), fc_b.value(), kind);
   k.linear_forward(y.value(), g, proj_w.value(), proj_b.value());
   if (!keep_gelu) g = {};
+  y.gradient().sum_rows_into(proj_b.gradient());
   tape().record("mlp", y, [&k, x, fc_w, fc_b, proj_w, proj_b, kind, u, g, y = y.gradient()]() mutable {
     Tensor dy = y.take(), du(u.shape(), u.dtype(), u.device()), g_again;
     if (!g.defined()) g = g_again = Tensor(u.shape(), u.dtype(), u.device());
     k.linear_gelu_backward_input({du}, g_again, dy, proj_w.value(), u, kind);
     Tape::part_done("mlp", "input gradient");
-    k.linear_backward_weight(proj_w.grad_sink(), proj_b.grad_sink(), dy, g);
+    const Sink dproj_b = y.row_sum_written() ? Sink{} : proj_b.grad_sink();
+    k.linear_backward_weight(proj_w.grad_sink(), dproj_b, dy, g);
     Tape::part_done("mlp", "weight gradient");
     dy = u = g = g_again = {};  // their memory may serve what comes
     if (x.needs_grad()) k.linear_backward_input(x.grad_sink(), du, fc_w.value());

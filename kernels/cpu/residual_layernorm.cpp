@@ -1,7 +1,8 @@
 // residual_layernorm.cpp: a residual connection and the layernorm behind it, as one op because one kernel can
 // do both in one sweep. Here it is what it means: one after the other.
 //   sum = x + gamma branch,   normed = gain x̂(sum) + bias
-//   dx = dsum + layernorm_backward(dnormed),   dbranch = gamma dx,   dgamma = Σ_rows dx branch
+//   dx = dsum + layernorm_backward(dnormed),   dbranch = gamma dx,   dgamma = Σ_rows dx branch,
+//   dbranch_sum = Σ_rows dbranch
 // x, branch, sum, normed, dx (M, C), gamma, gain, bias (C), mean, rstd (M) in R.
 #include "kernels/cpu/access.h"
 
@@ -19,9 +20,10 @@ void CpuKernels::residual_layernorm_forward(View sum, View normed, View mean, Vi
   if (codes) quantize(codes.codes, {}, codes.scale, normed, {}, codes.format, Granularity::row);
 }
 
-void CpuKernels::residual_layernorm_backward(View dx, Sink dbranch, Sink dgamma, Sink dgain, Sink dbias,
-                                             CView dsum, CView dnormed, CView sum, CView mean, CView rstd,
-                                             CView gain, CView branch, CView gamma, RowCodes codes) {
+void CpuKernels::residual_layernorm_backward(View dx, Sink dbranch, Sink dbranch_sum, Sink dgamma, Sink dgain,
+                                             Sink dbias, CView dsum, CView dnormed, CView sum, CView mean,
+                                             CView rstd, CView gain, CView branch, CView gamma,
+                                             RowCodes codes) {
   const char* op = "residual_layernorm_backward";
   check_matrix(op, "dx", dx, sum.rows(), sum.cols(), sum.dtype);
   check_matrix(op, "dnormed", dnormed, sum.rows(), sum.cols(), sum.dtype);
@@ -29,9 +31,15 @@ void CpuKernels::residual_layernorm_backward(View dx, Sink dbranch, Sink dgamma,
   if (dsum && dsum.data != dx.data) cast(dx, dsum);
   layernorm_backward({dx, static_cast<bool>(dsum)}, dgain, dbias, dnormed, sum, mean, rstd, gain);
   residual_backward(dbranch, dgamma, dx, branch, gamma);
+  const bool written = !gamma || (dbranch && !dbranch.accumulate);
+  if (dbranch_sum) {
+    const Tensor apart = written ? Tensor() : Tensor(sum.shape, sum.dtype);
+    if (!written) residual_backward({apart}, {}, dx, branch, gamma);
+    const CView of = !written ? CView(apart) : gamma ? CView(dbranch.to) : CView(dx);
+    linear_backward_weight({}, dbranch_sum, of, of);
+  }
   if (!codes) return;
-  CHECK(!gamma || (dbranch && !dbranch.accumulate), op,
-        ": codes of a branch's gradient that is not written here");
+  CHECK(written, op, ": codes of a branch's gradient that is not written here");
   quantize(codes.codes, {}, codes.scale, gamma ? dbranch.to : dx, {}, codes.format, Granularity::row);
 }
 

@@ -163,7 +163,7 @@ template <class T>
 struct Backward {
   T* dx;
   Out<T> dbranch;
-  float* partials;  // (blocks, sums, width): Σ of dgain, dbias, dgamma over a block's rows
+  float* partials;  // (blocks, sums, width): Σ of dgain, dbias, and dgamma or dx over a block's rows
   const T *dsum, *dnormed, *sum;
   const float *mean, *rstd;
   const T *gain, *branch, *gamma;
@@ -185,7 +185,7 @@ __global__ void __launch_bounds__(32 * teams, blocks_of_multiprocessor(teams)) b
   const int column = threadIdx.x * group, warp = threadIdx.x / 32;
   const bool there = column < b.width;
   float gain[group], gamma[group];
-  float gain_sum[group] = {}, bias_sum[group] = {}, gamma_sum[group] = {};
+  float gain_sum[group] = {}, bias_sum[group] = {}, third_sum[group] = {};  // third: dgamma, or Σ dx
   load(gain, b.gain + column, there ? group : 0);
   if constexpr (scaled) load(gamma, b.gamma + column, there ? group : 0);
 
@@ -249,12 +249,14 @@ __global__ void __launch_bounds__(32 * teams, blocks_of_multiprocessor(teams)) b
       for (int e = 0; e < group; ++e) {
         const float g = to_float(dnormed[i].element[e]) * gain[e];
         const float unit = (to_float(sum[i].element[e]) - mean[i]) * rstd[i];
-        dx.element[e] =
-            from_float<T>(fmaf(rstd[i], fmaf(-unit, mean_gx, g - mean_g), to_float(dsum[i].element[e])));
+        dx.element[e] = from_float<T>(
+            fmaf(rstd[i], fmaf(-unit, mean_gx, g - mean_g), to_float(dsum[i].element[e])));
+        const float rounded = to_float(dx.element[e]);
         if constexpr (scaled) {
-          const float rounded = to_float(dx.element[e]);
           dbranch[e] = gamma[e] * rounded;
-          gamma_sum[e] = fmaf(rounded, to_float(branch[i].element[e]), gamma_sum[e]);
+          third_sum[e] = fmaf(rounded, to_float(branch[i].element[e]), third_sum[e]);
+        } else {
+          third_sum[e] += rounded;
         }
       }
       if (here) store_piece(b.dx + at, dx);
@@ -286,11 +288,11 @@ __global__ void __launch_bounds__(32 * teams, blocks_of_multiprocessor(teams)) b
     }
   }
   if (!there) return;
-  constexpr int sums = scaled ? 3 : 2;
+  constexpr int sums = 3;
   const Out<float> out{b.partials + static_cast<int64_t>(blockIdx.x) * sums * b.width, false};
   out.store(column, gain_sum, group);
   out.store(b.width + column, bias_sum, group);
-  if constexpr (scaled) out.store(2 * b.width + column, gamma_sum, group);
+  out.store(2 * b.width + column, third_sum, group);
 }
 
 // The part of it that is layer-scale's, by the same blocks and in the same order of rows.
@@ -393,10 +395,10 @@ bool normalize_rows(const CudaKernels& k, const View& sum, const View& normed, c
   return true;
 }
 
-bool normalize_rows_backward(const CudaKernels& k, const View& dx, const Sink& dbranch, const Sink& dgamma,
-                             const Sink& dgain, const Sink& dbias, const CView& dsum, const CView& dnormed,
-                             const CView& sum, const CView& mean, const CView& rstd, const CView& gain,
-                             const CView& branch, const CView& gamma, const RowCodes& codes) {
+bool normalize_rows_backward(const CudaKernels& k, const View& dx, const Sink& dbranch, const Sink& dx_sum,
+                             const Sink& dgamma, const Sink& dgain, const Sink& dbias, const CView& dsum,
+                             const CView& dnormed, const CView& sum, const CView& mean, const CView& rstd,
+                             const CView& gain, const CView& branch, const CView& gamma, const RowCodes& codes) {
   const char* op = "layernorm_backward";
   const int64_t rows = sum.rows(), width = sum.cols(), groups = (width + stride - 1) / stride;
   if (rows == 0 || width % group != 0 || groups > most_groups) return false;
@@ -407,7 +409,7 @@ bool normalize_rows_backward(const CudaKernels& k, const View& dx, const Sink& d
   if (scaled && !branch) return false;
   visit(sum.dtype, op, [&](auto tag) {
     using T = decltype(tag);
-    const int64_t blocks = blocks_of_rows(rows, groups), sums = scaled ? 3 : 2;
+    const int64_t blocks = blocks_of_rows(rows, groups), sums = 3;
     const Tensor partials = k.scratch({blocks, sums, width});
     const Backward<T> b{data<T>(dx),
                         out_of<T>(dbranch),
@@ -435,7 +437,7 @@ bool normalize_rows_backward(const CudaKernels& k, const View& dx, const Sink& d
         backward<T, n, false, false><<<grid, threads, 0, k.stream()>>>(b);
     });
     check_launch(op);
-    add_partials(op, k, {dgain, dbias, dgamma}, data<float>(partials), blocks, sums, width);
+    add_partials(op, k, {dgain, dbias, scaled ? dgamma : dx_sum}, data<float>(partials), blocks, sums, width);
   });
   return true;
 }

@@ -1,7 +1,8 @@
 // layernorm_rows.cuh: layernorm with what stands beside it in a block, one sweep over the rows each way:
 //   forward    sum = x + gamma branch (or sum = x),  normed = gain x̂ + bias,  x̂ = (sum - mean) rstd
 //   backward   dx = [dsum +] rstd (g - mean_C(g) - x̂ mean_C(g x̂)),  g = dnormed gain,
-//              dgain = Σ dnormed x̂,  dbias = Σ dnormed,  dbranch = gamma dx,  dgamma = Σ dx branch
+//              dgain = Σ dnormed x̂,  dbias = Σ dnormed,  dbranch = gamma dx,  dgamma = Σ dx branch,
+//              dx_sum = Σ dx (without layer-scale)
 // For rows that travel in 16-byte pieces and fit into registers: widths that are multiples of 8, up to 1792,
 // which covers every CLIP. Both functions answer whether they did the work; whoever calls them checked the
 // operands, and has a slower way for other rows.
@@ -22,10 +23,11 @@ bool normalize_rows(const CudaKernels& k, const View& sum, const View& normed, c
                     const CView& gain, const CView& bias, double epsilon, const RowCodes& codes = {});
 
 // dsum is optional, and dx may lie where it does. With gamma comes branch; any sink may be empty.
-bool normalize_rows_backward(const CudaKernels& k, const View& dx, const Sink& dbranch, const Sink& dgamma,
-                             const Sink& dgain, const Sink& dbias, const CView& dsum, const CView& dnormed,
-                             const CView& sum, const CView& mean, const CView& rstd, const CView& gain,
-                             const CView& branch, const CView& gamma, const RowCodes& codes = {});
+bool normalize_rows_backward(const CudaKernels& k, const View& dx, const Sink& dbranch, const Sink& dx_sum,
+                             const Sink& dgamma, const Sink& dgain, const Sink& dbias, const CView& dsum,
+                             const CView& dnormed, const CView& sum, const CView& mean, const CView& rstd,
+                             const CView& gain, const CView& branch, const CView& gamma,
+                             const RowCodes& codes = {});
 
 // dbranch = gamma dy, dgamma = Σ dy branch alone, with the bits that the above gives for dx = dy.
 bool scale_rows_backward(const CudaKernels& k, const Sink& dbranch, const Sink& dgamma, const CView& dy,

@@ -310,7 +310,7 @@ TEST_CASE("layernorm and codes in one sweep are layernorm and then codes") {
             const Sink dbranch = scaled ? Sink{r.dbranch} : Sink{}, dgamma = scaled ? Sink{r.dgamma} : Sink{};
             k.residual_layernorm_forward(r.sum, r.normed, r.mean, r.rstd, x, branch, gamma, gain, bias, 1e-5,
                                          fused ? codes : RowCodes{});
-            k.residual_layernorm_backward(r.dx, dbranch, dgamma, {r.dgain}, {r.dbias}, dsum, dnormed, r.sum, r.mean,
+            k.residual_layernorm_backward(r.dx, dbranch, {}, dgamma, {r.dgain}, {r.dbias}, dsum, dnormed, r.sum, r.mean,
                                           r.rstd, gain, branch, gamma, fused ? d_codes : RowCodes{});
             if (fused) return r;
             k.quantize(r.codes, {}, r.scale, r.normed, {}, format, Granularity::row);

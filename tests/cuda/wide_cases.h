@@ -45,8 +45,8 @@ inline OpCase residual_layernorm_backward_in_place_case(int64_t rows, int64_t co
   std::erase_if(op.operands, [](const Operand& o) { return o.name == "dx" || o.name == "dsum"; });
   op.operands.push_back(random("dx", {rows, cols}, 1, 0, Operand::value, Operand::in_out));
   op.call = [=](const Bound& x) {
-    x.k.residual_layernorm_backward(x("dx"), x.sink("dbranch"), x.sink("dgamma"), x.sink("dgain"),
-                                    x.sink("dbias"), x("dx"), x("dy"), x("x"), x("mean"), x("rstd"),
+    x.k.residual_layernorm_backward(x("dx"), x.sink("dbranch"), x.sink("dbranch_sum"), x.sink("dgamma"),
+                                    x.sink("dgain"), x.sink("dbias"), x("dx"), x("dy"), x("x"), x("mean"), x("rstd"),
                                     x("gain"), x("branch"), x("gamma"));
   };
   op.define = nullptr;

@@ -202,6 +202,7 @@ inline OpCase residual_layernorm_backward_case(int64_t rows, int64_t cols, bool 
                    Shape{rows, cols});
   std::ranges::find(op.operands, "dx", &Operand::name)->role = Operand::output;
   op.operands.push_back(random("dsum", {rows, cols}));
+  op.operands.push_back(sink("dbranch_sum", {cols}));
   if (scaled)
     for (const Operand& o : {random("branch", {rows, cols}), random("gamma", {cols}),
                              sink("dbranch", {rows, cols}), sink("dgamma", {cols})})
@@ -209,14 +210,15 @@ inline OpCase residual_layernorm_backward_case(int64_t rows, int64_t cols, bool 
   op.tolerance_bf16 = op.tolerance_wide = 8e-3;  // dbranch and dgamma are made of dx rounded to T
   op.call = [=](const Bound& x) {
     x.k.residual_layernorm_backward(
-        x("dx"), scaled ? x.sink("dbranch") : Sink{}, scaled ? x.sink("dgamma") : Sink{}, x.sink("dgain"),
-        x.sink("dbias"), with_dsum ? CView(x("dsum")) : CView{}, x("dy"), x("x"), x("mean"), x("rstd"),
-        x("gain"), scaled ? CView(x("branch")) : CView{}, scaled ? CView(x("gamma")) : CView{});
+        x("dx"), scaled ? x.sink("dbranch") : Sink{}, x.sink("dbranch_sum"), scaled ? x.sink("dgamma") : Sink{},
+        x.sink("dgain"), x.sink("dbias"), with_dsum ? CView(x("dsum")) : CView{}, x("dy"), x("x"), x("mean"),
+        x("rstd"), x("gain"), scaled ? CView(x("branch")) : CView{}, scaled ? CView(x("gamma")) : CView{});
   };
   op.define = [=, layernorm = op.define](Arrays& x) {
     layernorm(x);
     for (int64_t i = 0; i < rows * cols; ++i) {
       if (with_dsum) x["dx"][i] += x["dsum"][i];
+      x["dbranch_sum"][i % cols] += (scaled ? x["gamma"][i % cols] : 1.0) * x["dx"][i];
       if (!scaled) continue;
       x["dbranch"][i] = x["gamma"][i % cols] * x["dx"][i];
       x["dgamma"][i % cols] += x["dx"][i] * x["branch"][i];
