@@ -4,8 +4,8 @@
 #   bench/h100.sh FOLDER_OF_PROGRAMS [RESULTS]      build/bench, h100-results
 #
 # PyTorch's processes for all models start first and compile, side by side, on the CPU. Meanwhile: $ALSO (a command),
-# then the steps as clip_train does them, those of the large models also with GELU recomputed (they are replayed graphs,
-# which a busy CPU does not slow down), and every op against the roofline. Then PyTorch and switchback in turns in the
+# then the steps as clip_train does them, those of the large models also with GELU recomputed and with the recipes in
+# $LINEAR (they are replayed graphs, which a busy CPU does not slow down), and every op against the roofline. Then PyTorch and switchback in turns in the
 # $ORDER of framework_baseline.py, with profiles.
 # Needs pip install open_clip_torch. Every program has a time limit, every result is written at once.
 set -u
@@ -30,7 +30,11 @@ if [[ ${3:-} == meanwhile ]]; then
   export SWITCHBACK_GEMM_CACHE=$results/gemm-tuned-beside.txt  # not what the turns shall use
   for model in ${models//,/ }; do
     limited 40 "$programs/bench_step" $(size $model) $step --steps 12
-    [[ $model == *-14:* ]] && limited 40 "$programs/bench_step" $(size $model) $step --steps 12 --recompute gelu --whole-last-block
+    [[ $model == *-14:* ]] || continue
+    limited 40 "$programs/bench_step" $(size $model) $step --steps 12 --recompute gelu --whole-last-block
+    for recipe in ${LINEAR:-}; do
+      limited 40 "$programs/bench_step" $(size $model) $step --steps 12 --linear $recipe --profile
+    done
   done
   limited 40 "$programs/bench_kernels" --device cuda >"$results/kernels.txt"
   exit

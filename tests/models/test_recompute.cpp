@@ -57,7 +57,8 @@ TEST_CASE("the last block works on the rows that are read, as if it worked on al
       initialize(x, Init::normal_with(1), 1, "x");
       initialize(dy, Init::normal_with(1), 1, "dy");
       const Tensor place = Tensor::of<int32_t>({3}, {4, 0, 2});
-      const auto run = [&](bool all_rows) {
+      const auto run = [&](bool all_rows, bool whole_last = false) {
+        o.whole_last = whole_last;
         ParameterArena arena(DType::f64, cpu_device, 1);
         std::vector<Block> blocks;
         std::optional<Transformer> transformer;
@@ -81,11 +82,12 @@ TEST_CASE("the last block works on the rows that are read, as if it worked on al
           for (double v : t.span<double>()) results.push_back(v);
         return results;
       };
-      const std::vector<double> rows = run(false), all = run(true);
+      const std::vector<double> rows = run(false), whole = run(false, true), all = run(true);
       REQUIRE_EQ(rows.size(), all.size());
+      REQUIRE_EQ(whole.size(), all.size());
       double difference = 0, largest = 0;
       for (size_t i = 0; i < all.size(); ++i) {
-        difference = std::max(difference, std::fabs(rows[i] - all[i]));
+        difference = std::max({difference, std::fabs(rows[i] - all[i]), std::fabs(whole[i] - all[i])});
         largest = std::max(largest, std::fabs(all[i]));
       }
       CAPTURE(static_cast<int>(recompute));
