@@ -13,8 +13,9 @@ side: random pixels and tokens lie on the device.
       --models ViT-B-32:1024,ViT-B-16:512,ViT-L-14:224,ViT-H-14:128 --order ABAB
 
 With --against every run is a process of its own, in the given order: A is ours, B compiled PyTorch (eager on a
-CPU), E eager PyTorch; S ours with StableAdamW, C ours as clip_train does it, where the last block computes only the
-rows that are read (A and S compute all of them, as open_clip does). The ratio is that of the medians to A's. Every
+CPU), E eager PyTorch; S ours with StableAdamW, Q with --linear switchback, C ours as clip_train does it, where the
+last block computes only the rows that are read (the others compute all of them, as open_clip does). The ratio is that
+of A's median to the row's. Every
 run appends a JSON line to --json; bench_plot makes a picture of that file. torch.compile takes minutes for a large
 model: with --prepare the first B of every model starts at once, compiles beside the others in little GPU memory, and
 waits for its turn.
@@ -211,10 +212,10 @@ def torch_command(o, model, batch, *flags):
 
 def run_once(o, letter, model, batch, prepared):
     """One process. Its JSON line, or None when it failed."""
-    if letter in "ASC":
+    if letter in "ASQC":
         command = [o.against, "--model", model, "--batch-size", str(batch), "--steps", str(o.steps), "--device", o.device]
         command += ["--opt", "stableadamw" if letter == "S" else "adamw"] + o.ours.split()
-        command += ["--whole-last-block"] * (letter != "C")
+        command += ["--whole-last-block"] * (letter != "C") + ["--linear", "switchback"] * (letter == "Q")
         if o.device == "cuda":
             command += ["--precision", "amp_bf16"]
     else:
@@ -247,8 +248,9 @@ def run_once(o, letter, model, batch, prepared):
 def row(model, batch, letter, runs, ours, flops):
     """A row of the table: samples/s and what follows from it; the ratio is ours over this row's."""
     rate = statistics.median(r["samples_per_second"] for r in runs)
-    name = {"A": "switchback", "S": "switchback StableAdamW", "C": "switchback clip_train"}.get(letter, f"PyTorch {runs[0]['mode']}")
-    text = f"{model:<10} {batch:>6} {name:<23} {rate:>10.1f} {'' if letter in 'ASC' or not ours else f'{ours / rate:.2f}x':>7}"
+    name = {"A": "switchback", "S": "switchback StableAdamW", "C": "switchback clip_train",
+            "Q": "switchback int8"}.get(letter, f"PyTorch {runs[0]['mode']}")
+    text = f"{model:<10} {batch:>6} {name:<23} {rate:>10.1f} {'' if letter == 'A' or not ours else f'{ours / rate:.2f}x':>7}"
     if "peak_gib" in runs[0]:
         peak, held = (max(r[key] for r in runs) for key in ("peak_gib", "held_gib"))
         text += f" {peak:>8.2f} {held:>8.2f}"
@@ -282,9 +284,9 @@ def compare(o):
             line = run_once(o, letter, model, batch, prepared)
             if line:
                 runs.setdefault(letter, []).append(line)
-        flops = next((r["flops_per_sample"] for letter in "ASC" for r in runs.get(letter, [])), None)
+        flops = next((r["flops_per_sample"] for letter in "ASQC" for r in runs.get(letter, [])), None)
         ours = statistics.median(r["samples_per_second"] for r in runs["A"]) if "A" in runs else None
-        rows += [row(model, batch, letter, runs[letter], ours, flops) for letter in "ASCBE" if letter in runs]
+        rows += [row(model, batch, letter, runs[letter], ours, flops) for letter in "ASQCBE" if letter in runs]
     print(f"{'model':<10} {'batch':>6} {'':<23} {'samples/s':>10} {'ratio':>7}", end="")
     print(f" {'peak GiB':>8} {'held GiB':>8} {'TFLOP/s':>8} {'MFU':>6}" if o.device == "cuda" else "")
     print("\n".join(rows))
@@ -308,7 +310,7 @@ def main():
     parser.add_argument("--json", metavar="FILE", help="append a JSON line for each run")
     parser.add_argument("--against", metavar="PATH", help="bench_step: run both in turns and print the ratio")
     parser.add_argument("--models", help="with --against: MODEL:BATCH,... instead of --model and --batch-size")
-    parser.add_argument("--order", default=None, help="with --against: A, C, S ours, B compiled, E eager; see above")
+    parser.add_argument("--order", default=None, help="with --against: A, C, Q, S ours, B compiled, E eager; see above")
     parser.add_argument("--ours", default="", help="with --against: more flags for bench_step, in one string")
     parser.add_argument("--timeout", type=float, default=600, help="with --against: seconds for one run")
     o = parser.parse_args()

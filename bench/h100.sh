@@ -4,9 +4,9 @@
 #   bench/h100.sh FOLDER_OF_PROGRAMS [RESULTS]      build/bench, h100-results
 #
 # PyTorch's processes for all models start first and compile, side by side, on the CPU. Meanwhile: $ALSO (a command),
-# then the steps as clip_train does them, those of the large models also with GELU recomputed and with the recipes in
-# $LINEAR (they are replayed graphs, which a busy CPU does not slow down), and every op against the roofline. Then PyTorch and switchback in turns in the
-# $ORDER of framework_baseline.py, with profiles.
+# then the steps as clip_train does them, with GELU recomputed, with StableAdamW (they are replayed graphs, which a busy
+# CPU does not slow down), and every op against the roofline. Then PyTorch and switchback in turns, in the $ORDER of
+# framework_baseline.py, with profiles.
 # Needs pip install open_clip_torch. Every program has a time limit, every result is written at once.
 set -u
 programs=${1:?folder of bench_step, bench_kernels}
@@ -30,11 +30,12 @@ if [[ ${3:-} == meanwhile ]]; then
   export SWITCHBACK_GEMM_CACHE=$results/gemm-tuned-beside.txt  # not what the turns shall use
   for model in ${models//,/ }; do
     limited 40 "$programs/bench_step" $(size $model) $step --steps 12
-    [[ $model == *-14:* ]] || continue
-    limited 40 "$programs/bench_step" $(size $model) $step --steps 12 --recompute gelu --whole-last-block
-    for recipe in ${LINEAR:-}; do
-      limited 40 "$programs/bench_step" $(size $model) $step --steps 12 --linear $recipe --profile
-    done
+    if [[ $model == *-14:* ]]; then
+      limited 40 "$programs/bench_step" $(size $model) $step --steps 12 --recompute gelu --whole-last-block
+    fi
+    if [[ $model == ViT-B-32:* || $model == ViT-H-14:* ]]; then
+      limited 40 "$programs/bench_step" $(size $model) $step --steps 12 --opt stableadamw --whole-last-block
+    fi
   done
   limited 40 "$programs/bench_kernels" --device cuda >"$results/kernels.txt"
   exit
@@ -42,6 +43,6 @@ fi
 
 export SWITCHBACK_GEMM_CACHE=$results/gemm-tuned.txt
 limited "${LIMIT:-420}" python3 "$here/framework_baseline.py" --device cuda --against "$programs/bench_step" \
-  --json "$results/lines.jsonl" --models "$models" --order "${ORDER:-ABAS}" --prepare \
+  --json "$results/lines.jsonl" --models "$models" --order "${ORDER:-ABQ}" --prepare \
   --meanwhile "$0 $programs $results meanwhile" --timeout 150 --steps 12 --ours=--profile
 say done
