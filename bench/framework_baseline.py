@@ -14,11 +14,10 @@ side: random pixels and tokens lie on the device.
 
 With --against every run is a process of its own, in the given order: A is ours, B compiled PyTorch (eager on a
 CPU), E eager PyTorch; S ours with StableAdamW, Q with --linear switchback, C ours as clip_train does it, where the
-last block computes only the rows that are read (the others compute all of them, as open_clip does). The ratio is that
-of A's median to the row's. Every
-run appends a JSON line to --json; bench_plot makes a picture of that file. torch.compile takes minutes for a large
-model: with --prepare the first B of every model starts at once, compiles beside the others in little GPU memory, and
-waits for its turn.
+last block computes only the rows that are read (the others compute all of them, as open_clip does). The ratio is
+the row's median speed to B's. Every run appends a JSON line to --json; bench_plot makes a picture of that file.
+torch.compile takes minutes for a large model: with --prepare the first B of every model starts at once, compiles
+beside the others in little GPU memory, and waits for its turn.
 
 One thing is changed in PyTorch's favour: open_clip gives its text tower the causal mask as numbers, which
 PyTorch's fastest attention kernels do not take; here it is told that the mask is the causal one (--as-shipped
@@ -245,12 +244,12 @@ def run_once(o, letter, model, batch, prepared):
     return line
 
 
-def row(model, batch, letter, runs, ours, flops):
-    """A row of the table: samples/s and what follows from it; the ratio is ours over this row's."""
+def row(model, batch, letter, runs, rival, flops):
+    """A row of the table: samples/s, how many times the rival's that is, and what follows from it."""
     rate = statistics.median(r["samples_per_second"] for r in runs)
     name = {"A": "switchback", "S": "switchback StableAdamW", "C": "switchback clip_train",
             "Q": "switchback int8"}.get(letter, f"PyTorch {runs[0]['mode']}")
-    text = f"{model:<10} {batch:>6} {name:<23} {rate:>10.1f} {'' if letter == 'A' or not ours else f'{ours / rate:.2f}x':>7}"
+    text = f"{model:<10} {batch:>6} {name:<23} {rate:>10.1f} {f'{rate / rival:.2f}x' if rival else '':>7}"
     if "peak_gib" in runs[0]:
         peak, held = (max(r[key] for r in runs) for key in ("peak_gib", "held_gib"))
         text += f" {peak:>8.2f} {held:>8.2f}"
@@ -285,8 +284,8 @@ def compare(o):
             if line:
                 runs.setdefault(letter, []).append(line)
         flops = next((r["flops_per_sample"] for letter in "ASQC" for r in runs.get(letter, [])), None)
-        ours = statistics.median(r["samples_per_second"] for r in runs["A"]) if "A" in runs else None
-        rows += [row(model, batch, letter, runs[letter], ours, flops) for letter in "ASQCBE" if letter in runs]
+        rival = statistics.median(r["samples_per_second"] for r in runs["B"]) if "B" in runs else None
+        rows += [row(model, batch, letter, runs[letter], rival, flops) for letter in "ASQCBE" if letter in runs]
     print(f"{'model':<10} {'batch':>6} {'':<23} {'samples/s':>10} {'ratio':>7}", end="")
     print(f" {'peak GiB':>8} {'held GiB':>8} {'TFLOP/s':>8} {'MFU':>6}" if o.device == "cuda" else "")
     print("\n".join(rows))
