@@ -25,7 +25,11 @@ struct Kind {
   const char* name;
 };
 constexpr Kind kinds[] = {
-    {'A', "switchback"}, {'B', "torch.compile + open_clip"}, {'E', "PyTorch eager + open_clip"}};
+    {'A', "switchback"},
+    {'Q', "switchback, int8 linears"},
+    {'B', "torch.compile + open_clip"},
+    {'E', "PyTorch eager + open_clip"},
+};
 
 double median(std::vector<double> values) {
   if (values.empty()) return std::numeric_limits<double>::quiet_NaN();
