@@ -73,9 +73,11 @@ struct Forward {
   RowCodesOut codes;
 };
 
-// width in ((groups - 1) 256, groups 256]: only the last piece may lie beyond the row.
+// width in ((groups - 1) 256, groups 256]: only the last piece may lie beyond the row. Left to itself (0), the
+// compiler spills a pair of registers in one of these to have a block more.
 template <class T, int groups, bool with_branch, bool coded>
-__global__ void __launch_bounds__(32 * forward_warps) forward(const Forward<T> f) {
+__global__ void __launch_bounds__(32 * forward_warps, groups == 2 && coded ? 6 : 0)
+    forward(const Forward<T> f) {
   const int64_t row = static_cast<int64_t>(blockIdx.x) * forward_warps + threadIdx.x / 32;
   if (row >= f.rows) return;
   const int first = threadIdx.x % 32 * group;
@@ -178,8 +180,18 @@ constexpr int abreast = 2;
 constexpr int blocks_of_multiprocessor(int teams) { return 16 / teams; }
 constexpr int multiprocessors = 132;  // an H100's: elsewhere the same blocks, in more or fewer turns
 
+// Before Hopper the code that does everything at once needs more than 128 registers.
+template <bool scaled, bool coded>
+constexpr int blocks_without_spilling(int teams) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+  if (scaled && coded && teams > 1) return blocks_of_multiprocessor(teams) - 1;
+#endif
+  return blocks_of_multiprocessor(teams);
+}
+
 template <class T, int teams, bool scaled, bool coded>
-__global__ void __launch_bounds__(32 * teams, blocks_of_multiprocessor(teams)) backward(const Backward<T> b) {
+__global__ void __launch_bounds__(32 * teams, blocks_without_spilling<scaled, coded>(teams))
+    backward(const Backward<T> b) {
   __shared__ float2 of_warp[2][abreast][teams];  // two sets in turn: one barrier a group of rows is enough
   __shared__ uint32_t most_of_warp[abreast][teams];
   const int column = threadIdx.x * group, warp = threadIdx.x / 32;
