@@ -2,17 +2,21 @@
 // this GPU (paper section 4.1).
 //
 //   build/bench/bench_linear [--dims 1024,1280,2048] [--tokens 32768] [--recipes switchback,switchback-fp8]
+//     [--json FILE]
 //
 // For every dim two layers, dim -> 4 dim and 4 dim -> dim, in bf16 with a bias; the last lines give the average of
 // both. Parts are timed apart, and a whole layer as one stretch: forward, input gradient, weight and bias gradient,
 // with all quantising that the layer does for itself. What a training step does once for many products (the
 // weight's codes) is a part of its own and is counted in the whole.
 // Normal random values: zeros and small integers make a GPU faster than it is. Medians of 9 stretches of recorded
-// calls; standard and recipe take turns within one run, and the ratio is taken of those.
+// calls; standard and recipe take turns within one run, and the ratio is taken of those. bench_plot makes pictures
+// of the --json lines.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <fstream>
 #include <functional>
+#include <nlohmann/json.hpp>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -85,7 +89,10 @@ std::vector<double> times_of(const std::vector<std::function<void()>>& works) {
 
 struct Totals {
   double standard = 0, recipe = 0, quantise = 0;
+  std::vector<double> parts;  // seconds, by the names below
 };
+constexpr const char* part_names[] = {"standard", "whole", "standard forward", "forward", "standard dx", "dx",
+                                      "standard dw", "dw", "quantise x", "quantise dy", "prepare w"};
 
 // A layer K -> N for M tokens.
 Totals show(const LinearRecipe& recipe, int64_t M, int64_t K, int64_t N) {
@@ -153,7 +160,7 @@ Totals show(const LinearRecipe& recipe, int64_t M, int64_t K, int64_t N) {
       t[8] * 1e6, coded ? bandwidth(M * K, t[8]) : 0, t[9] * 1e6, coded ? bandwidth(M * N, t[9]) : 0, t[10] * 1e6,
       100 * of_quantisers / t[1]);
   std::fflush(stdout);
-  return {t[0], t[1], of_quantisers};
+  return {t[0], t[1], of_quantisers, t};
 }
 
 std::vector<std::string> parts_of(const std::string& list) {
@@ -164,11 +171,13 @@ std::vector<std::string> parts_of(const std::string& list) {
 }
 
 int run(int count, char** arguments) {
-  std::string dims = "1024,1280,2048", tokens = "32768", recipes = "switchback,switchback-fp8";
+  std::string dims = "1024,1280,2048", tokens = "32768", recipes = "switchback,switchback-fp8", json;
   for (int i = 1; i < count; ++i) {
     const std::string flag = arguments[i];
-    std::string* to = flag == "--dims" ? &dims : flag == "--tokens" ? &tokens : flag == "--recipes" ? &recipes : nullptr;
-    if (!to || i + 1 == count) fail("bench_linear: ", flag, ": known are --dims, --tokens and --recipes, each with a list");
+    std::string* to = flag == "--dims" ? &dims : flag == "--tokens" ? &tokens : flag == "--recipes" ? &recipes
+                      : flag == "--json" ? &json : nullptr;
+    if (!to || i + 1 == count)
+      fail("bench_linear: ", flag, ": known are --dims, --tokens and --recipes, each with a list, and --json FILE");
     *to = arguments[++i];
   }
   for (const std::string& name : parts_of(recipes))
@@ -182,6 +191,11 @@ int run(int count, char** arguments) {
                     name.c_str(), m.c_str(), d.c_str(), standard / total, 100 * (1 - total / standard),
                     100 * (up.quantise + down.quantise) / total);
         std::fflush(stdout);
+        if (json.empty()) continue;
+        nlohmann::json line = {{"recipe", name}, {"tokens", M}, {"dim", dim}};
+        for (size_t i = 0; i < std::size(part_names); ++i)  // average of both layers, microseconds
+          line[part_names[i]] = (up.parts[i] + down.parts[i]) / 2 * 1e6;
+        if (!(std::ofstream(json, std::ios::app) << line.dump() << "\n")) fail("cannot write to --json ", json);
       }
   return 0;
 }

@@ -1,9 +1,12 @@
-// bench_plot.cpp: the picture of a comparison, from the JSON lines of framework_baseline.py.
+// bench_plot.cpp: pictures of JSON lines.
 //
 //   build/bench/bench_plot lines.jsonl picture.svg [TITLE]
 //
-// A group of bars for each model, in the order of the file: training speed relative to torch.compile's, with
-// samples per second above each bar (the median of all runs of its kind).
+// Lines of framework_baseline.py: a group of bars for each model, in the order of the file: training speed relative
+// to torch.compile's, with samples per second above each bar (the median of all runs of its kind).
+// Lines of bench_linear: the paper's Figure 3 and Figure 4 (left), one panel each over the layer's width: what each
+// part of a layer takes (at the middle number of tokens), the time saved by the first recipe, and the quantisers'
+// share of its time, a line for each number of tokens.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -37,24 +40,62 @@ double median(std::vector<double> values) {
   return (values[(values.size() - 1) / 2] + values[values.size() / 2]) / 2;
 }
 
-int run(int count, char** arguments) {
-  if (count < 3) fail("usage: bench_plot LINES.jsonl PICTURE.svg [TITLE]");
-  std::ifstream file(arguments[1]);
-  if (!file) fail("cannot read ", arguments[1]);
+std::vector<nlohmann::json> lines_of(const std::string& path) {
+  std::ifstream file(path);
+  if (!file) fail("cannot read ", path);
+  std::vector<nlohmann::json> lines;
+  for (std::string text; std::getline(file, text);)
+    if (!text.empty()) lines.push_back(nlohmann::json::parse(text));
+  if (lines.empty()) fail(path, " is empty");
+  return lines;
+}
+
+std::string picture_of_linears(const std::vector<nlohmann::json>& lines, std::string title) {
+  const std::string recipe = lines[0].at("recipe");
+  std::map<int64_t, std::map<double, nlohmann::json>> by_tokens;  // tokens -> dim -> line
+  for (const nlohmann::json& line : lines)
+    if (line.at("recipe") == recipe) by_tokens[line.at("tokens")][line.at("dim")] = line;
+  Panel parts{.title = "", .series = {}, .x_label = "dim", .log_y = true};
+  const auto middle = std::next(by_tokens.begin(), static_cast<int64_t>(by_tokens.size() / 2));
+  parts.title = concat("us of each part, ", middle->first, " tokens");
+  for (const char* name :
+       {"standard forward", "forward", "standard dw", "quantise x", "quantise dy", "prepare w"}) {
+    Series s{name, {}, {}};
+    for (const auto& [dim, line] : middle->second) s.x.push_back(dim), s.y.push_back(line.at(name));
+    parts.series.push_back(s);
+  }
+  Panel saved{.title = "% of the bf16 layer's time saved", .series = {}, .x_label = "dim"};
+  Panel share{.title = "% of the layer's time in quantisers", .series = {}, .x_label = "dim"};
+  for (const auto& [tokens, by_dim] : by_tokens) {
+    Series a{concat(tokens, " tokens"), {}, {}}, b = a;
+    for (const auto& [dim, line] : by_dim) {
+      const double whole = line.at("whole");
+      a.x.push_back(dim), a.y.push_back(100 * (1 - whole / line.at("standard").get<double>()));
+      b.x.push_back(dim);
+      b.y.push_back(100 *
+                    (line.at("quantise x").get<double>() + line.at("quantise dy").get<double>() +
+                     line.at("prepare w").get<double>()) /
+                    whole);
+    }
+    saved.series.push_back(a);
+    share.series.push_back(b);
+  }
+  if (title.empty())
+    title = concat("One linear layer, ", recipe, " against bf16, average of dim -> 4 dim and back");
+  return svg_chart(title, {parts, saved, share});
+}
+
+std::string picture_of_steps(const std::vector<nlohmann::json>& lines, std::string title) {
   std::vector<std::string> models;                                   // "ViT-B-32, batch 1024"
   std::map<std::string, std::map<char, std::vector<double>>> rates;  // by model and kind
-  std::string text;
-  while (std::getline(file, text)) {
-    if (text.empty()) continue;
-    const nlohmann::json line = nlohmann::json::parse(text);
+  for (const nlohmann::json& line : lines) {
     const std::string model =
         concat(line.at("model").get<std::string>(), ", batch ", line.at("batch").get<int64_t>());
     if (std::find(models.begin(), models.end(), model) == models.end()) models.push_back(model);
     rates[model][line.at("letter").get<std::string>().at(0)].push_back(line.at("samples_per_second"));
   }
-  BarChart chart{.title = count > 3 ? arguments[3] : "Training speed on one H100, bf16, samples per second",
-                 .y_label = "relative to torch.compile",
-                 .marks = {1}};
+  if (title.empty()) title = "Training speed on one H100, samples per second";
+  BarChart chart{.title = title, .y_label = "relative to torch.compile", .marks = {1}};
   for (const Kind& kind : kinds) {
     const auto has = [&](const auto& of_model) { return of_model.second.contains(kind.letter); };
     if (std::any_of(rates.begin(), rates.end(), has)) chart.series.push_back(kind.name);
@@ -73,7 +114,16 @@ int run(int count, char** arguments) {
     }
     chart.groups.push_back(group);
   }
-  write_file(arguments[2], svg_bars(chart));
+  return svg_bars(chart);
+}
+
+int run(int count, char** arguments) {
+  if (count < 3) fail("usage: bench_plot LINES.jsonl PICTURE.svg [TITLE]");
+  const std::vector<nlohmann::json> lines = lines_of(arguments[1]);
+  const std::string title = count > 3 ? arguments[3] : "";
+  write_file(arguments[2], lines[0].contains("recipe") && lines[0].contains("dim")
+                               ? picture_of_linears(lines, title)
+                               : picture_of_steps(lines, title));
   return 0;
 }
 
