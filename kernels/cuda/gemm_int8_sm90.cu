@@ -33,10 +33,10 @@ void launch_tile(const GemmInt8& a, cudaStream_t stream) {
   const LaunchOptions options;
   const bool column_scale = a.weight_scale.size() > 1;
   const auto go = [&]<Extra kExtra>() {
-    if (column_scale)
-      launch_int8<T, kExtra, true>(a, options, stream);
-    else
-      launch_int8<T, kExtra, false>(a, options, stream);
+    if constexpr (T::kTileN != 192) {
+      if (column_scale) return launch_int8<T, kExtra, true>(a, options, stream);
+    }
+    launch_int8<T, kExtra, false>(a, options, stream);
   };
   switch (a.extra_kind) {
     case Extra::none:
@@ -57,8 +57,9 @@ void gemm_int8_sm90(const GemmInt8& a, cudaStream_t stream) {
   if (a.y.size() == 0) return;
   const double of_128 = expected<PingPong128>(a, {0.95, 0.92});
   const double of_160 = expected<PingPong160>(a, {1.00, 1.00});
-  // Its 192 accumulators leave too few registers for the other epilogues.
-  const double of_192 = a.extra_kind == Extra::none ? expected<PingPong192>(a, {1.00, 0.98}) : 0;
+  // Its 192 accumulators leave too few registers for the other epilogues and for a scale of each column.
+  const bool plain = a.extra_kind == Extra::none && a.weight_scale.size() <= 1;
+  const double of_192 = plain ? expected<PingPong192>(a, {1.00, 0.98}) : 0;
   const double of_256 = expected<Staggered256>(a, {0.83, 0.995});
   const double best = std::max({of_128, of_160, of_192, of_256});
   if (of_160 == best)
