@@ -37,7 +37,7 @@ HOT = [
      [r"IGMMA\.64x\d+x32\.S8\.S8", r"UTMALDG\.2D", r"UTMASTG\.2D", r"STSM\.16\.M88\.4"]),
     ("gemm_int8_mma", "gemm_int8_mma_kernel", (AMPERE, HOPPER),
      [r"IMMA\.16832\.S8\.S8", r"LDSM\.16\.M88\.4", r"LDGSTS\.E\.BYPASS\.128"]),
-    ("quantize", "quantize_held_rows|quantize_tiles|quantize_weight_tiles", (AMPERE, HOPPER), [r"LDG\.E\.128"]),
+    ("quantize", "quantize_held_rows|quantize_tiles|quantize_weight_tiles", (AMPERE, HOPPER), [LOADS_16]),
     ("gelu_quantized", "forwardI|backwardI", (AMPERE, HOPPER), [LOADS_16]),
     ("layernorm_rows", "(forward|backward)I13__nv_bfloat16", (AMPERE, HOPPER), [LOADS_16, STORES_16]),
     ("adam", "update_allI|update_momentsI|update_mastersI", (AMPERE, HOPPER), [LOADS_16, STORES_16]),
