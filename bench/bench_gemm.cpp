@@ -12,7 +12,7 @@
 //   forward gelu    u = x wᵀ + bias, g = gelu(u);  composed: cuBLASLt, then a kernel for gelu
 //   input           dx = dy w
 //   input gelu'     du = (dy w) gelu'(u) [, g = gelu(u)];  composed likewise
-//   weight          dw (f32) = dyᵀ x, dbias:  cuBLASLt alone
+//   weight          dw (f32) = dyᵀ x, dbias;  composed: cuBLASLt, then a kernel that sums the rows of dy
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
@@ -28,6 +28,7 @@
 #include "kernels/cuda/cuda_kernels.h"
 #include "kernels/cuda/gemm_bf16.cuh"
 #include "kernels/cuda/gemm_plan.h"
+#include "kernels/cuda/gemm_weight_gradient.cuh"
 
 using namespace switchback;
 using namespace switchback::cuda;
@@ -42,18 +43,25 @@ struct Options {
   std::string only;
 };
 
-// A device matrix of random normal values, times `scale`: one million of them, again and again.
+// A device matrix of random normal values, times `scale`: a million of them, again and again, in another phase in
+// every row.
 Tensor random_matrix(int64_t rows, int64_t cols, float scale, unsigned seed) {
-  constexpr int64_t count = 1 << 20;
+  static const std::vector<float> normal = [] {
+    std::vector<float> values;
+    std::mt19937 engine;
+    std::normal_distribution<float> distribution;
+    for (int i = 0; i < 1 << 20; ++i) values.push_back(distribution(engine));
+    return values;
+  }();
   std::vector<bfloat16> values;
-  std::mt19937 engine(seed);
-  std::normal_distribution<float> normal;
-  for (int64_t i = 0; i < count; ++i) values.push_back(bfloat16(scale * normal(engine)));
+  for (size_t i = 0; i < normal.size(); ++i)
+    values.push_back(bfloat16(scale * normal[(i + seed * 7919) % normal.size()]));
   Tensor t({rows, cols}, DType::bf16, gpu);
   auto* to = static_cast<bfloat16*>(t.data());
-  for (int64_t at = 0; at < t.size(); at += count - 1235)  // another phase in every row
-    CUDA_CHECK(cudaMemcpy(to + at, values.data(), 2 * std::min(count - 1235, t.size() - at),
-                          cudaMemcpyHostToDevice));
+  const int64_t count = std::min<int64_t>(t.size(), static_cast<int64_t>(values.size()) - 1235);
+  CUDA_CHECK(cudaMemcpy(to, values.data(), 2 * count, cudaMemcpyHostToDevice));
+  for (int64_t at = count; at < t.size(); at += count)
+    CUDA_CHECK(cudaMemcpy(to + at, to, 2 * std::min(count, t.size() - at), cudaMemcpyDeviceToDevice));
   return t;
 }
 
@@ -232,8 +240,24 @@ class Bench {
   void weight(int64_t M, int64_t N, int64_t K, const std::vector<Tensor>& x, const std::vector<Tensor>& dy) {
     const Tensor dw({N, K}, DType::f32, gpu), dbias({N}, DType::f32, gpu);
     std::vector<Contender> all;
-    all.push_back({"GemmPlans", [&](int i) { k_.linear_backward_weight({dw}, {dbias}, dy[i], x[i]); }});
-    all.push_back({"GemmPlans, no dbias", [&](int i) { k_.linear_backward_weight({dw}, {}, dy[i], x[i]); }});
+    GemmProblem p;
+    p.m = N, p.n = K, p.k = M, p.a_transposed = true, p.inputs = DType::bf16, p.output = DType::f32;
+    const auto product = [&](int i) {
+      CHECK(cublas_.multiply(p, dw.data(), dy[i].data(), x[i].data()), "cuBLASLt has no algorithm");
+    };
+    all.push_back({"cuBLASLt, sum of rows", [&](int i) {
+                     product(i);
+                     k_.linear_backward_weight({}, {dbias}, dy[i], x[i]);
+                   }});
+    all.push_back({"cuBLASLt alone", product});
+    const Tensor workspace({16 << 20}, DType::f32, gpu);
+    const auto own = [&](int i, bool with_dbias) {
+      GemmWeightGradient a{M, N, K, dy[i].data(), x[i].data(), static_cast<float*>(dw.data())};
+      if (with_dbias) a.dbias = static_cast<float*>(dbias.data());
+      gemm_weight_gradient(a, workspace.data(), workspace.view().bytes(), k_.stream());
+    };
+    all.push_back({"own, dw and dbias", [&](int i) { own(i, true); }});
+    all.push_back({"own, dw", [&](int i) { own(i, false); }});
     time_all(all, options_, k_.stream());
     report("weight", N, K, M, all);
   }

@@ -33,6 +33,7 @@ HOT = [
      [r"HGMMA\.64x\d+x16\.F32\.BF16", r"UTMALDG\.2D", r"UTMASTG\.2D", r"STSM\.16\.M88\.4"]),
     ("gemm_bf16_gelu_sm90", "gemm_kernel", (HOPPER,),
      [r"HGMMA\.64x\d+x16\.F32\.BF16", r"UTMALDG\.2D", r"UTMASTG\.2D", r"STSM\.16\.M88\.4"]),
+    ("gemm_weight_gradient_sm90", "gemm_kernel", (HOPPER,), [r"HGMMA\.64x\d+x16\.F32\.BF16", r"UTMALDG\.2D"]),
     ("gemm_int8_sm90", "gemm_kernel", (HOPPER,),
      [r"IGMMA\.64x\d+x32\.S8\.S8", r"UTMALDG\.2D", r"UTMASTG\.2D", r"STSM\.16\.M88\.4"]),
     ("gemm_int8_mma", "gemm_int8_mma_kernel", (AMPERE, HOPPER),

@@ -13,12 +13,11 @@ namespace {
 template <class T>
 struct Forward {
   const T* x;
-  GeluCurve curve;
   bool exact;
   __device__ void operator()(float (&y)[elements_of_thread], int64_t i, int64_t valid) const {
     load(y, x + i, valid);
     if constexpr (std::is_same_v<T, bf16>) {
-      gelu(y, y, curve);
+      gelu(y, y, exact);
     } else {
 #pragma unroll
       for (float& v : y) v = gelu_of(v, exact);
@@ -29,14 +28,14 @@ struct Forward {
 template <class T>
 struct Backward {
   const T *dy, *x;
-  GeluCurve curve;
   bool exact;
   __device__ void operator()(float (&dx)[elements_of_thread], int64_t i, int64_t valid) const {
     float at[elements_of_thread];
     load(at, x + i, valid);
     load(dx, dy + i, valid);
     if constexpr (std::is_same_v<T, bf16>) {
-      times_gelu_slope(dx, at, curve);
+      float y[elements_of_thread];
+      gelu_and_times_slope(y, dx, at, exact);
     } else {
 #pragma unroll
       for (int e = 0; e < elements_of_thread; ++e) dx[e] *= gelu_slope(at[e], exact);
@@ -52,8 +51,7 @@ void CudaKernels::gelu_forward(View y, CView x, Gelu kind) {
   check_vector(op, "y", y, x.size(), x.dtype);
   visit(x.dtype, op, [&](auto tag) {
     using T = decltype(tag);
-    for_elements(op, out_of<T>(y), x.size(), Forward<T>{data<T>(x), gelu_curve(kind), kind == Gelu::exact},
-                 stream_);
+    for_elements(op, out_of<T>(y), x.size(), Forward<T>{data<T>(x), kind == Gelu::exact}, stream_);
   });
 }
 
@@ -66,7 +64,7 @@ void CudaKernels::gelu_backward(Sink dx, CView dy, CView x, Gelu kind) {
   visit(x.dtype, op, [&](auto tag) {
     using T = decltype(tag);
     visit_sink<T>(dx, op, [&](auto to) {
-      const Backward<T> f{data<T>(dy), data<T>(x), gelu_curve(kind), kind == Gelu::exact};
+      const Backward<T> f{data<T>(dy), data<T>(x), kind == Gelu::exact};
       for_elements(op, out_of<decltype(to)>(dx), x.size(), f, stream_);
     });
   });

@@ -42,12 +42,12 @@ __device__ __forceinline__ void quantize_row(uint2* codes, float* scale, int gro
 
 template <Format format, int threads, int held>
 __global__ void __launch_bounds__(threads)
-    forward(uint4* y, uint2* codes, float* scale, const uint4* x, int groups, const GeluCurve curve) {
+    forward(uint4* y, uint2* codes, float* scale, const uint4* x, int groups, const bool exact) {
   const int64_t from = static_cast<int64_t>(blockIdx.x) * groups;
   quantize_row<format, threads, held>(codes + from, scale + blockIdx.x, groups, [&](int at) {
     float v[group];
     unpack(v, x[from + at]);
-    gelu(v, v, curve);
+    gelu(v, v, exact);
     const uint4 result = pack(v);
     if (y) y[from + at] = result;
     return result;
@@ -57,15 +57,13 @@ __global__ void __launch_bounds__(threads)
 template <Format format, int threads, int held>
 __global__ void __launch_bounds__(threads)
     backward(uint4* dx, uint2* codes, float* scale, uint4* y, const uint4* dy, const uint4* x, int groups,
-             const GeluCurve curve) {
+             const bool exact) {
   const int64_t from = static_cast<int64_t>(blockIdx.x) * groups;
   quantize_row<format, threads, held>(codes + from, scale + blockIdx.x, groups, [&](int at) {
-    float at_x[group], d[group], value[group], slope[group];
+    float at_x[group], d[group], value[group];
     unpack(at_x, x[from + at]);
     unpack(d, dy[from + at]);
-    gelu_and_slope(value, slope, at_x, curve);
-#pragma unroll
-    for (int e = 0; e < group; ++e) d[e] = __fmul_rn(d[e], slope[e]);
+    gelu_and_times_slope(value, d, at_x, exact);
     const uint4 result = pack(d);
     dx[from + at] = result;
     if (y) y[from + at] = pack(value);
@@ -81,14 +79,23 @@ bool visit_rows(const CView& x, std::initializer_list<const void*> operands, For
   for (const void* operand : operands)
     if (reinterpret_cast<uintptr_t>(operand) % 16) return false;
   const auto with = [&]<Format of>() {
-    if (groups <= 128 * 5) f.template operator()<of, 128, 5>();
-    else f.template operator()<of, 256, 4>();
+    if (groups <= 128 * 5)
+      f.template operator()<of, 128, 5>();
+    else
+      f.template operator()<of, 256, 4>();
   };
   switch (format) {
-    case Format::int8: with.template operator()<Format::int8>(); return true;
-    case Format::e4m3: with.template operator()<Format::e4m3>(); return true;
-    case Format::e5m2: with.template operator()<Format::e5m2>(); return true;
-    default: return false;
+    case Format::int8:
+      with.template operator()<Format::int8>();
+      return true;
+    case Format::e4m3:
+      with.template operator()<Format::e4m3>();
+      return true;
+    case Format::e5m2:
+      with.template operator()<Format::e5m2>();
+      return true;
+    default:
+      return false;
   }
 }
 
@@ -105,7 +112,7 @@ void CudaKernels::gelu_forward_quantized(View y, View codes, View scale, CView x
   if (visit_rows(x, {x.data, y.data, codes.data}, format, [&]<Format f, int threads, int held>() {
         forward<f, threads, held><<<blocks_for(rows, 1), threads, 0, stream_>>>(
             static_cast<uint4*>(y.data), static_cast<uint2*>(codes.data), data<float>(scale),
-            static_cast<const uint4*>(x.data), groups, gelu_curve(kind));
+            static_cast<const uint4*>(x.data), groups, kind == Gelu::exact);
         check_launch(op);
       }))
     return;
@@ -115,8 +122,8 @@ void CudaKernels::gelu_forward_quantized(View y, View codes, View scale, CView x
   quantize(codes, {}, scale, y, {}, format, Granularity::row);
 }
 
-void CudaKernels::gelu_backward_quantized(View dx, View codes, View scale, View y, CView dy, CView x, Format format,
-                                          Gelu kind) {
+void CudaKernels::gelu_backward_quantized(View dx, View codes, View scale, View y, CView dy, CView x,
+                                          Format format, Gelu kind) {
   const char* op = "gelu_backward_quantized";
   const int64_t rows = x.rows(), width = x.cols();
   check_place(op, "x", x, x.dtype);
@@ -131,7 +138,7 @@ void CudaKernels::gelu_backward_quantized(View dx, View codes, View scale, View 
                    backward<f, threads, held><<<blocks_for(rows, 1), threads, 0, stream_>>>(
                        static_cast<uint4*>(dx.data), static_cast<uint2*>(codes.data), data<float>(scale),
                        static_cast<uint4*>(y.data), static_cast<const uint4*>(dy.data),
-                       static_cast<const uint4*>(x.data), groups, gelu_curve(kind));
+                       static_cast<const uint4*>(x.data), groups, kind == Gelu::exact);
                    check_launch(op);
                  }))
     return;

@@ -3,17 +3,28 @@
 #include "kernels/cuda/gemm_bf16_sm90.cuh"
 
 namespace switchback::sm90 {
+namespace {
+
+template <Gelu kGelu>
+void launch_gelu(const GemmBf16& a, int tile, const LaunchOptions& options, cudaStream_t stream) {
+  if (a.after == After::gelu) {
+    if (tile == 0) return launch_bf16<Bf16Tile128<Major::k>, After::gelu, kGelu>(a, options, stream);
+    if (tile == 2) return launch_bf16<Bf16Tile192<Major::k>, After::gelu, kGelu>(a, options, stream);
+  } else {
+    if (tile == 0)
+      return launch_bf16<Bf16Tile128<Major::mn>, After::gelu_backward, kGelu>(a, options, stream);
+    if (tile == 2)
+      return launch_bf16<Bf16Tile192<Major::mn>, After::gelu_backward, kGelu>(a, options, stream);
+  }
+}
+
+}  // namespace
 
 void gemm_bf16_gelu(const GemmBf16& a, int tile, const LaunchOptions& options, cudaStream_t stream) {
-  constexpr Weights n_by_k = Weights::n_by_k, k_by_n = Weights::k_by_n;
-  if (a.after == After::gelu) {
-    if (tile == 0) return launch_bf16<Bf16Tile128<n_by_k>, After::gelu>(a, options, stream);
-    if (tile == 1) return launch_bf16<Bf16Tile160<n_by_k>, After::gelu>(a, options, stream);
-    if (tile == 2) return launch_bf16<Bf16Tile192<n_by_k>, After::gelu>(a, options, stream);
-  } else {
-    if (tile == 0) return launch_bf16<Bf16Tile128<k_by_n>, After::gelu_backward>(a, options, stream);
-    if (tile == 2) return launch_bf16<Bf16Tile192<k_by_n>, After::gelu_backward>(a, options, stream);
-  }
+  if (a.gelu == Gelu::exact)
+    launch_gelu<Gelu::exact>(a, tile, options, stream);
+  else
+    launch_gelu<Gelu::quick>(a, tile, options, stream);
 }
 
 }  // namespace switchback::sm90

@@ -28,24 +28,24 @@ double expected(const GemmBf16& a, int tile) {
   const auto M = static_cast<double>(a.M), N = static_cast<double>(a.N);
   switch (tile) {
     case 0:
-      return 0.95 * useful_part<Bf16Tile128<Weights::n_by_k>>(M, N);
+      return 0.95 * useful_part<Bf16Tile128<Major::k>>(M, N);
     case 1:
-      return 0.99 * useful_part<Bf16Tile160<Weights::n_by_k>>(M, N);
+      return 0.99 * useful_part<Bf16Tile160<Major::k>>(M, N);
     case 2:
-      return 1.00 * useful_part<Bf16Tile192<Weights::n_by_k>>(M, N);
+      return 1.00 * useful_part<Bf16Tile192<Major::k>>(M, N);
     default:
-      return (a.K < 1536 ? 0.93 : 1.00) * useful_part<Bf16Tile256<Weights::n_by_k>>(M, N);
+      return (a.K < 1536 ? 0.93 : 1.00) * useful_part<Bf16Tile256<Major::k>>(M, N);
   }
 }
 
-template <Weights kWeights>
+template <Major kMajorW>
 void plain(const GemmBf16& a, int tile, cudaStream_t stream) {
-  if (tile == 0) return launch_bf16<Bf16Tile128<kWeights>, After::nothing>(a, {}, stream);
-  if constexpr (kWeights == Weights::n_by_k) {
-    if (tile == 1) return launch_bf16<Bf16Tile160<kWeights>, After::nothing>(a, {}, stream);
+  if (tile == 0) return launch_bf16<Bf16Tile128<kMajorW>, After::nothing>(a, {}, stream);
+  if constexpr (kMajorW == Major::k) {
+    if (tile == 1) return launch_bf16<Bf16Tile160<kMajorW>, After::nothing>(a, {}, stream);
   }
-  if (tile == 2) return launch_bf16<Bf16Tile192<kWeights>, After::nothing>(a, {}, stream);
-  if (tile == 3) return launch_bf16<Bf16Tile256<kWeights>, After::nothing>(a, {}, stream);
+  if (tile == 2) return launch_bf16<Bf16Tile192<kMajorW>, After::nothing>(a, {}, stream);
+  if (tile == 3) return launch_bf16<Bf16Tile256<kMajorW>, After::nothing>(a, {}, stream);
 }
 
 }  // namespace
@@ -69,9 +69,9 @@ bool gemm_bf16_has(const GemmBf16& a, int tile) {
     case After::residual:
       return false;
     case After::gelu:
-      return !a.w_is_k_by_n && tile != 3;
+      return !a.w_is_k_by_n && (tile == 0 || tile == 2);
     case After::gelu_backward:
-      return a.w_is_k_by_n && !a.bias && tile != 1 && tile != 3;
+      return a.w_is_k_by_n && !a.bias && (tile == 0 || tile == 2);
   }
   return false;
 }
@@ -90,9 +90,9 @@ void gemm_bf16(const GemmBf16& a, int tile, cudaStream_t stream) {
   if (a.M == 0 || a.N == 0) return;
   if (a.after == After::gelu || a.after == After::gelu_backward) return gemm_bf16_gelu(a, tile, {}, stream);
   if (a.w_is_k_by_n)
-    plain<Weights::k_by_n>(a, tile, stream);
+    plain<Major::mn>(a, tile, stream);
   else
-    plain<Weights::n_by_k>(a, tile, stream);
+    plain<Major::k>(a, tile, stream);
 }
 
 }  // namespace switchback::cuda

@@ -19,13 +19,12 @@ constexpr int largest_divisor(int pieces, int at_most) {
   return at_most;
 }
 
-template <class T, After kAfter>
+template <class T, After kAfter, Gelu kGelu = Gelu::exact>
 struct Bf16Epilogue {
   struct Arguments {
     CUtensorMap y_map, operand_map, second_map;
     const __nv_bfloat16* bias;
     bool second;  // wanted
-    cuda::GeluCurve curve;
   };
   static constexpr bool kHasOperand = kAfter == After::residual || kAfter == After::gelu_backward;
   static constexpr bool kHasSecond = kAfter == After::gelu || kAfter == After::gelu_backward;
@@ -49,7 +48,7 @@ struct Bf16Epilogue {
       : arguments(arguments), walk(walk), pieces(pieces), operand_loaded(loaded), lane(lane) {}
 
   // Before the product: everything the epilogue will need from memory is on its way.
-  __device__ __forceinline__ void prefetch(int row, int column) {
+  __device__ __forceinline__ void prefetch(int row, int column, int) {
     place = {row, column};
     if constexpr (kAfter != After::gelu_backward) bias.load(arguments.bias, 0, column, walk.N, lane);
     if constexpr (kHasOperand) {
@@ -96,12 +95,9 @@ struct Bf16Epilogue {
       }
     }
     if constexpr (kAfter == After::gelu) {
-      cuda::gelu(r, at, arguments.curve);
+      cuda::gelu<kGelu>(r, at);
     } else if constexpr (kAfter == After::gelu_backward) {
-      float slope[8];
-      cuda::gelu_and_slope(gelu, slope, at, arguments.curve);
-#pragma unroll
-      for (int e = 0; e < 8; ++e) r[e] = __fmul_rn(r[e], slope[e]);
+      cuda::gelu_and_times_slope<kGelu>(gelu, r, at);
 #pragma unroll
       for (int q = 0; q < 4; ++q) second[q] = pack_bf16(gelu[2 * q], gelu[2 * q + 1]);
     } else if constexpr (kAfter == After::residual) {

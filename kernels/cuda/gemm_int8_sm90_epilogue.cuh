@@ -36,7 +36,7 @@ struct Int8Epilogue {
       : arguments(arguments), walk(walk), pieces(pieces), extra_loaded(loaded), lane(lane) {}
 
   // Before the product: everything the epilogue will need from memory is on its way.
-  __device__ __forceinline__ void prefetch(int row, int column) {
+  __device__ __forceinline__ void prefetch(int row, int column, int) {
     place = {row, column};
     const float tensor_scale = kColumnScale ? 1.0f : *arguments.weight_scale;
 #pragma unroll
@@ -138,7 +138,7 @@ struct BareSums {
   __device__ BareSums(const Arguments& arguments, const Walk& walk, uint8_t (*)[T::kPieceBytes], uint64_t*,
                       int lane)
       : arguments(arguments), walk(walk), lane(lane) {}
-  __device__ void prefetch(int first_row, int first_column) { row = first_row, column = first_column; }
+  __device__ void prefetch(int first_row, int first_column, int) { row = first_row, column = first_column; }
   __device__ __forceinline__ void finish(const int (&acc)[T::kBlocksM][T::kSums]) {
 #pragma unroll
     for (int block = 0; block < T::kBlocksM; ++block) {

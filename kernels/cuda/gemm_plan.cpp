@@ -13,6 +13,7 @@
 
 #include "kernels/cuda/cuda_check.cuh"
 #include "kernels/cuda/gemm_bf16.cuh"
+#include "kernels/cuda/gemm_weight_gradient.cuh"
 #include "runtime/tensor.h"
 
 namespace switchback::cuda {
@@ -27,6 +28,7 @@ namespace {
 
 constexpr int most_algorithms = 24;  // asked of cuBLASLt's heuristic: candidates 0, 1, ...
 constexpr int first_tile = 1000;     // candidate first_tile + t is tile t of gemm_bf16
+constexpr int own_gradient = 2000;   // gemm_weight_gradient; 0: by parts
 
 cudaDataType_t type_of(DType dtype) { return dtype == DType::bf16 ? CUDA_R_16BF : CUDA_R_32F; }
 
@@ -146,9 +148,7 @@ int fastest(cudaStream_t stream, int count, const std::function<bool(int)>& run)
 
 // The product as gemm_bf16 would do it; K = 0 where it cannot.
 GemmBf16 as_own(const GemmProblem& p, void* c, const void* a, const void* b, const void* bias) {
-  if (p.a_transposed || p.accumulate || p.inputs != DType::bf16 || p.output != DType::bf16 ||
-      p.epilogue == GemmProblem::bias_gradient)
-    return {};
+  if (p.a_transposed || p.accumulate || p.inputs != DType::bf16 || p.output != DType::bf16) return {};
   GemmBf16 own;
   own.M = p.m, own.N = p.n, own.K = p.k;
   own.x = a, own.w = b, own.w_is_k_by_n = !p.b_transposed;
@@ -188,8 +188,8 @@ struct GemmPlans::Plan {
       return CUBLAS_STATUS_SUCCESS;
     }
     const float one = 1;
-    return cublasLtMatmul(library.handle, description, &one, our_b, a, our_a, b, &beta, to, c, to, c, &algorithm,
-                          library.workspace, workspace_bytes, library.stream);
+    return cublasLtMatmul(library.handle, description, &one, our_b, a, our_a, b, &beta, to, c, to, c,
+                          &algorithm, library.workspace, workspace_bytes, library.stream);
   }
 };
 
@@ -219,11 +219,8 @@ const GemmPlans::Plan* GemmPlans::make(const GemmProblem& p, void* c, const void
   set(plan->description, CUBLASLT_MATMUL_DESC_TRANSA, p.b_transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
   set(plan->description, CUBLASLT_MATMUL_DESC_TRANSB, p.a_transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
   if (p.epilogue != GemmProblem::plain) {
-    const bool add = p.epilogue == GemmProblem::add_bias;
-    set(plan->description, CUBLASLT_MATMUL_DESC_EPILOGUE,
-        add ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_BGRADB);
-    set(plan->description, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE,
-        static_cast<int32_t>(type_of(add ? p.inputs : p.output)));
+    set(plan->description, CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
+    set(plan->description, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, static_cast<int32_t>(type_of(p.inputs)));
     set(plan->description, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias);
   }
   plan->a = p.b_transposed ? layout(p.inputs, p.n, p.k) : layout(p.inputs, p.k, p.n);
@@ -299,10 +296,10 @@ bool GemmPlans::multiply(GemmProblem p, void* c, const void* a, const void* b, c
 bool GemmPlans::multiply(const GemmBf16& p) {
   if (library_->only_cublas || gemm_bf16_choose(p) < 0) return false;
   if (p.M == 0) return true;
-  const std::string name = concat(p.M, 'x', p.N, 'x', p.K, p.w_is_k_by_n ? "NN" : "NT", "-after", int(p.after),
-                                  p.second ? "-second" : "");
-  const auto known = tiles_.find(name);
-  int tile = known == tiles_.end() ? -1 : known->second;
+  const std::string name = concat(p.M, 'x', p.N, 'x', p.K, p.w_is_k_by_n ? "NN" : "NT", "-after",
+                                  int(p.after), p.second ? "-second" : "");
+  const auto known = candidates_.find(name);
+  int tile = known == candidates_.end() ? -1 : known->second - first_tile;
   if (tile < 0) {
     tile = gemm_bf16_choose(p);
     const int* chosen = library_->choices.find(name);
@@ -316,9 +313,45 @@ bool GemmPlans::multiply(const GemmBf16& p) {
       });
       if (best >= 0) library_->choices.add(name, first_tile + (tile = best));
     }
-    tiles_.emplace(name, tile);
+    candidates_.emplace(name, first_tile + tile);
   }
   gemm_bf16(p, tile, library_->stream);
+  return true;
+}
+
+bool GemmPlans::weight_gradient(const GemmWeightGradient& p,
+                                const std::function<void(const Sink&, const Sink&)>& by_parts) {
+  if (library_->only_cublas || !gemm_weight_gradient_serves(p, workspace_bytes)) return false;
+  const auto run = [&](const GemmWeightGradient& a) {
+    gemm_weight_gradient(a, library_->workspace, workspace_bytes, library_->stream);
+  };
+  const std::string name = concat("dw-", p.M, 'x', p.N, 'x', p.K, p.dbias ? "-dbias" : "");
+  const auto known = candidates_.find(name);
+  int candidate = known == candidates_.end() ? -1 : known->second;
+  if (candidate < 0) {
+    candidate = own_gradient;
+    if (const int* chosen = library_->choices.find(name)) {
+      candidate = *chosen;
+    } else if (library_->tuned && !is_capturing(library_->stream)) {
+      // What is added to must not be added to in trials.
+      const Tensor dw = p.accumulate_dw ? Tensor({p.N, p.K}, DType::f32, library_->device) : Tensor(),
+                   dbias = p.accumulate_dbias ? Tensor({p.N}, DType::f32, library_->device) : Tensor();
+      GemmWeightGradient trial = p;
+      if (p.accumulate_dw) trial.dw = static_cast<float*>(dw.data());
+      if (p.accumulate_dbias) trial.dbias = static_cast<float*>(dbias.data());
+      const Sink to_dw{{trial.dw, {p.N, p.K}, DType::f32, library_->device}, p.accumulate_dw},
+          to_dbias{{trial.dbias, {p.N}, DType::f32, library_->device}, p.accumulate_dbias};
+      const int best = fastest(library_->stream, 2, [&](int i) {
+        i == 0 ? by_parts(to_dw, to_dbias) : run(trial);
+        return true;
+      });
+      candidate = best == 0 ? 0 : own_gradient;
+      library_->choices.add(name, candidate);
+    }
+    candidates_.emplace(name, candidate);
+  }
+  if (candidate != own_gradient) return false;
+  run(p);
   return true;
 }
 

@@ -35,8 +35,13 @@
 // An Epilogue is what a consumer warp does with its sums. It has
 //   Arguments                                 what the host passes to it (tensor maps included)
 //   Epilogue(arguments, walk, pieces, piece_loaded, lane)
-//   prefetch(row, column)                     before the product: where the warp's first piece lies
+//   prefetch(row, column, split)              before the product: where the warp's first piece lies
 //   finish(sums)                              after it: float or int [kBlocksM][kSums], as wgmma leaves them
+// and may have
+//   prepare(buffer)                           static: once, by all threads: writes the matrix of ones
+//   wants_row_sums(), finish_row_sums(sums)   Σ_k x[m, k] on the way (staggered): a product with eight columns
+//                                             of ones (8 x 64, bf16, in the first KiB of the buffers); float
+//                                             [kBlocksM][4], the first of each pair counts
 #pragma once
 
 #include "kernels/cuda/gemm_sm90_tile.cuh"
@@ -56,7 +61,7 @@ namespace switchback::sm90 {
 template <class T>
 __device__ __forceinline__ void load_w(uint8_t* w, const CUtensorMap& w_map, int k, int n, int rank,
                                        uint64_t* full) {
-  if constexpr (T::kWeights == Weights::n_by_k) {  // half of the tile's rows
+  if constexpr (T::kMajorW == Major::k) {  // half of the tile's rows
     const int half = rank * T::kTileN / 2;
     ptx::tma_load_multicast(w + half * kRowBytes, &w_map, k, n + half, full, 0b11);
   } else {  // bands of 64 columns, one after the other; of each, half of the stage's rows
@@ -70,18 +75,30 @@ __device__ __forceinline__ void load_w(uint8_t* w, const CUtensorMap& w_map, int
 }
 
 template <class T>
+__device__ __forceinline__ void load_x(uint8_t* x, const CUtensorMap& x_map, int k, int m, uint64_t* full) {
+  if constexpr (T::kMajorX == Major::k) {
+    ptx::tma_load(x, &x_map, k, m, full);
+  } else {
+#pragma unroll
+    for (int band = 0; band < T::kTileM / 64; ++band)
+      ptx::tma_load(x + band * T::kBlockK * kRowBytes, &x_map, m + 64 * band, k, full);
+  }
+}
+
+template <class T>
 __device__ __forceinline__ void produce(SharedMemory<T>& shared, const CUtensorMap& x_map,
                                         const CUtensorMap& w_map, const Walk& walk, int first_unit, int units,
                                         int unit_step, int rank) {
   RingPosition<T> at;
   for (int unit = first_unit; unit < units; unit += unit_step) {
     const TilePosition tile = tile_position<T>(walk, unit, rank);
-    for (int k = 0; k < walk.K; k += T::kBlockK) {
+    for (int k_block = 0; k_block < walk.k_blocks; ++k_block) {
+      const int k = tile.k + k_block * T::kBlockK;
       ptx::mbarrier_wait(&shared.empty[at.stage], at.parity ^ 1, "producer", at.stage);
       uint64_t* full = &shared.full[at.stage];
       // All bytes that will land in this block's stage, the other block's multicast included.
       ptx::mbarrier_arrive_and_expect(full, T::kStageBytes);
-      ptx::tma_load(shared.x[at.stage], &x_map, k, tile.m, full);
+      load_x<T>(shared.x[at.stage], x_map, k, tile.m, full);
       load_w<T>(shared.w[at.stage], w_map, k, tile.n, rank, full);
       at.advance();
     }
@@ -96,40 +113,41 @@ __device__ __forceinline__ void release(SharedMemory<T>& shared, int stage, int 
   if (lane < T::kClusterSize) ptx::mbarrier_arrive_in_cluster(&shared.empty[stage], rank ^ lane);
 }
 
-// acc (64, kTileN) += x (64 rows, 32 bytes of K) times the same K of w; `step` counts these within a stage.
+// From a step of 32 bytes of K (16 of bf16) to the next, within a stage.
+__host__ __device__ constexpr int step_bytes(Major major) { return major == Major::k ? 32 : 16 * kRowBytes; }
+
+// acc (64, kTileN) += x (64 rows, 32 bytes of K) times the same K of w.
 template <class T>
 __device__ __forceinline__ void multiply_step(typename T::Sum (&acc)[T::kSums], uint64_t x, uint64_t w,
-                                              int step, int add) {
+                                              int add) {
   if constexpr (std::is_same_v<typename T::Element, int8_t>)
-    ptx::wgmma_s8(acc, x, ptx::wgmma_advance(w, step * 32), add);
-  else if constexpr (T::kWeights == Weights::n_by_k)
-    ptx::wgmma_bf16<ptx::Major::k>(acc, x, ptx::wgmma_advance(w, step * 32), add);
+    ptx::wgmma_s8(acc, x, w, add);
   else
-    ptx::wgmma_bf16<ptx::Major::n>(acc, x, ptx::wgmma_advance(w, step * 16 * kRowBytes), add);
+    ptx::wgmma_bf16<T::kMajorX, T::kMajorW>(acc, x, w, add);
 }
 
 // acc = x rows [first_row, first_row + kConsumerM) of the tile times all of its w. One group of products
 // stays in flight while the next stage is waited for. after_issue(k_block) runs when a stage's products are
-// on their way.
-template <class T, class AfterIssue>
+// on their way; with_step(block, x, add) may issue more products on the x of a step.
+template <class T, class AfterIssue, class WithStep>
 __device__ __forceinline__ void multiply(typename T::Sum (&acc)[T::kBlocksM][T::kSums],
                                          SharedMemory<T>& shared, RingPosition<T>& at, int k_blocks,
                                          int first_row, int lane, int rank, const char* role,
-                                         const AfterIssue& after_issue) {
+                                         const AfterIssue& after_issue, const WithStep& with_step) {
   int previous = 0;
   for (int k_block = 0; k_block < k_blocks; ++k_block) {
     ptx::mbarrier_wait(&shared.full[at.stage], at.parity, role, at.stage);
     const uint64_t x = ptx::wgmma_descriptor(shared.x[at.stage] + first_row * kRowBytes);
-    const uint64_t w = T::kWeights == Weights::n_by_k
-                           ? ptx::wgmma_descriptor(shared.w[at.stage])
-                           : ptx::wgmma_descriptor(shared.w[at.stage], T::kBlockK * kRowBytes);
+    const uint64_t w = ptx::wgmma_descriptor(shared.w[at.stage], T::kBlockK * kRowBytes);
     ptx::wgmma_fence();
 #pragma unroll
     for (int step = 0; step < kRowBytes / 32; ++step) {
 #pragma unroll
       for (int block = 0; block < T::kBlocksM; ++block) {
-        multiply_step<T>(acc[block], ptx::wgmma_advance(x, block * 64 * kRowBytes + step * 32), w, step,
-                         k_block > 0 || step > 0);
+        const uint64_t x_step = ptx::wgmma_advance(x, block * 64 * kRowBytes + step * step_bytes(T::kMajorX));
+        const int add = k_block > 0 || step > 0;
+        multiply_step<T>(acc[block], x_step, ptx::wgmma_advance(w, step * step_bytes(T::kMajorW)), add);
+        with_step(block, x_step, add);
       }
     }
     ptx::wgmma_commit();
@@ -157,6 +175,7 @@ __global__ void __launch_bounds__(T::kThreads, 1)
       __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 32, 0);  // uniform, and the compiler knows it
   const int lane = threadIdx.x % 32;
   const int rank = static_cast<int>(ptx::cluster_block_rank());
+  constexpr bool kRowSums = requires { &Epilogue::wants_row_sums; };
 
   if (threadIdx.x == 0) {
     for (int s = 0; s < T::kStages; ++s) {
@@ -170,13 +189,15 @@ __global__ void __launch_bounds__(T::kThreads, 1)
     ptx::tma_prefetch_map(&x_map);
     ptx::tma_prefetch_map(&w_map);
   }
+  if constexpr (kRowSums) Epilogue::prepare(shared.pieces[0][0]);
   ptx::cluster_sync();
   ptx::wait_for_previous_kernel();
   ptx::allow_next_kernel();
 
-  const int units = walk.row_units * walk.column_units;
+  const int units = walk.row_units * walk.column_units * walk.splits;
   const int first_unit = blockIdx.x / T::kClusterSize, unit_step = gridDim.x / T::kClusterSize;
-  const int k_blocks = (walk.K + T::kBlockK - 1) / T::kBlockK;
+  const int k_blocks = walk.k_blocks;
+  const auto no_more = [](int, uint64_t, int) {};
 
   if (warp < 4) {  // ---- producer
     ptx::give_back_registers<40>();
@@ -194,13 +215,30 @@ __global__ void __launch_bounds__(T::kThreads, 1)
       bool hold = walk.stagger > 0 && first_unit < units;  // only once: the distance then keeps itself
       for (int unit = first_unit; unit < units; unit += unit_step) {
         const TilePosition tile = tile_position<T>(walk, unit, rank);
-        epilogue.prefetch(tile.m + first_row + warp_row, tile.n);
+        epilogue.prefetch(tile.m + first_row + warp_row, tile.n, tile.split);
         if (hold && consumer == 1) ptx::named_barrier_sync<1>(256);
         const int last_held = min(walk.stagger, k_blocks) - 1;
         typename T::Sum acc[T::kBlocksM][T::kSums];
-        multiply<T>(acc, shared, at, k_blocks, first_row, lane, rank, "consumer", [&](int k_block) {
+        const auto let_go = [&](int k_block) {
           if (hold && consumer == 0 && k_block == last_held) ptx::named_barrier_arrive<1>(256);
-        });
+        };
+        bool multiplied = false;
+        if constexpr (kRowSums) {
+          if (epilogue.wants_row_sums()) {
+            float sums[T::kBlocksM][4];
+            const uint64_t ones = ptx::wgmma_descriptor(shared.pieces);
+            const auto sum_rows = [&](int block, uint64_t x, int add) {
+              ptx::wgmma_bf16<T::kMajorX, Major::k>(sums[block], x, ones, add);
+            };
+            multiply<T>(acc, shared, at, k_blocks, first_row, lane, rank, "consumer", let_go, sum_rows);
+#pragma unroll
+            for (int block = 0; block < T::kBlocksM; ++block) ptx::wgmma_results(sums[block]);
+            epilogue.finish_row_sums(sums);
+            multiplied = true;
+          }
+        }
+        if (!multiplied)
+          multiply<T>(acc, shared, at, k_blocks, first_row, lane, rank, "consumer", let_go, no_more);
         hold = false;
         epilogue.finish(acc);
       }
@@ -212,20 +250,21 @@ __global__ void __launch_bounds__(T::kThreads, 1)
       }
       for (int unit = first_unit + consumer * unit_step; unit < units; unit += 2 * unit_step) {
         const TilePosition tile = tile_position<T>(walk, unit, rank);
-        epilogue.prefetch(tile.m + warp_row, tile.n);
+        epilogue.prefetch(tile.m + warp_row, tile.n, tile.split);
         if (consumer == 0)
           ptx::named_barrier_sync<1>(256);
         else
           ptx::named_barrier_sync<2>(256);
         typename T::Sum acc[T::kBlocksM][T::kSums];
-        multiply<T>(acc, shared, at, k_blocks, 0, lane, rank, "consumer", [&](int k_block) {
+        const auto give_turn = [&](int k_block) {
           if (k_block == k_blocks - 1) {
             if (consumer == 0)
               ptx::named_barrier_arrive<2>(256);
             else
               ptx::named_barrier_arrive<1>(256);
           }
-        });
+        };
+        multiply<T>(acc, shared, at, k_blocks, 0, lane, rank, "consumer", give_turn, no_more);
         at.advance(k_blocks);  // the other consumer's tile
         epilogue.finish(acc);
       }

@@ -23,6 +23,7 @@ inline int multiprocessor_count() {
 struct LaunchOptions {
   int64_t band_bytes = 16 << 20;  // of w that the blocks keep returning to: a third of L2
   int stagger = 3;
+  int splits = 1;                // of K, each with sums of its own
   bool overlap_previous = true;  // start while the stream's previous kernel ends (dependent_launch.cuh)
 };
 
@@ -41,7 +42,7 @@ CUtensorMap piece_map(const void* matrix, int M, int N) {
                               T::kChunk == 64 ? ptx::Swizzle::bytes_128 : ptx::Swizzle::bytes_64);
 }
 
-// x (M, K) and w, (N, K) or as the tile's kWeights says. Rows are multiples of 16 bytes.
+// x (M, K) and w (N, K), or x (K, M) and w (K, N) where the tile says Major::mn. Rows are multiples of 16 bytes.
 template <class T, class Epilogue>
 void launch(int M, int N, int K, const void* x, const void* w, const typename Epilogue::Arguments& arguments,
             const LaunchOptions& options, cudaStream_t stream) {
@@ -77,17 +78,21 @@ void launch(int M, int N, int K, const void* x, const void* w, const typename Ep
   constexpr int kElement = sizeof(typename T::Element);
   const int64_t unit_bytes = int64_t{K} * T::kTileN * kElement;
   walk.group = static_cast<int>(std::clamp<int64_t>(options.band_bytes / unit_bytes, 1, walk.column_units));
+  walk.splits = options.splits;
+  walk.k_blocks = ceil_div(ceil_div(K, T::kBlockK), options.splits);
   walk.stagger = options.stagger < T::kStages ? options.stagger : T::kStages - 1;
 
   using ptx::Swizzle;
   const CUtensorMap x_map =
-      ptx::make_tensor_map(x, M, K, kElement, T::kTileM, T::kBlockK, Swizzle::bytes_128);
+      T::kMajorX == Major::k
+          ? ptx::make_tensor_map(x, M, K, kElement, T::kTileM, T::kBlockK, Swizzle::bytes_128)
+          : ptx::make_tensor_map(x, K, M, kElement, T::kBlockK, 64, Swizzle::bytes_128);
   const CUtensorMap w_map =
-      T::kWeights == Weights::n_by_k
+      T::kMajorW == Major::k
           ? ptx::make_tensor_map(w, N, K, kElement, T::kTileN / 2, T::kBlockK, Swizzle::bytes_128)
           : ptx::make_tensor_map(w, K, N, kElement, T::kBlockK / 2, 64, Swizzle::bytes_128);
 
-  const int units = walk.row_units * walk.column_units;
+  const int units = walk.row_units * walk.column_units * walk.splits;
   config.gridDim = std::min(units, clusters) * T::kClusterSize;
   CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, x_map, w_map, arguments, walk));
 }

@@ -7,12 +7,15 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "kernels/cuda/ptx/wgmma.cuh"
+
 namespace switchback::sm90 {
 
 enum class Schedule { staggered, ping_pong };
 
-// How w lies in memory. The tensor cores read 8-bit operands only along K; for bf16 they transpose on the way.
-enum class Weights { n_by_k, k_by_n };
+// Which index of an operand runs along its rows in memory: K, or M (of x) or N (of w). The tensor cores read
+// 8-bit operands only along K; bf16 they transpose on the way.
+using ptx::Major;
 
 constexpr int kRowBytes = 128;  // of one row of an operand in shared memory: the width of the swizzle
 
@@ -21,13 +24,13 @@ constexpr int kRowBytes = 128;  // of one row of an operand in shared memory: th
 // kBuffers: pieces of y (or of an operand of the epilogue, on its way in) that a consumer warp may have under
 // way.
 template <class Element_, int kTileM_, int kTileN_, int kStages_, int kBuffers_, Schedule kSchedule_,
-          Weights kWeights_ = Weights::n_by_k>
+          Major kMajorW_ = Major::k, Major kMajorX_ = Major::k>
 struct Tile {
   using Element = Element_;
   using Sum = std::conditional_t<std::is_same_v<Element, int8_t>, int, float>;
   static constexpr int kTileM = kTileM_, kTileN = kTileN_, kStages = kStages_, kBuffers = kBuffers_;
   static constexpr Schedule kSchedule = kSchedule_;
-  static constexpr Weights kWeights = kWeights_;
+  static constexpr Major kMajorX = kMajorX_, kMajorW = kMajorW_;
 
   static constexpr int kBlockK = kRowBytes / sizeof(Element);  // of K per stage
   static constexpr int kThreads = 384;
@@ -47,7 +50,8 @@ struct Tile {
 
   static_assert(kConsumerM % 64 == 0 && kTileN % 32 == 0);
   static_assert(kBlocksM * kSums <= 192, "accumulators must fit in registers");
-  static_assert(kWeights == Weights::n_by_k || (sizeof(Element) == 2 && kTileN % 64 == 0));
+  static_assert(kMajorW == Major::k || (sizeof(Element) == 2 && kTileN % 64 == 0));
+  static_assert(kMajorX == Major::k || sizeof(Element) == 2);
 };
 
 template <class T>
@@ -64,22 +68,26 @@ struct Walk {
   int row_units, column_units;  // pairs of tiles, one above the other; tiles
   int group;                    // column units walked together
   int stagger;                  // stages
+  int splits, k_blocks;         // a unit is a tile and one of `splits` parts of K, each of k_blocks stages
 };
 
-// The list of tiles: bands of `group` column units, walked row by row, so that blocks running at the same
+// The list of units: part of K by part of K; within a part, bands of `group` column units, walked row by row, so that blocks running at the same
 // time share rows of x and the band's w. A band is as wide as L2 allows, for x is read from memory once per
 // band.
 struct TilePosition {
-  int m, n;  // first row and column
+  int m, n, k;  // first row, column and k
+  int split;
 };
 template <class T>
 __device__ __forceinline__ TilePosition tile_position(const Walk& walk, int unit, int rank) {
-  const int band = unit / (walk.group * walk.row_units);
+  const int tiles = walk.row_units * walk.column_units, split = unit / tiles;
+  const int in_split = unit - split * tiles;
+  const int band = in_split / (walk.group * walk.row_units);
   const int first_column = band * walk.group;
   const int width = min(walk.group, walk.column_units - first_column);
-  const int rest = unit - first_column * walk.row_units;
+  const int rest = in_split - first_column * walk.row_units;
   const int row = 2 * (rest / width) + rank, column = first_column + rest % width;
-  return {row * T::kTileM, column * T::kTileN};
+  return {row * T::kTileM, column * T::kTileN, split * walk.k_blocks * T::kBlockK, split};
 }
 
 // A place in the ring of stages, and the parity of the barrier phase that belongs to it.

@@ -18,14 +18,14 @@ template <class Product, class T>
 struct TimesSlope {
   const Product* dg;
   const T* u;
-  GeluCurve curve;
   bool exact;
   __device__ void operator()(float (&du)[elements_of_thread], int64_t i, int64_t valid) const {
     float at[elements_of_thread];
     load(at, u + i, valid);
     load(du, dg + i, valid);
     if constexpr (std::is_same_v<T, bf16>) {
-      times_gelu_slope(du, at, curve);
+      float y[elements_of_thread];
+      gelu_and_times_slope(y, du, at, exact);
     } else {
 #pragma unroll
       for (int e = 0; e < elements_of_thread; ++e) du[e] *= gelu_slope(at[e], exact);
@@ -76,7 +76,7 @@ void CudaKernels::linear_gelu_backward_input(Sink dpreactivation, View y, CView 
       using To = decltype(to);
       const auto multiply = [&](auto* dg) {
         using Product = std::remove_pointer_t<decltype(dg)>;
-        const TimesSlope<Product, T> f{dg, data<T>(preactivation), gelu_curve(kind), kind == Gelu::exact};
+        const TimesSlope<Product, T> f{dg, data<T>(preactivation), kind == Gelu::exact};
         for_elements(op, out_of<To>(dpreactivation), rows * width, f, stream_);
       };
       if (!dpreactivation.accumulate) {  // the product stands where its result goes

@@ -2,9 +2,10 @@
 //
 //   y = x wᵀ + bias,   dx = dy w,   dw = dyᵀ x,   dbias = Σ_rows dy
 //
-// By cuBLASLt (gemm_plan.h); what it has no algorithm for (empty sums, odd leading dimensions) goes through a
-// plain tiled kernel. Sums are f32, the bias is added to the finished sum, and the result is rounded once.
+// By cuBLASLt or kernels of our own, whichever is faster (gemm_plan.h); what neither has an algorithm for (empty
+// sums, odd leading dimensions) goes through a plain tiled kernel. Sums are f32, the bias is added to the finished sum, and the result is rounded once.
 #include "kernels/cuda/gemm_plan.h"
+#include "kernels/cuda/gemm_weight_gradient.cuh"
 #include "kernels/cuda/reduce.cuh"
 
 namespace switchback::cuda {
@@ -114,27 +115,22 @@ void CudaKernels::linear_backward_weight(Sink dw, Sink dbias, CView dy, CView x)
   check_sink(op, "dw", dw, n, k, dy.dtype);
   check_sink_vector(op, "dbias", dbias, n, dy.dtype);
 
-  // Within the product, where its epilogue serves: bf16 operands and a bias gradient of dw's type to
-  // overwrite.
-  if (dw && dbias && m * n * k > 0 && dy.dtype == DType::bf16 && dbias.to.dtype == dw.to.dtype &&
-      !dbias.accumulate) {
-    GemmProblem problem;
-    problem.m = n;
-    problem.n = k;
-    problem.k = m;
-    problem.a_transposed = true;
-    problem.inputs = dy.dtype;
-    problem.output = dw.to.dtype;
-    problem.epilogue = GemmProblem::bias_gradient;
-    problem.accumulate = dw.accumulate;
-    if (products_->multiply(problem, dw.to.data, dy.data, x.data, dbias.to.data)) return;
+  const auto by_parts = [&](const Sink& dw, const Sink& dbias) {
+    if (dw) product(op, *this, dw, dy, true, x, false, n, k, m);
+    if (!dbias) return;
+    visit(dy.dtype, op, [&](auto tag) {
+      using T = decltype(tag);
+      sum_rows<1>(op, *this, {dbias}, m, n, RowSum<T>{data<T>(dy), static_cast<int>(n)});
+    });
+  };
+  if (dw && dy.dtype == DType::bf16 && dw.to.dtype == DType::f32 &&
+      (!dbias || dbias.to.dtype == DType::f32)) {
+    GemmWeightGradient both{m, n, k, dy.data, x.data};
+    both.dw = static_cast<float*>(dw.to.data), both.accumulate_dw = dw.accumulate;
+    both.dbias = static_cast<float*>(dbias.to.data), both.accumulate_dbias = dbias.accumulate;
+    if (products_->weight_gradient(both, by_parts)) return;
   }
-  if (dw) product(op, *this, dw, dy, true, x, false, n, k, m);
-  if (!dbias) return;
-  visit(dy.dtype, op, [&](auto tag) {
-    using T = decltype(tag);
-    sum_rows<1>(op, *this, {dbias}, m, n, RowSum<T>{data<T>(dy), static_cast<int>(n)});
-  });
+  by_parts(dw, dbias);
 }
 
 }  // namespace switchback::cuda

@@ -1,12 +1,14 @@
 // The bf16 product on Hopper, every tile and every epilogue, against sums in f64: ragged sizes, one row to many
 // rows, more tiles than the chip has multiprocessors; what must have the same bits, has them.
 // SWITCHBACK_TINY=1 keeps two small shapes (for compute-sanitizer).
+#include <array>
 #include <cmath>
 #include <cstdlib>
 #include <vector>
 
 #include "kernels/cuda/cuda_kernels.h"
 #include "kernels/cuda/gemm_bf16.cuh"
+#include "kernels/cuda/gemm_weight_gradient.cuh"
 #include "runtime/philox.h"
 #include "tests/cuda/testing.h"
 
@@ -284,6 +286,87 @@ TEST_CASE("linear_gelu: fused and by parts") {
         worst = std::max(worst, steps(fused[i], static_cast<double>(static_cast<float>(parts[i])), 0));
       CHECK(worst <= 2);
     }
+  }
+}
+
+// dw and dbias in one kernel: ragged sizes in f64; many tiles and parts against cuBLASLt in f32; added to what is
+// there; the same bits twice; nothing written behind.
+TEST_CASE("weight gradient") {
+  if (no_hopper()) return;
+  CudaKernels& k = device();
+  const bool tiny = std::getenv("SWITCHBACK_TINY") != nullptr;
+  const Tensor workspace({16 << 20}, DType::f32, gpu);
+  const auto floats = [](const Tensor& t) {
+    const Tensor host = to_host(t);
+    return std::vector<float>(host.span<float>().begin(), host.span<float>().end());
+  };
+  for (const auto& [M, N, K] : std::vector<std::array<int64_t, 3>>{{1, 8, 8},
+                                                                   {15, 264, 520},
+                                                                   {129, 136, 72},
+                                                                   {257, 520, 264},
+                                                                   {3000, 8, 776},
+                                                                   {20001, 768, 520},
+                                                                   {9000, 2304, 768}}) {
+    if (tiny && M > 129) continue;
+    CAPTURE(M);
+    CAPTURE(N);
+    CAPTURE(K);
+    const std::vector<bfloat16> dy_values = random_values(M * N, 1, 5), x_values = random_values(M * K, 1, 6);
+    const Tensor dy = to_device(Tensor::of({M, N}, dy_values), gpu),
+                 x = to_device(Tensor::of({M, K}, x_values), gpu);
+    std::vector<double> expected_dw(static_cast<size_t>(N * K)), expected_dbias(static_cast<size_t>(N));
+    if (M * N * K < 100'000'000) {
+      for (int64_t m = 0; m < M; ++m) {
+        for (int64_t n = 0; n < N; ++n) {
+          const double d = static_cast<double>(static_cast<float>(dy_values[m * N + n]));
+          expected_dbias[n] += d;
+          for (int64_t c = 0; c < K; ++c)
+            expected_dw[n * K + c] += d * static_cast<double>(static_cast<float>(x_values[m * K + c]));
+        }
+      }
+    } else {
+      const Tensor wide_dy({M, N}, DType::f32, gpu), wide_x({M, K}, DType::f32, gpu),
+          dw({N, K}, DType::f32, gpu), dbias({N}, DType::f32, gpu);
+      k.cast(wide_dy, dy), k.cast(wide_x, x);
+      k.linear_backward_weight({dw}, {dbias}, wide_dy, wide_x);
+      const std::vector<float> dw_values = floats(dw), dbias_values = floats(dbias);
+      expected_dw.assign(dw_values.begin(), dw_values.end());
+      expected_dbias.assign(dbias_values.begin(), dbias_values.end());
+    }
+    std::vector<float> first, first_bias;
+    for (int times = 0; times < 3; ++times) {
+      const bool accumulate = times == 2, with_bias = times != 1;
+      CAPTURE(times);
+      const Tensor dw({N + guard_rows, K}, DType::f32, gpu), dbias({N + guard_rows}, DType::f32, gpu);
+      k.fill(dw, 7), k.fill(dbias, 7);
+      GemmWeightGradient a{M, N, K, dy.data(), x.data(), static_cast<float*>(dw.data())};
+      if (with_bias) a.dbias = static_cast<float*>(dbias.data());
+      a.accumulate_dw = a.accumulate_dbias = accumulate;
+      gemm_weight_gradient(a, workspace.data(), workspace.view().bytes(), k.stream());
+      const std::vector<float> dw_values = floats(dw), dbias_values = floats(dbias);
+      const double slack = 3e-6 * std::sqrt(static_cast<double>(M)) + 1e-6 + 1e-7 * static_cast<double>(M);
+      double worst = 0;
+      for (int64_t i = 0; i < (N + guard_rows) * K; ++i) {
+        const double expected = i < N * K ? expected_dw[i] + (accumulate ? 7 : 0) : 7;
+        worst = std::max(worst, std::abs(static_cast<double>(dw_values[i]) - expected));
+      }
+      CHECK(worst < slack);
+      worst = 0;
+      for (int64_t i = 0; i < N + guard_rows; ++i) {
+        const double expected = i < N && with_bias ? expected_dbias[i] + (accumulate ? 7 : 0) : 7;
+        worst = std::max(worst, std::abs(static_cast<double>(dbias_values[i]) - expected));
+      }
+      CHECK(worst < slack);
+      if (times == 0) first = dw_values, first_bias = dbias_values;
+      if (times == 1) CHECK(dw_values == first);
+    }
+    const Tensor dw({N + guard_rows, K}, DType::f32, gpu), dbias({N + guard_rows}, DType::f32, gpu);
+    k.fill(dw, 7), k.fill(dbias, 7);
+    GemmWeightGradient a{M, N, K, dy.data(), x.data(), static_cast<float*>(dw.data())};
+    a.dbias = static_cast<float*>(dbias.data());
+    gemm_weight_gradient(a, workspace.data(), workspace.view().bytes(), k.stream());
+    CHECK(floats(dw) == first);
+    CHECK(floats(dbias) == first_bias);
   }
 }
 

@@ -1,8 +1,7 @@
 // driver.cu: checks every rung of the ladder bit for bit and times it, next to what cuBLASLt offers.
 //
-//   nvcc -std=c++20 -O3 -gencode=arch=compute_90a,code=sm_90a -I. -o int8_ladder
-//     kernels/cuda/gemm_int8*.cu kernels/cuda/lessons/*.cu -lcublasLt
-//   (one line, from the top folder; add -DSWITCHBACK_TRAP_STUCK_BARRIERS to debug)
+//   ninja -C build kernels/cuda/lessons/int8_ladder
+//   (not built by default; -DSWITCHBACK_TRAP_STUCK_BARRIERS on nvcc's line helps to debug)
 //
 //   int8_ladder check              every kernel, small ragged shapes and adversarial patterns against the CPU
 //   int8_ladder big                the production shapes against a plain kernel and cuBLASLt's int8 product
