@@ -81,12 +81,18 @@ SWITCHBACK_HOST_DEVICE uint32_t magnitude_bits(float x) { return rounded::bits_o
 
 SWITCHBACK_HOST_DEVICE constexpr float largest_of(Format format) {
   switch (format) {
-    case Format::int8: return 127;
-    case Format::e4m3: return 448;
-    case Format::e5m2: return 57344;
-    case Format::paper_e4m3: return 480;
-    case Format::paper_e5m2: return 114688;
-    default: return 1;
+    case Format::int8:
+      return 127;
+    case Format::e4m3:
+      return 448;
+    case Format::e5m2:
+      return 57344;
+    case Format::paper_e4m3:
+      return 480;
+    case Format::paper_e5m2:
+      return 114688;
+    default:
+      return 1;
   }
 }
 

@@ -95,8 +95,8 @@ Tensor rounded(const Tensor& x, const Operand& o) {
 }
 Codes row_codes(const RowOperand& x, const Operand& o) {
   if (!x.codes.defined()) return codes_of(x.value, o);
-  CHECK(x.codes.format == o.format && o.by == row, "the operand's codes are ", x.codes.format, ", the recipe asks for ",
-        o.format, " by ", o.by);
+  CHECK(x.codes.format == o.format && o.by == row, "the operand's codes are ", x.codes.format,
+        ", the recipe asks for ", o.format, " by ", o.by);
   return x.codes;
 }
 
@@ -128,8 +128,10 @@ void check_recipe(const LinearRecipe& r) {
     CHECK(p.right.by != right_not, r.name, ", ", which, ": the right scale changes along the sum");
     for (const Operand& o : {p.left, p.right}) {
       const bool coded = has_codes(o.format) || o.format == Format::exact, plain = o.format == Format::none;
-      CHECK(p.kind == LinearRecipe::codes ? coded : p.kind == LinearRecipe::sixteen_bit ? plain : !plain, r.name, ", ",
-            which, ": an operand in ", o.format);
+      CHECK(p.kind == LinearRecipe::codes         ? coded
+            : p.kind == LinearRecipe::sixteen_bit ? plain
+                                                  : !plain,
+            r.name, ", ", which, ": an operand in ", o.format);
     }
   };
   check("forward", r.forward, column, column);
@@ -138,8 +140,8 @@ void check_recipe(const LinearRecipe& r) {
   CHECK(r.forward.kind == r.backward_input.kind, r.name, ": forward and backward_input are of one kind");
   CHECK(r.saved == LinearRecipe::input || r.forward.kind == LinearRecipe::codes, r.name, ": saves codes of ",
         "a product that has none");
-  CHECK((r.saved == LinearRecipe::input_codes) <= (r.backward_weight.kind == LinearRecipe::sixteen_bit), r.name,
-        ": codes of rows are dequantised for a 16-bit product");
+  CHECK((r.saved == LinearRecipe::input_codes) <= (r.backward_weight.kind == LinearRecipe::sixteen_bit),
+        r.name, ": codes of rows are dequantised for a 16-bit product");
   CHECK((r.saved == LinearRecipe::input_columns) <= (r.backward_weight.kind == LinearRecipe::codes), r.name,
         ": codes of columns are for a product of codes");
 }
@@ -163,7 +165,8 @@ PreparedWeight prepared_weight(const LinearRecipe& r, Shape shape, DType values,
 void prepare_weight(const PreparedWeight& to, const LinearRecipe& r, CView w) {
   Kernels& k = kernels(w.device);
   const Operand forward = r.forward.right, input = r.backward_input.right;
-  if (r.forward.kind == LinearRecipe::simulated) k.round_to_grid(to.rounded, w, {}, forward.format, forward.by);
+  if (r.forward.kind == LinearRecipe::simulated)
+    k.round_to_grid(to.rounded, w, {}, forward.format, forward.by);
   if (r.forward.kind != LinearRecipe::codes) return;
   if (forward.format == input.format && forward.by == input.by) {  // both ways at once
     k.quantize(to.forward.codes, to.input.codes, to.forward.scale, w, {}, forward.format, forward.by);
@@ -178,7 +181,8 @@ void prepare_weights(const std::vector<WeightToPrepare>& weights) {
   for (const WeightToPrepare& weight : weights) {
     const Operand forward = weight.recipe->forward.right, input = weight.recipe->backward_input.right;
     const PreparedWeight& to = *weight.to;
-    if (has_codes(forward.format) && forward.by == tensor && input.by == tensor && forward.format == input.format)
+    if (has_codes(forward.format) && forward.by == tensor && input.by == tensor &&
+        forward.format == input.format)
       at_once[forward.format].push_back({to.forward.codes, to.input.codes, to.forward.scale, weight.w});
     else
       prepare_weight(to, *weight.recipe, weight.w);
@@ -204,9 +208,15 @@ void linear_forward(const LinearRecipe& r, View y, SavedInput* saved, const RowO
   }
   if (!saved) return;
   switch (r.saved) {
-    case LinearRecipe::input: saved->value = x.value; break;
-    case LinearRecipe::input_codes: saved->codes = x_codes; break;
-    case LinearRecipe::input_columns: saved->codes = transposed_codes_of(x.value, r.backward_weight.right); break;
+    case LinearRecipe::input:
+      saved->value = x.value;
+      break;
+    case LinearRecipe::input_codes:
+      saved->codes = x_codes;
+      break;
+    case LinearRecipe::input_columns:
+      saved->codes = transposed_codes_of(x.value, r.backward_weight.right);
+      break;
   }
 }
 
@@ -225,7 +235,8 @@ void linear_backward_input(const LinearRecipe& r, Sink dx, const RowOperand& dy,
   }
 }
 
-void linear_backward_weight(const LinearRecipe& r, Sink dw, Sink dbias, const Tensor& dy, const SavedInput& saved) {
+void linear_backward_weight(const LinearRecipe& r, Sink dw, Sink dbias, const Tensor& dy,
+                            const SavedInput& saved) {
   Kernels& k = kernels(dy.device());
   const Product& product = r.backward_weight;
   if (!dw) return k.linear_backward_weight({}, dbias, dy, dy);  // reads no x
@@ -240,7 +251,8 @@ void linear_backward_weight(const LinearRecipe& r, Sink dw, Sink dbias, const Te
   if (dbias) k.linear_backward_weight({}, dbias, dy, dy);
   if (product.kind == LinearRecipe::simulated)
     return k.linear_backward_weight(dw, {}, rounded(dy, product.left), rounded(saved.value, product.right));
-  const Codes x = r.saved == LinearRecipe::input_columns ? saved.codes : transposed_codes_of(saved.value, product.right);
+  const Codes x =
+      r.saved == LinearRecipe::input_columns ? saved.codes : transposed_codes_of(saved.value, product.right);
   product_into(dw, transposed_codes_of(dy, product.left), x, dy.dtype(), dy.device());
 }
 

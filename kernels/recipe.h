@@ -45,18 +45,20 @@ struct LinearRecipe {
   Product backward_input;   // dy, w
   Product backward_weight;  // dy, x
   Saved saved = input;
-  std::string_view what;    // for --help
+  std::string_view what;  // for --help
 
   // What the rows of a linear's input, and of its output's gradient, are coded in; none: they are not.
   Format input_row_codes() const {
     return forward.kind == codes && forward.left.by == Granularity::row ? forward.left.format : Format::none;
   }
   Format gradient_row_codes() const {
-    return backward_input.kind == codes && backward_input.left.by == Granularity::row ? backward_input.left.format
-                                                                                      : Format::none;
+    return backward_input.kind == codes && backward_input.left.by == Granularity::row
+               ? backward_input.left.format
+               : Format::none;
   }
   bool is_standard() const {
-    return forward.kind == sixteen_bit && backward_input.kind == sixteen_bit && backward_weight.kind == sixteen_bit;
+    return forward.kind == sixteen_bit && backward_input.kind == sixteen_bit &&
+           backward_weight.kind == sixteen_bit;
   }
 };
 
@@ -95,8 +97,8 @@ struct RowOperand {
 
 // What the forward pass keeps for dw.
 struct SavedInput {
-  Tensor value;   // (M, K)
-  Codes codes;    // input_codes: (M, K); input_columns: (K, M')
+  Tensor value;  // (M, K)
+  Codes codes;   // input_codes: (M, K); input_columns: (K, M')
 };
 
 // y = x wᵀ + bias. Fills `saved` when it is given. w: the values; read by 16-bit products alone.

@@ -3,7 +3,6 @@
 #include "autograd/ops/precision.h"
 
 namespace switchback {
-
 namespace {
 
 // The same by a recipe. The GELU stands between the products then, both ways, and leaves the codes of its
@@ -47,8 +46,9 @@ Variable mlp_by_recipe(const Variable& x, const Variable& fc_w, const Variable& 
   if (!save_g) saved_g.value = {};
   g = {};
   y.gradient().sum_rows_into(proj_b.gradient());
-  tape().record("mlp", y, [=, &k, &recipe, dx = x.gradient(), x_codes = saved_x.codes, result = y.gradient(),
-                           dtype = x.dtype(), device = x.device()]() mutable {
+  tape().record("mlp", y, [&k, &recipe, fc_w, fc_b, proj_w, proj_b, fc_weight, proj_weight, kind, hidden,
+                           backward, u, saved_g, kept_x, x_codes = saved_x.codes, dx = x.gradient(),
+                           result = y.gradient(), dtype = x.dtype(), device = x.device()]() mutable {
     RowOperand dy{.value = {}, .codes = result.take_codes()}, du{.value = hidden(dtype, device), .codes = {}};
     dy.value = result.take();
     linear_backward_input(recipe, {du.value}, dy, proj_w.value(), *proj_weight);  // dg

@@ -200,7 +200,8 @@ void CpuKernels::dequantize(View x, CView codes, CView scale, Format format, Gra
   check_place(op, "x", x, x.dtype);
   check_matrix(op, "codes", codes, rows, cols, code_dtype(format, x.dtype));
   CHECK(by != Granularity::column, op, ": scales by column are not needed");
-  CHECK(by == Granularity::tensor || scale.size() == rows, op, ": ", scale.size(), " scales for ", rows, " rows");
+  CHECK(by == Granularity::tensor || scale.size() == rows, op, ": ", scale.size(), " scales for ", rows,
+        " rows");
   check_vector(op, "scale", scale, scale.size(), DType::f32);
   const float* scales = scale.as<float>();
   visit_float(x.dtype, op, [&](auto tag) {
@@ -216,7 +217,8 @@ void CpuKernels::dequantize(View x, CView codes, CView scale, Format format, Gra
         const int64_t count = std::min<int64_t>(256, cols - c);
         decode(values, codes, format, row * cols + c, count);
         const float own = scales[scale_at(by, row, 0)];
-        for (int64_t i = 0; i < count; ++i) to[row * cols + c + i] = static_cast<T>(dequantized(values[i], own));
+        for (int64_t i = 0; i < count; ++i)
+          to[row * cols + c + i] = static_cast<T>(dequantized(values[i], own));
       }
     });
   });
@@ -246,12 +248,18 @@ void CpuKernels::round_to_grid(View y, CView x, CView largest, Format format, Gr
         });
       };
       switch (format) {
-        case Format::e4m3: return all([](float v) { return on_grid<Format::e4m3>(v); });
-        case Format::e5m2: return all([](float v) { return on_grid<Format::e5m2>(v); });
-        case Format::paper_e4m3: return all([](float v) { return on_grid<Format::paper_e4m3>(v); });
-        case Format::paper_e5m2: return all([](float v) { return on_grid<Format::paper_e5m2>(v); });
-        case Format::int8: return all([](float v) { return static_cast<float>(int8_of(v)); });
-        default: fail(op, ": ", format, " is not a grid");
+        case Format::e4m3:
+          return all([](float v) { return on_grid<Format::e4m3>(v); });
+        case Format::e5m2:
+          return all([](float v) { return on_grid<Format::e5m2>(v); });
+        case Format::paper_e4m3:
+          return all([](float v) { return on_grid<Format::paper_e4m3>(v); });
+        case Format::paper_e5m2:
+          return all([](float v) { return on_grid<Format::paper_e5m2>(v); });
+        case Format::int8:
+          return all([](float v) { return static_cast<float>(int8_of(v)); });
+        default:
+          fail(op, ": ", format, " is not a grid");
       }
     });
   });
@@ -266,7 +274,8 @@ void CpuKernels::product_of_codes(View y, const CodeView& a, const CodeView& b, 
   check_matrix(op, "b", b.codes, cols, inner, code_dtype(b.format, y.dtype));
   check_matrix(op, "y", y, rows, cols, y.dtype);
   CHECK((a.format == Format::int8) == (b.format == Format::int8), op, ": ", a.format, " times ", b.format);
-  CHECK(a.scale.size() == 1 || a.scale.size() == rows, op, ": ", a.scale.size(), " scales of a for ", rows, " rows");
+  CHECK(a.scale.size() == 1 || a.scale.size() == rows, op, ": ", a.scale.size(), " scales of a for ", rows,
+        " rows");
   CHECK(b.scale.size() >= 1, op, ": b has no scale");
   check_vector(op, "scale of a", a.scale, a.scale.size(), DType::f32);
   check_vector(op, "scale of b", b.scale, b.scale.size(), DType::f32);
@@ -311,7 +320,8 @@ void CpuKernels::product_of_codes(View y, const CodeView& a, const CodeView& b, 
               to[at] = static_cast<T>(sum[i] + (add ? static_cast<R>(add[c]) : R(0)));
               continue;
             }
-            const float exact = a.format == Format::int8 ? static_cast<float>(total[i]) : static_cast<float>(sum[i]);
+            const float exact =
+                a.format == Format::int8 ? static_cast<float>(total[i]) : static_cast<float>(sum[i]);
             to[at] = static_cast<T>(scaled_sum(exact, a_scale[rows_scaled ? from + row : 0],
                                                b_scale[cols_scaled ? c : 0],
                                                add ? static_cast<float>(add[c]) : 0.0f));

@@ -76,15 +76,19 @@ __device__ __forceinline__ uint2 encode(const float (&v)[8], float inverse) {
 #pragma unroll
   for (int e = 0; e < 8; ++e) s[e] = __fmul_rn(v[e], inverse);
   const uint32_t mask = inverse == 0 ? 0u : ~0u;
-  return {encode_four<format>(s[0], s[1], s[2], s[3]) & mask, encode_four<format>(s[4], s[5], s[6], s[7]) & mask};
+  return {encode_four<format>(s[0], s[1], s[2], s[3]) & mask,
+          encode_four<format>(s[4], s[5], s[6], s[7]) & mask};
 }
 
 // The same for a format that is known at run time only: kernels that do much else need not be made for each.
 __device__ __forceinline__ uint2 encode(Format format, const float (&v)[8], float inverse) {
   switch (format) {
-    case Format::int8: return encode<Format::int8>(v, inverse);
-    case Format::e4m3: return encode<Format::e4m3>(v, inverse);
-    default: return encode<Format::e5m2>(v, inverse);
+    case Format::int8:
+      return encode<Format::int8>(v, inverse);
+    case Format::e4m3:
+      return encode<Format::e4m3>(v, inverse);
+    default:
+      return encode<Format::e5m2>(v, inverse);
   }
 }
 
@@ -108,8 +112,10 @@ __device__ __forceinline__ void store_codes(uint8_t* to, uint2 codes, int64_t va
 
 template <Format format>
 __device__ __forceinline__ float value_of_code(uint8_t code) {
-  if constexpr (format == Format::int8) return static_cast<float>(static_cast<int8_t>(code));
-  else return value_of_float8<format>(code);
+  if constexpr (format == Format::int8)
+    return static_cast<float>(static_cast<int8_t>(code));
+  else
+    return value_of_float8<format>(code);
 }
 template <Format format>
 __device__ __forceinline__ void decode(float (&v)[8], const uint8_t* from, int64_t valid) {

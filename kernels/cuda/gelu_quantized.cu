@@ -1,8 +1,8 @@
 // gelu_quantized.cu: the activation of the MLP and the codes of its rows in one sweep, both ways.
 //   y = gelu(x)                       codes of y's rows
 //   dx = dy gelu'(x), y once more     codes of dx's rows
-// x, y, dy, dx (M, C) bf16. A row's results stay in registers, rounded to bf16, until its absmax is known: the
-// codes are those that quantize would make of them. Widths and types beyond that take two sweeps.
+// x, y, dy, dx (M, C) bf16. A row's results stay in registers, rounded to bf16, until its absmax is known:
+// the codes are those that quantize would make of them. Widths and types beyond that take two sweeps.
 #include "kernels/cuda/codes.cuh"
 #include "kernels/cuda/gelu.cuh"
 
@@ -136,7 +136,7 @@ void CudaKernels::gelu_backward_quantized(View dx, View codes, View scale, View 
   if (visit_rows(x, {x.data, y.data, dx.data, dy.data, codes.data}, format,
                  [&]<Format f, int threads, int held>() {
                    backward<f, threads, held><<<blocks_for(rows, 1), threads, 0, stream_>>>(
-                       static_cast<uint4*>(dx.data), static_cast<uint2*>(codes.data), data<float>(scale),
+            static_cast<uint4*>(dx.data), static_cast<uint2*>(codes.data), data<float>(scale),
                        static_cast<uint4*>(y.data), static_cast<const uint4*>(dy.data),
                        static_cast<const uint4*>(x.data), groups, kind == Gelu::exact);
                    check_launch(op);

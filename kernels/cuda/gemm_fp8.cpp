@@ -104,17 +104,17 @@ Library& library_of(Device device) {
 bool multiply_fp8(const CudaKernels& k, View y, const CodeView& a, const CodeView& b, CView bias, bool fast) {
   Library& library = library_of(k.device());
   const std::lock_guard lock(library.mutex);
-  const Problem problem{a.codes.rows(), b.codes.rows(), a.codes.cols(), a.format, b.format,
-                        static_cast<bool>(bias), fast};
+  const Problem problem{
+      a.codes.rows(), b.codes.rows(), a.codes.cols(), a.format, b.format, static_cast<bool>(bias), fast};
   std::unique_ptr<Plan>& plan = library.plans[problem];
   if (!plan) plan = std::make_unique<Plan>(library.handle, problem);
   if (!plan->possible) return false;
   plan->point_at(problem, a.scale.data, b.scale.data, bias.data);
   const Tensor workspace = k.scratch({static_cast<int64_t>(workspace_bytes)}, DType::u8);
   const float one = 1, zero = 0;
-  CUBLAS_CHECK(cublasLtMatmul(library.handle, plan->description, &one, b.codes.data, plan->b, a.codes.data, plan->a,
-                              &zero, y.data, plan->y, y.data, plan->y, &plan->chosen.algo, workspace.data(),
-                              workspace_bytes, k.stream()));
+  CUBLAS_CHECK(cublasLtMatmul(library.handle, plan->description, &one, b.codes.data, plan->b, a.codes.data,
+                              plan->a, &zero, y.data, plan->y, y.data, plan->y, &plan->chosen.algo,
+                              workspace.data(), workspace_bytes, k.stream()));
   return true;
 }
 

@@ -17,14 +17,17 @@ constexpr int tile = 16;
 template <class To>
 __global__ void __launch_bounds__(tile* tile)
     multiply_int8_plainly(To* y, const int8_t* a, const int8_t* b, const float* a_scale, const float* b_scale,
-                          bool rows_scaled, bool columns_scaled, const To* bias, int64_t m, int64_t n, int64_t k) {
+                          bool rows_scaled, bool columns_scaled, const To* bias, int64_t m, int64_t n,
+                          int64_t k) {
   __shared__ int left[tile][tile + 1], right[tile][tile + 1];
   const int x = threadIdx.x, row_of_tile = threadIdx.y;
-  const int64_t row = static_cast<int64_t>(blockIdx.x) * tile + row_of_tile, first = static_cast<int64_t>(blockIdx.y) * tile;
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * tile + row_of_tile,
+                first = static_cast<int64_t>(blockIdx.y) * tile;
   int sum = 0;
   for (int64_t from = 0; from < k; from += tile) {
     left[row_of_tile][x] = row < m && from + x < k ? a[row * k + from + x] : 0;
-    right[row_of_tile][x] = first + row_of_tile < n && from + x < k ? b[(first + row_of_tile) * k + from + x] : 0;
+    right[row_of_tile][x] =
+        first + row_of_tile < n && from + x < k ? b[(first + row_of_tile) * k + from + x] : 0;
     __syncthreads();
 #pragma unroll
     for (int i = 0; i < tile; ++i) sum += left[row_of_tile][i] * right[x][i];
@@ -48,9 +51,11 @@ Tensor as_bf16(const CudaKernels& k, const CodeView& x) {
   const Tensor values = k.scratch({x.codes.rows(), x.codes.cols()}, DType::bf16);
   const uint8_t* codes = static_cast<const uint8_t*>(x.codes.data);
   if (x.format == Format::e4m3)
-    for_elements("product_of_codes", out_of<bf16>(values), values.size(), Decode<Format::e4m3>{codes}, k.stream());
+    for_elements("product_of_codes", out_of<bf16>(values), values.size(), Decode<Format::e4m3>{codes},
+                 k.stream());
   else
-    for_elements("product_of_codes", out_of<bf16>(values), values.size(), Decode<Format::e5m2>{codes}, k.stream());
+    for_elements("product_of_codes", out_of<bf16>(values), values.size(), Decode<Format::e5m2>{codes},
+                 k.stream());
   return values;
 }
 
@@ -89,7 +94,8 @@ void CudaKernels::product_of_codes(View y, const CodeView& a, const CodeView& b,
   check_place(op, "a", a.codes, code_dtype(a.format, y.dtype));
   check_matrix(op, "b", b.codes, cols, inner, code_dtype(b.format, y.dtype));
   check_matrix(op, "y", y, rows, cols, y.dtype);
-  CHECK(a.scale.size() == 1 || a.scale.size() == rows, op, ": ", a.scale.size(), " scales of a for ", rows, " rows");
+  CHECK(a.scale.size() == 1 || a.scale.size() == rows, op, ": ", a.scale.size(), " scales of a for ", rows,
+        " rows");
   CHECK(b.scale.size() >= 1, op, ": b has no scale");
   check_vector(op, "scale of a", a.scale, a.scale.size(), DType::f32);
   check_vector(op, "scale of b", b.scale, b.scale.size(), DType::f32);
@@ -105,16 +111,17 @@ void CudaKernels::product_of_codes(View y, const CodeView& a, const CodeView& b,
       CView b_scale = b.scale;
       b_scale.shape = Shape{b.scale.size() == cols ? cols : 1};  // more are copies of one
       y.shape = Shape{rows, cols};
-      return gemm_int8({.y = y, .x = a.codes, .w = b.codes, .row_scale = a.scale, .weight_scale = b_scale, .bias = bias},
-                       stream_);
+      return gemm_int8(
+          {.y = y, .x = a.codes, .w = b.codes, .row_scale = a.scale, .weight_scale = b_scale, .bias = bias},
+          stream_);
     }
     return visit(y.dtype, op, [&](auto tag) {
       using T = decltype(tag);
       const dim3 grid(blocks_for(rows, tile), blocks_for(cols, tile));
       CHECK(grid.y < 65536, op, ": ", cols, " columns are too many");
       multiply_int8_plainly<<<grid, dim3(tile, tile), 0, stream_>>>(
-          data<T>(y), data<int8_t>(a.codes), data<int8_t>(b.codes), data<float>(a.scale), data<float>(b.scale),
-          rows_scaled, columns_scaled, data<T>(bias), rows, cols, inner);
+            data<T>(y), data<int8_t>(a.codes), data<int8_t>(b.codes), data<float>(a.scale),
+          data<float>(b.scale), rows_scaled, columns_scaled, data<T>(bias), rows, cols, inner);
       check_launch(op);
     });
   }
@@ -128,7 +135,7 @@ void CudaKernels::product_of_codes(View y, const CodeView& a, const CodeView& b,
   matmul({sums}, left, Transpose::no, right, Transpose::yes);
   visit(y.dtype, op, [&](auto tag) {
     using T = decltype(tag);
-    const ScaleSums<T> scaled{data<float>(sums), data<float>(a.scale), data<float>(b.scale), rows_scaled,
+    const ScaleSums<T> scaled{data<float>(sums), data<float>(a.scale), data<float>(b.scale),  rows_scaled,
                               columns_scaled,    data<T>(bias),        static_cast<int>(cols)};
     for_rows(op, out_of<T>(y), rows, cols, scaled, stream_);
   });

@@ -4,23 +4,10 @@
 //                      element move, and the memory is what it waits for
 //   everything else    absmax first (one sweep, integer maxima: any order gives the same bits), then tiles of
 //                      64 x 64 that are written as they lie, transposed, or both
-#include "kernels/cuda/codes.cuh"
-#include "kernels/cuda/reduce.cuh"
+#include "kernels/cuda/quantize_tile.cuh"
 
 namespace switchback::cuda {
 namespace {
-
-constexpr int group = 8;  // elements of a thread at a time: 16 bytes of bf16, 8 of codes
-
-template <class F>
-void visit_codes(Format format, const char* op, F&& f) {
-  switch (format) {
-    case Format::int8: return f.template operator()<Format::int8>();
-    case Format::e4m3: return f.template operator()<Format::e4m3>();
-    case Format::e5m2: return f.template operator()<Format::e5m2>();
-    default: fail(op, ": ", format, " has no codes on a GPU");
-  }
-}
 
 // ---- rows of bf16, held in registers ----------------------------------------------------------------------
 // x (rows, 8 groups), codes the same; a row is the work of `threads` threads, `held` groups each.
@@ -34,8 +21,7 @@ __global__ void __launch_bounds__(threads < 128 ? 128 : threads)
   const uint4* from = x + row * groups;
   uint4 kept[held];
 #pragma unroll
-  for (int g = 0; g < held; ++g)
-    kept[g] = g * threads + lane < groups ? from[g * threads + lane] : uint4{};
+  for (int g = 0; g < held; ++g) kept[g] = g * threads + lane < groups ? from[g * threads + lane] : uint4{};
   uint32_t most = 0;
 #pragma unroll
   for (int g = 0; g < held; ++g) most = larger_magnitudes(most, kept[g]);
@@ -61,14 +47,20 @@ bool try_held_rows(const CudaKernels& k, View codes, View scale, const CView& x)
     constexpr int rows_of_block = threads < 128 ? 128 / threads : 1;
     quantize_held_rows<format, threads, held>
         <<<blocks_for(rows, rows_of_block), threads < 128 ? 128 : threads, 0, k.stream()>>>(
-            static_cast<uint2*>(codes.data), data<float>(scale), static_cast<const uint4*>(x.data), rows, groups);
+            static_cast<uint2*>(codes.data), data<float>(scale), static_cast<const uint4*>(x.data), rows,
+            groups);
     check_launch("quantize");
   };
-  if (groups <= 32 * 4) launch.template operator()<32, 4>();
-  else if (groups <= 32 * 5) launch.template operator()<32, 5>();
-  else if (groups <= 128 * 4) launch.template operator()<128, 4>();
-  else if (groups <= 128 * 5) launch.template operator()<128, 5>();
-  else launch.template operator()<256, 8>();
+  if (groups <= 32 * 4)
+    launch.template operator()<32, 4>();
+  else if (groups <= 32 * 5)
+    launch.template operator()<32, 5>();
+  else if (groups <= 128 * 4)
+    launch.template operator()<128, 4>();
+  else if (groups <= 128 * 5)
+    launch.template operator()<128, 5>();
+  else
+    launch.template operator()<256, 8>();
   return true;
 }
 
@@ -132,138 +124,18 @@ int64_t scales_of(const CView& x, Granularity by) {
   return by == Granularity::tensor ? 1 : by == Granularity::row ? x.rows() : x.cols();
 }
 
-// ---- tiles ------------------------------------------------------------------------------------------------
-constexpr int tile = 64;
-
-struct Scales {
-  const uint32_t* largest;
-  Granularity by;
-  float of_format;
-  __device__ __forceinline__ Scaling at(int64_t row, int64_t column) const {
-    return scaling_of(largest[by == Granularity::tensor ? 0 : by == Granularity::row ? row : column], of_format);
-  }
-};
-
+// ---- any matrix ---------------------------------------------------------------------------------------------
 // scale[i] for all i; one scale goes to as many places as there are.
 static __global__ void __launch_bounds__(256) write_scales(float* scale, int64_t count, Scales scales) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x;
   if (i < count) scale[i] = scales.at(i, i).scale;
 }
 
-// 4 x 4 bytes the other way round: byte i of out[j] is byte j of in[i].
-__device__ __forceinline__ void transpose_bytes(uint32_t (&out)[4], const uint32_t (&in)[4]) {
-  const uint32_t low01 = __byte_perm(in[0], in[1], 0x5140), high01 = __byte_perm(in[0], in[1], 0x7362);
-  const uint32_t low23 = __byte_perm(in[2], in[3], 0x5140), high23 = __byte_perm(in[2], in[3], 0x7362);
-  out[0] = __byte_perm(low01, low23, 0x5410);
-  out[1] = __byte_perm(low01, low23, 0x7632);
-  out[2] = __byte_perm(high01, high23, 0x5410);
-  out[3] = __byte_perm(high01, high23, 0x7632);
-}
-
-// A tile of x (rows, cols) by a block of 256 threads. Codes beyond the last row are 0: they pad `transposed`
-// (cols, padded).
 template <Format format, class T>
-__device__ __forceinline__ void quantize_tile(uint8_t* codes, uint8_t* transposed, int64_t padded, const T* x,
-                                              int64_t rows, int64_t cols, const Scales& scales, int64_t first_row,
-                                              int64_t first_column) {
-  __shared__ float inverses[tile];  // of the tile's rows, or of its columns
-  __shared__ uint32_t words[tile][tile / 4 + 1];
-  const bool by_column = scales.by == Granularity::column;
-  if (threadIdx.x < tile) {
-    const int64_t row = first_row + (by_column ? 0 : threadIdx.x), column = first_column + (by_column ? threadIdx.x : 0);
-    inverses[threadIdx.x] = row < rows && column < cols ? scales.at(row, column).inverse : 0.0f;
-  }
-  __syncthreads();
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int r = threadIdx.x / 8 + 32 * half, c = threadIdx.x % 8 * group;
-    const int64_t row = first_row + r, column = first_column + c, left = row < rows ? cols - column : 0;
-    float v[group], inverse[group];
-    load(v, x + row * cols + column, left);
-#pragma unroll
-    for (int e = 0; e < group; ++e) inverse[e] = inverses[by_column ? c + e : r];
-    const uint2 code = encode_each<format>(v, inverse);
-    words[r][c / 4] = code.x;
-    words[r][c / 4 + 1] = code.y;
-    if (codes && left > 0) store_codes(codes + row * cols + column, code, left);
-  }
-  if (!transposed) return;
-  __syncthreads();
-  const int r = threadIdx.x % 16 * 4, c = threadIdx.x / 16 * 4;
-  const uint32_t in[4] = {words[r][c / 4], words[r + 1][c / 4], words[r + 2][c / 4], words[r + 3][c / 4]};
-  uint32_t out[4];
-  transpose_bytes(out, in);
-  const int64_t row = first_row + r;
-#pragma unroll
-  for (int e = 0; e < 4; ++e) {
-    const int64_t column = first_column + c + e;
-    if (column < cols && row < padded) store_word(transposed + column * padded + row, out[e], padded - row);
-  }
-}
-
-template <Format format, class T>
-__global__ void __launch_bounds__(256)
-    quantize_tiles(uint8_t* codes, uint8_t* transposed, int64_t padded, const T* x, int64_t rows, int64_t cols,
-                   Scales scales) {
-  quantize_tile<format>(codes, transposed, padded, x, rows, cols, scales, static_cast<int64_t>(blockIdx.x) * tile,
-                        static_cast<int64_t>(blockIdx.y) * tile);
-}
-
-// ---- many weights in two launches -------------------------------------------------------------------------
-// The table travels with the launch: nothing lies on the device that could grow old.
-struct WeightTable {
-  static constexpr int most = 48;  // launches hold 4 KB of arguments
-  struct Entry {
-    uint8_t *codes, *transposed;
-    float* scale;
-    const void* w;
-    int rows, cols, copies;
-    int first_piece, first_tile;  // blocks before this weight's
-  };
-  Entry of[most];
-  int count = 0, pieces = 0, tiles = 0;
-  uint32_t* largest = nullptr;  // (count)
-};
-constexpr int piece = 256 * group * 8;  // elements of a block
-
-template <class First>
-__device__ __forceinline__ int entry_of(const WeightTable& t, First first) {
-  int low = 0, high = t.count;
-  while (high - low > 1) {
-    const int middle = (low + high) / 2;
-    (first(t.of[middle]) <= static_cast<int>(blockIdx.x) ? low : high) = middle;
-  }
-  return low;
-}
-template <class T>
-__global__ void __launch_bounds__(256) largest_of_weights(const __grid_constant__ WeightTable t) {
-  const int i = entry_of(t, [](const WeightTable::Entry& e) { return e.first_piece; });
-  const WeightTable::Entry& e = t.of[i];
-  const int64_t count = static_cast<int64_t>(e.rows) * e.cols;
-  const int64_t from = static_cast<int64_t>(blockIdx.x - e.first_piece) * piece;
-  const T* w = static_cast<const T*>(e.w);
-  uint32_t most = 0;
-#pragma unroll
-  for (int turn = 0; turn < 8; ++turn) {
-    const int64_t at = from + (turn * 256 + threadIdx.x) * group;
-    float v[group];
-    load(v, w + at, count - at);
-#pragma unroll
-    for (float value : v) most = max(most, magnitude_bits(value));
-  }
-  most = block_maximum<256>(most);
-  if (threadIdx.x == 0) atomicMax(t.largest + i, most);
-}
-template <Format format, class T>
-__global__ void __launch_bounds__(256) quantize_weight_tiles(const __grid_constant__ WeightTable t) {
-  const int i = entry_of(t, [](const WeightTable::Entry& e) { return e.first_tile; });
-  const WeightTable::Entry& e = t.of[i];
-  const int own = blockIdx.x - e.first_tile, across = (e.cols + tile - 1) / tile;
-  const Scales scales{t.largest + i, Granularity::tensor, largest_of(format)};
-  if (own == 0)
-    for (int c = threadIdx.x; c < e.copies; c += 256) e.scale[c] = scales.at(0, 0).scale;
-  quantize_tile<format>(e.codes, e.transposed, e.rows, static_cast<const T*>(e.w), e.rows, e.cols, scales,
-                        static_cast<int64_t>(own / across) * tile, static_cast<int64_t>(own % across) * tile);
+__global__ void __launch_bounds__(256) quantize_tiles(uint8_t* codes, uint8_t* transposed, int64_t padded,
+                                                      const T* x, int64_t rows, int64_t cols, Scales scales) {
+  quantize_tile<format>(codes, transposed, padded, x, rows, cols, scales,
+                        static_cast<int64_t>(blockIdx.x) * tile, static_cast<int64_t>(blockIdx.y) * tile);
 }
 
 // ---- values back ------------------------------------------------------------------------------------------
@@ -294,8 +166,10 @@ struct RoundToGrid {
       if (scales.by == Granularity::column && e > 0 && e < valid) s = scales.at(row, column + e);
       const float scaled = rounded::multiply(v[e], s.inverse);
       float on;
-      if constexpr (format == Format::int8) on = static_cast<float>(int8_of(scaled));
-      else on = on_grid<format>(scaled);
+      if constexpr (format == Format::int8)
+        on = static_cast<float>(int8_of(scaled));
+      else
+        on = on_grid<format>(scaled);
       v[e] = dequantized(s.inverse == 0 ? 0.0f : on, s.scale);
     }
   }
@@ -330,7 +204,8 @@ void CudaKernels::absolute_maximum(View largest, CView x, Granularity by) {
     } else {
       const dim3 grid(blocks_for(cols, 32 * group), blocks_for(rows, rows_of_chunk));
       CHECK(grid.y < 65536, op, ": ", rows, " rows are too many");
-      largest_of_columns<<<grid, dim3(32, column_lanes), 0, stream_>>>(to, data<T>(x), rows, static_cast<int>(cols));
+      largest_of_columns<<<grid, dim3(32, column_lanes), 0, stream_>>>(to, data<T>(x), rows,
+                                                                       static_cast<int>(cols));
     }
     check_launch(op);
   });
@@ -349,12 +224,15 @@ void CudaKernels::quantize(View codes, View transposed, View scale, CView x, CVi
   check_vector(op, "scale", scale, spread ? scale.size() : scales_of(x, by), DType::f32);
   if (largest) check_vector(op, "largest", largest, scales_of(x, by), DType::f32);
   visit_codes(format, op, [&]<Format f>() {
-    if (by == Granularity::row && codes && !transposed && rows > 0 && try_held_rows<f>(*this, codes, scale, x)) return;
+    if (by == Granularity::row && codes && !transposed && rows > 0 &&
+        try_held_rows<f>(*this, codes, scale, x))
+      return;
     Tensor scratch;
     const Scales scales{static_cast<const uint32_t*>(find_largest(*this, scratch, x, largest, by).data), by,
                         largest_of(f)};
     if (scale.size() > 0) {
-      write_scales<<<blocks_for(scale.size(), 256), 256, 0, stream_>>>(data<float>(scale), scale.size(), scales);
+      write_scales<<<blocks_for(scale.size(), 256), 256, 0, stream_>>>(data<float>(scale), scale.size(),
+                                                                       scales);
       check_launch(op);
     }
     if (padded * cols == 0) return;
@@ -363,51 +241,11 @@ void CudaKernels::quantize(View codes, View transposed, View scale, CView x, CVi
       const dim3 grid(blocks_for(padded, tile), blocks_for(cols, tile));
       CHECK(grid.y < 65536, op, ": ", cols, " columns are too many");
       quantize_tiles<f><<<grid, 256, 0, stream_>>>(static_cast<uint8_t*>(codes.data),
-                                                   static_cast<uint8_t*>(transposed.data), padded, data<T>(x), rows,
-                                                   cols, scales);
+                                                   static_cast<uint8_t*>(transposed.data), padded, data<T>(x),
+                                                   rows, cols, scales);
       check_launch(op);
     });
   });
-}
-
-void CudaKernels::quantize_weights(std::span<const WeightCodes> weights, Format format) {
-  const char* op = "quantize_weights";
-  for (size_t from = 0; from < weights.size(); from += WeightTable::most) {
-    const auto part = weights.subspan(from, std::min<size_t>(WeightTable::most, weights.size() - from));
-    const DType dtype = part[0].w.dtype;
-    WeightTable table;
-    for (const WeightCodes& w : part) {
-      const int64_t rows = w.w.rows(), cols = w.w.cols();
-      check_matrix(op, "w", w.w, rows, cols, dtype);
-      check_matrix(op, "codes", w.codes, rows, cols, code_dtype(format, dtype));
-      check_matrix(op, "transposed", w.transposed, cols, rows, code_dtype(format, dtype));
-      check_vector(op, "scale", w.scale, w.scale.size(), DType::f32);
-      CHECK(rows * cols > 0 && rows < (1 << 24) && cols < (1 << 24), op, ": a weight ", w.w.shape);
-      table.of[table.count++] = {static_cast<uint8_t*>(w.codes.data),
-                                 static_cast<uint8_t*>(w.transposed.data),
-                                 data<float>(w.scale),
-                                 w.w.data,
-                                 static_cast<int>(rows),
-                                 static_cast<int>(cols),
-                                 static_cast<int>(w.scale.size()),
-                                 table.pieces,
-                                 table.tiles};
-      table.pieces += static_cast<int>(blocks_for(rows * cols, piece));
-      table.tiles += static_cast<int>(blocks_for(rows, tile) * blocks_for(cols, tile));
-    }
-    const Tensor largest = scratch({table.count});
-    table.largest = static_cast<uint32_t*>(largest.data());
-    CUDA_CHECK(cudaMemsetAsync(table.largest, 0, 4 * static_cast<size_t>(table.count), stream_));
-    visit(dtype, op, [&](auto tag) {
-      using T = decltype(tag);
-      largest_of_weights<T><<<blocks_for(table.pieces, 1), 256, 0, stream_>>>(table);
-      check_launch(op);
-      visit_codes(format, op, [&]<Format f>() {
-        quantize_weight_tiles<f, T><<<blocks_for(table.tiles, 1), 256, 0, stream_>>>(table);
-        check_launch(op);
-      });
-    });
-  }
 }
 
 void CudaKernels::dequantize(View x, CView codes, CView scale, Format format, Granularity by) {
@@ -416,11 +254,12 @@ void CudaKernels::dequantize(View x, CView codes, CView scale, Format format, Gr
   check_place(op, "x", x, x.dtype);
   check_matrix(op, "codes", codes, rows, cols, code_dtype(format, x.dtype));
   CHECK(by != Granularity::column, op, ": scales by column are not needed");
-  CHECK(by == Granularity::tensor || scale.size() == rows, op, ": ", scale.size(), " scales for ", rows, " rows");
+  CHECK(by == Granularity::tensor || scale.size() == rows, op, ": ", scale.size(), " scales for ", rows,
+        " rows");
   visit_codes(format, op, [&]<Format f>() {
     visit(x.dtype, op, [&](auto tag) {
-      const Dequantize<f> values{static_cast<const uint8_t*>(codes.data), data<float>(scale), static_cast<int>(cols),
-                                 by == Granularity::row};
+      const Dequantize<f> values{static_cast<const uint8_t*>(codes.data), data<float>(scale),
+                                 static_cast<int>(cols), by == Granularity::row};
       for_rows(op, out_of<decltype(tag)>(x), rows, cols, values, stream_);
     });
   });
@@ -444,12 +283,18 @@ void CudaKernels::round_to_grid(View y, CView x, CView largest, Format format, G
     });
   };
   switch (format) {
-    case Format::e4m3: return all.template operator()<Format::e4m3>();
-    case Format::e5m2: return all.template operator()<Format::e5m2>();
-    case Format::paper_e4m3: return all.template operator()<Format::paper_e4m3>();
-    case Format::paper_e5m2: return all.template operator()<Format::paper_e5m2>();
-    case Format::int8: return all.template operator()<Format::int8>();
-    default: fail(op, ": ", format, " is not a grid");
+    case Format::e4m3:
+      return all.template operator()<Format::e4m3>();
+    case Format::e5m2:
+      return all.template operator()<Format::e5m2>();
+    case Format::paper_e4m3:
+      return all.template operator()<Format::paper_e4m3>();
+    case Format::paper_e5m2:
+      return all.template operator()<Format::paper_e5m2>();
+    case Format::int8:
+      return all.template operator()<Format::int8>();
+    default:
+      fail(op, ": ", format, " is not a grid");
   }
 }
 

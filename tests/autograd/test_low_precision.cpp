@@ -30,8 +30,11 @@ TEST_CASE("gradients of a linear by every recipe, without its noise") {
   for (const LinearRecipe& listed : linear_recipes()) {
     const LinearRecipe recipe = without_noise(listed);
     INFO(std::string(recipe.name));
-    check_gradients([&](const std::vector<Variable>& v) { return linear(v[0], v[1], v[2], {&recipe, nullptr}); },
-                    {random_tensor({2, 3, 5}, 1), random_tensor({4, 5}, 2), random_tensor({4}, 3)});
+    check_gradients(
+        [&](const std::vector<Variable>& v) {
+          return linear(v[0], v[1], v[2], {&recipe, nullptr});
+        },
+        {random_tensor({2, 3, 5}, 1), random_tensor({4, 5}, 2), random_tensor({4}, 3)});
   }
 }
 
@@ -42,10 +45,11 @@ TEST_CASE("gradients of an MLP by every recipe, without its noise") {
       INFO(std::string(recipe.name), " ", keep_gelu);
       check_gradients(
           [&](const std::vector<Variable>& v) {
-            return mlp(v[0], v[1], v[2], v[3], v[4], Gelu::exact, keep_gelu, {&recipe, nullptr}, {&recipe, nullptr});
+            return mlp(v[0], v[1], v[2], v[3], v[4], Gelu::exact, keep_gelu, {&recipe, nullptr},
+                       {&recipe, nullptr});
           },
-          {random_tensor({3, 4}, 1), random_tensor({6, 4}, 2), random_tensor({6}, 3), random_tensor({4, 6}, 4),
-           random_tensor({4}, 5)});
+          {random_tensor({3, 4}, 1), random_tensor({6, 4}, 2), random_tensor({6}, 3),
+           random_tensor({4, 6}, 4), random_tensor({4}, 5)});
     }
 }
 
@@ -60,7 +64,8 @@ TEST_CASE("gradients through layernorms that leave codes, without noise") {
     check_gradients(
         [&](const std::vector<Variable>& v) {
           const Variable branch = linear(v[0], v[3], {}, {&recipe, nullptr});
-          const Normed n = residual_layernorm(v[0], branch, scaled ? v[4] : Variable(), v[1], v[2], 1e-5, formats);
+          const Normed n =
+              residual_layernorm(v[0], branch, scaled ? v[4] : Variable(), v[1], v[2], 1e-5, formats);
           return residual(n.sum, linear(n.normed, v[3], {}, {&recipe, nullptr}));
         },
         inputs);
@@ -84,8 +89,9 @@ TEST_CASE("codes that came with a value or a gradient change no bit") {
                        gamma = scaled ? variable({16}, 7) : Variable();
         const LinearPrecision precision{&recipe, nullptr};
         Normed n = residual_layernorm(x, linear(x, w, {}, precision), gamma, gain, bias, 1e-5, formats);
-        n = residual_layernorm(n.sum, mlp(n.normed, up, {}, down, {}, Gelu::exact, true, precision, precision), gamma,
-                               gain, bias, 1e-5, formats);
+        n = residual_layernorm(n.sum,
+                               mlp(n.normed, up, {}, down, {}, Gelu::exact, true, precision, precision),
+                               gamma, gain, bias, 1e-5, formats);
         const Variable y = linear(n.normed, w, bias, precision);
         Tensor dy(y.shape(), DType::bf16);
         kernels(cpu_device).cast(dy, random_tensor(y.shape(), 8));

@@ -59,8 +59,12 @@ Quantized quantize(const Tensor& x, Format format, Granularity by, int64_t padde
   const int64_t scales = by == Granularity::tensor ? 1 : by == Granularity::row ? rows : cols;
   Kernels& k = kernels(x.device());
   const auto make = [&](Shape shape, DType dtype) { return Tensor(shape, dtype, x.device()); };
-  Quantized q{make({rows, cols}, code_dtype(format, x.dtype())), {}, make({scales}, DType::f32),
-              make({scales}, DType::f32), {}, make({rows, cols}, x.dtype())};
+  Quantized q{make({rows, cols}, code_dtype(format, x.dtype())),
+              {},
+              make({scales}, DType::f32),
+              make({scales}, DType::f32),
+              {},
+              make({rows, cols}, x.dtype())};
   if (padded > 0) q.transposed = make({cols, padded}, q.codes.dtype());
   k.absolute_maximum(q.largest, x, by);
   k.quantize(q.codes, q.transposed, q.scale, x, padded > 0 ? CView(q.largest) : CView{}, format, by);
@@ -72,9 +76,9 @@ Quantized quantize(const Tensor& x, Format format, Granularity by, int64_t padde
   return q;
 }
 
-const std::vector<std::pair<int64_t, int64_t>> sizes = {{1, 8},    {3, 1},     {37, 21},   {129, 64},   {130, 1280},
-                                                         {33, 768}, {25, 5120}, {14, 3840}, {13, 2048}, {12, 6656},
-                                                         {5, 17000}, {300, 96}};
+const std::vector<std::pair<int64_t, int64_t>> sizes = {{1, 8},      {3, 1},     {37, 21},   {129, 64},
+                                                        {130, 1280}, {33, 768},  {25, 5120}, {14, 3840},
+                                                        {13, 2048},  {12, 6656}, {5, 17000}, {300, 96}};
 
 }  // namespace
 
@@ -86,8 +90,10 @@ TEST_CASE("quantisers on the GPU have the CPU's bits") {
       for (Format format : {Format::int8, Format::e4m3, Format::e5m2})
         for (Granularity by : {Granularity::tensor, Granularity::row, Granularity::column})
           for (int64_t padded : {int64_t{0}, (rows + 15) / 16 * 16}) {
-            const Quantized expected = quantize(host, format, by, padded), q = quantize(x, format, by, padded);
-            INFO(std::string(name_of(format)), " by ", std::string(name_of(by)), " ", rows, " x ", cols, " ", std::string(name_of(dtype)), " padded ", padded);
+            const Quantized expected = quantize(host, format, by, padded),
+                            q = quantize(x, format, by, padded);
+            INFO(std::string(name_of(format)), " by ", std::string(name_of(by)), " ", rows, " x ", cols, " ",
+                 std::string(name_of(dtype)), " padded ", padded);
             CHECK(differences(q.largest, expected.largest) == 0);
             CHECK(differences(q.scale, expected.scale) == 0);
             CHECK(differences(q.codes, expected.codes) == 0);
@@ -109,7 +115,8 @@ TEST_CASE("every bf16 number has the CPU's code and grid value") {
     }
     const int64_t count = static_cast<int64_t>(all.size());
     const Tensor host = Tensor::of<bfloat16>({1, count}, all), x = to_device(host, gpu);
-    const Tensor largest = Tensor::of<float>({1}, {largest_of(format)});  // so that every value is encoded as it is
+    const Tensor largest =
+        Tensor::of<float>({1}, {largest_of(format)});  // so that every value is encoded as it is
     Tensor own({1, count}, DType::f32), theirs({1, count}, DType::f32, gpu);
     kernels(cpu_device).round_to_grid(own, host, largest, format, Granularity::tensor);
     kernels(gpu).round_to_grid(theirs, x, to_device(largest, gpu), format, Granularity::tensor);
@@ -133,7 +140,8 @@ TEST_CASE("an Inf or a NaN spoils the same elements on both") {
     host.span<bfloat16>()[6 * cols] = bfloat16(-NAN);
     for (Format format : {Format::int8, Format::e5m2})
       for (Granularity by : {Granularity::tensor, Granularity::row, Granularity::column}) {
-        const Quantized expected = quantize(host, format, by, 16), q = quantize(to_device(host, gpu), format, by, 16);
+        const Quantized expected = quantize(host, format, by, 16),
+                        q = quantize(to_device(host, gpu), format, by, 16);
         const Quantized alone = quantize(to_device(host, gpu), format, by, 0);
         INFO(std::string(name_of(format)), " by ", std::string(name_of(by)), " ", cols);
         CHECK(differences(q.scale, expected.scale) == 0);
@@ -147,8 +155,11 @@ TEST_CASE("an Inf or a NaN spoils the same elements on both") {
 
 TEST_CASE("products of int8 codes have the CPU's bits; those of 8-bit floats are near") {
   if (no_gpu()) return;
-  struct Size { int64_t m, n, k; };
-  for (const Size& s : {Size{1, 8, 16}, Size{33, 17, 70}, Size{130, 256, 1280}, Size{257, 136, 272}, Size{64, 96, 5120}})
+  struct Size {
+    int64_t m, n, k;
+  };
+  for (const Size& s :
+       {Size{1, 8, 16}, Size{33, 17, 70}, Size{130, 256, 1280}, Size{257, 136, 272}, Size{64, 96, 5120}})
     for (DType dtype : {DType::f32, DType::bf16})
       for (Format format : {Format::int8, Format::e4m3})
         for (bool by_row : {false, true})
@@ -158,19 +169,23 @@ TEST_CASE("products of int8 codes have the CPU's bits; those of 8-bit floats are
             const auto product = [&](Device device) {
               Kernels& k = kernels(device);
               const DType code = code_dtype(format, dtype);
-              Tensor a({s.m, s.k}, code, device), a_scale({s.m}, DType::f32, device), b({s.n, s.k}, code, device),
-                  b_scale({by_row || format != Format::int8 ? s.n : 1}, DType::f32, device), y({s.m, s.n}, dtype, device);
+              Tensor a({s.m, s.k}, code, device), a_scale({s.m}, DType::f32, device),
+                  b({s.n, s.k}, code, device),
+                  b_scale({by_row || format != Format::int8 ? s.n : 1}, DType::f32, device),
+                  y({s.m, s.n}, dtype, device);
               k.quantize(a, {}, a_scale, to_device(x, device), {}, format, Granularity::row);
-              k.quantize(b, {}, b_scale, to_device(w, device), {}, format, by_row ? Granularity::row : Granularity::tensor);
+              k.quantize(b, {}, b_scale, to_device(w, device), {}, format,
+                         by_row ? Granularity::row : Granularity::tensor);
               const Tensor add = with_bias ? to_device(bias, device) : Tensor();
               k.product_of_codes(y, {a, a_scale, format}, {b, b_scale, format}, add);
               return y;
             };
             const Tensor expected = product(cpu_device), y = product(gpu);
-            INFO(std::string(name_of(format)), " ", s.m, " x ", s.n, " x ", s.k, " ", std::string(name_of(dtype)), " ", by_row, with_bias);
+            INFO(std::string(name_of(format)), " ", s.m, " x ", s.n, " x ", s.k, " ",
+                 std::string(name_of(dtype)), " ", by_row, with_bias);
             if (format == Format::int8)
               CHECK(differences(y, expected) == 0);
-            else  // Hopper's tensor cores keep 14 bits of a long sum (gemm_fp8.h): 0.048 was seen for 5120 terms
+            else  // Hopper keeps 14 bits of a long sum (gemm_fp8.h): 0.048 was seen for 5120 terms
               CHECK(distance(y, expected) <= (dtype == DType::f32 ? 1e-3 : s.k > 4096 ? 0.08 : 4e-3));
           }
 }
@@ -180,7 +195,8 @@ TEST_CASE("every recipe on the GPU is the CPU's") {
   struct Layer {
     Tensor y, dx, dw, dbias;
   };
-  const auto step = [](const LinearRecipe& recipe, DType dtype, Device device, int64_t M, int64_t K, int64_t N) {
+  const auto step = [](const LinearRecipe& recipe, DType dtype, Device device, int64_t M, int64_t K,
+                       int64_t N) {
     const auto on = [&](const Tensor& t) { return to_device(t, device); };
     const Tensor x = on(matrix(M, K, dtype, 1)), w = on(matrix(N, K, dtype, 2, 0.1)),
                  bias = on(matrix(1, N, dtype, 3).reshape({N})), dy = on(matrix(M, N, dtype, 4, 1e-3));
@@ -195,12 +211,15 @@ TEST_CASE("every recipe on the GPU is the CPU's") {
     kernels(device).synchronize();
     return l;
   };
-  struct Size { int64_t m, k, n; };
+  struct Size {
+    int64_t m, k, n;
+  };
   for (const Size& s : {Size{37, 21, 19}, Size{272, 128, 384}, Size{144, 640, 64}})
     for (DType dtype : {DType::bf16, DType::f32}) {
       const Layer standard = step(standard_recipe(), dtype, gpu, s.m, s.k, s.n);
       for (const LinearRecipe& recipe : linear_recipes()) {
-        const Layer own = step(recipe, dtype, cpu_device, s.m, s.k, s.n), l = step(recipe, dtype, gpu, s.m, s.k, s.n);
+        const Layer own = step(recipe, dtype, cpu_device, s.m, s.k, s.n),
+                    l = step(recipe, dtype, gpu, s.m, s.k, s.n);
         INFO(std::string(recipe.name), " ", s.m, " x ", s.k, " x ", s.n, " ", std::string(name_of(dtype)));
         const bool exact = recipe.forward.left.format == Format::int8;
         const double bar = dtype == DType::bf16 ? 6e-3 : 1e-3;
@@ -231,19 +250,22 @@ TEST_CASE("GELU and codes in one sweep are GELU and then codes") {
         for (Format format : {Format::int8, Format::e5m2}) {
           const auto make = [&](DType type) { return Tensor({rows, cols}, type, gpu); };
           const DType code = code_dtype(format, dtype);
-          const Tensor x = to_device(matrix(rows, cols, dtype, 1), gpu), dy = to_device(matrix(rows, cols, dtype, 2), gpu);
-          Tensor y = make(dtype), dx = make(dtype), codes = make(code), d_codes = make(code), scale({rows}, DType::f32, gpu),
-                 d_scale({rows}, DType::f32, gpu);
+          const Tensor x = to_device(matrix(rows, cols, dtype, 1), gpu),
+                       dy = to_device(matrix(rows, cols, dtype, 2), gpu);
+          Tensor y = make(dtype), dx = make(dtype), codes = make(code), d_codes = make(code),
+                 scale({rows}, DType::f32, gpu), d_scale({rows}, DType::f32, gpu);
           k.gelu_forward(y, x, kind);
           k.gelu_backward({dx}, dy, x, kind);
           k.quantize(codes, {}, scale, y, {}, format, Granularity::row);
           k.quantize(d_codes, {}, d_scale, dx, {}, format, Granularity::row);
           for (bool with_y : {false, true}) {
-            Tensor y2 = make(dtype), y3 = make(dtype), dx2 = make(dtype), codes2 = make(code), d_codes2 = make(code),
-                   scale2({rows}, DType::f32, gpu), d_scale2({rows}, DType::f32, gpu);
+            Tensor y2 = make(dtype), y3 = make(dtype), dx2 = make(dtype), codes2 = make(code),
+                   d_codes2 = make(code), scale2({rows}, DType::f32, gpu), d_scale2({rows}, DType::f32, gpu);
             k.gelu_forward_quantized(with_y ? View(y2) : View{}, codes2, scale2, x, format, kind);
-            k.gelu_backward_quantized(dx2, d_codes2, d_scale2, with_y ? View(y3) : View{}, dy, x, format, kind);
-            INFO(rows, " x ", cols, " ", std::string(name_of(dtype)), " ", std::string(name_of(format)), " ", with_y);
+            k.gelu_backward_quantized(dx2, d_codes2, d_scale2, with_y ? View(y3) : View{}, dy, x, format,
+                                      kind);
+            INFO(rows, " x ", cols, " ", std::string(name_of(dtype)), " ", std::string(name_of(format)), " ",
+                 with_y);
             CHECK(differences(codes2, to_host(codes)) == 0);
             CHECK(differences(scale2, to_host(scale)) == 0);
             CHECK(differences(dx2, to_host(dx)) == 0);
@@ -275,8 +297,8 @@ TEST_CASE("many weights at once are quantised as one by one") {
       }
       k.quantize_weights(weights, format);
       for (size_t i = 0; i < weights.size(); ++i) {
-        Tensor own(codes[i].shape(), codes[i].dtype(), gpu), other(transposed[i].shape(), codes[i].dtype(), gpu),
-            scale(scales[i].shape(), DType::f32, gpu);
+        Tensor own(codes[i].shape(), codes[i].dtype(), gpu),
+            other(transposed[i].shape(), codes[i].dtype(), gpu), scale(scales[i].shape(), DType::f32, gpu);
         k.quantize(own, other, scale, weights[i].w, {}, format, Granularity::tensor);
         INFO(i);
         CHECK(differences(codes[i], to_host(own)) == 0);
@@ -293,10 +315,13 @@ TEST_CASE("layernorm and codes in one sweep are layernorm and then codes") {
     for (DType dtype : {DType::bf16, DType::f32})
       for (Format format : {Format::int8, Format::e4m3, Format::e5m2})
         for (bool scaled : {false, true}) {
-          const auto on = [&](int64_t r, uint64_t seed) { return to_device(matrix(r, cols, dtype, seed), gpu); };
+          const auto on = [&](int64_t r, uint64_t seed) {
+            return to_device(matrix(r, cols, dtype, seed), gpu);
+          };
           const auto make = [&](DType type) { return Tensor({rows, cols}, type, gpu); };
           const Tensor x = on(rows, 1), branch = on(rows, 2), dsum = on(rows, 3), dnormed = on(rows, 4);
-          const Tensor gain = on(1, 5).reshape({cols}), bias = on(1, 6).reshape({cols}), gamma_value = on(1, 7).reshape({cols});
+          const Tensor gain = on(1, 5).reshape({cols}), bias = on(1, 6).reshape({cols}),
+                       gamma_value = on(1, 7).reshape({cols});
           const Tensor gamma = scaled ? gamma_value : Tensor();
           struct Results {
             Tensor sum, normed, mean, rstd, dx, dbranch, dgamma, dgain, dbias, codes, scale, d_codes, d_scale;
@@ -304,23 +329,27 @@ TEST_CASE("layernorm and codes in one sweep are layernorm and then codes") {
           const auto compute = [&](bool fused) {
             const DType code = code_dtype(format, dtype);
             const auto vector = [&](int64_t n) { return Tensor({n}, DType::f32, gpu); };
-            Results r{make(dtype), make(dtype), vector(rows), vector(rows), make(dtype), make(dtype), vector(cols),
-                      vector(cols), vector(cols), make(code), vector(rows), make(code), vector(rows)};
+            Results r{make(dtype),  make(dtype),  vector(rows), vector(rows), make(dtype),
+                      make(dtype),  vector(cols), vector(cols), vector(cols), make(code),
+                      vector(rows), make(code),   vector(rows)};
             const RowCodes codes{r.codes, r.scale, format}, d_codes{r.d_codes, r.d_scale, format};
             const Sink dbranch = scaled ? Sink{r.dbranch} : Sink{}, dgamma = scaled ? Sink{r.dgamma} : Sink{};
             k.residual_layernorm_forward(r.sum, r.normed, r.mean, r.rstd, x, branch, gamma, gain, bias, 1e-5,
                                          fused ? codes : RowCodes{});
-            k.residual_layernorm_backward(r.dx, dbranch, {}, dgamma, {r.dgain}, {r.dbias}, dsum, dnormed, r.sum, r.mean,
-                                          r.rstd, gain, branch, gamma, fused ? d_codes : RowCodes{});
+            k.residual_layernorm_backward(r.dx, dbranch, {}, dgamma, {r.dgain}, {r.dbias}, dsum, dnormed,
+                                          r.sum, r.mean, r.rstd, gain, branch, gamma,
+                                          fused ? d_codes : RowCodes{});
             if (fused) return r;
             k.quantize(r.codes, {}, r.scale, r.normed, {}, format, Granularity::row);
             k.quantize(r.d_codes, {}, r.d_scale, scaled ? r.dbranch : r.dx, {}, format, Granularity::row);
             return r;
           };
           const Results fused = compute(true), apart = compute(false);
-          INFO(rows, " x ", cols, " ", std::string(name_of(dtype)), " ", std::string(name_of(format)), std::string(scaled ? " scaled" : ""));
-          for (Tensor Results::*t : {&Results::sum, &Results::normed, &Results::dx, &Results::dgain, &Results::dbias,
-                                     &Results::codes, &Results::scale, &Results::d_codes, &Results::d_scale})
+          INFO(rows, " x ", cols, " ", std::string(name_of(dtype)), " ", std::string(name_of(format)),
+               std::string(scaled ? " scaled" : ""));
+          for (Tensor Results::*t :
+               {&Results::sum, &Results::normed, &Results::dx, &Results::dgain, &Results::dbias,
+                &Results::codes, &Results::scale, &Results::d_codes, &Results::d_scale})
             CHECK(differences(fused.*t, to_host(apart.*t)) == 0);
           if (scaled) CHECK(differences(fused.dgamma, to_host(apart.dgamma)) == 0);
         }

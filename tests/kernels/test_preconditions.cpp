@@ -81,7 +81,7 @@ TEST_CASE("shapes") {
       {"residual_layernorm_forward", "normed", "(2, 3)", "(2, 4)"});
   throws(
       [&] {
-        k.residual_layernorm_backward(f32({2, 4}), {}, {}, {}, {}, f32({2, 5}), f32({2, 4}), f32({2, 4}),
+        k.residual_layernorm_backward(f32({2, 4}), {}, {}, {}, {}, {}, f32({2, 5}), f32({2, 4}), f32({2, 4}),
                                       f32({2}), f32({2}), f32({4}), {}, {});
       },
       {"residual_layernorm_backward", "dsum", "(2, 5)", "(2, 4)"});

@@ -42,10 +42,14 @@ size_t nearest(const std::vector<double>& values, double magnitude) {
 
 float on_grid_of(Format format, float v) {
   switch (format) {
-    case Format::e4m3: return on_grid<Format::e4m3>(v);
-    case Format::e5m2: return on_grid<Format::e5m2>(v);
-    case Format::paper_e4m3: return on_grid<Format::paper_e4m3>(v);
-    default: return on_grid<Format::paper_e5m2>(v);
+    case Format::e4m3:
+      return on_grid<Format::e4m3>(v);
+    case Format::e5m2:
+      return on_grid<Format::e5m2>(v);
+    case Format::paper_e4m3:
+      return on_grid<Format::paper_e4m3>(v);
+    default:
+      return on_grid<Format::paper_e5m2>(v);
   }
 }
 
@@ -145,7 +149,8 @@ TEST_CASE("codes of 8-bit floats are those of the CUDA toolkit") {
 
 TEST_CASE("int8 rounds to the nearest, ties to even") {
   for (int i = -126; i <= 126; ++i)
-    for (float v : {float(i), i + 0.5f, i - 0.5f, std::nextafterf(i + 0.5f, 1e9f), std::nextafterf(i + 0.5f, -1e9f)})
+    for (float v :
+         {float(i), i + 0.5f, i - 0.5f, std::nextafterf(i + 0.5f, 1e9f), std::nextafterf(i + 0.5f, -1e9f)})
       CHECK(int8_of(v) == static_cast<int>(std::nearbyint(v)));
   CHECK(int8_of(std::nextafterf(127, 1e9f)) == 127);
   CHECK(int8_of(std::nextafterf(-127, -1e9f)) == -127);
@@ -197,7 +202,8 @@ TEST_CASE("quantize: every format, granularity and type, against its definition"
           if (format == Format::int8)
             expected = static_cast<uint8_t>(static_cast<int>(std::nearbyint(v)));
           else
-            expected = static_cast<uint8_t>(nearest(grid_of(format), std::fabs(double(v))) | (v < 0 ? 0x80 : 0));
+            expected =
+                static_cast<uint8_t>(nearest(grid_of(format), std::fabs(double(v))) | (v < 0 ? 0x80 : 0));
           wrong += code[i] != expected;
           wrong += static_cast<const uint8_t*>(transposed.data())[i % cols * padded + i / cols] != expected;
         }
@@ -245,7 +251,8 @@ TEST_CASE("round_to_grid quantises and dequantises at once") {
       k.round_to_grid(y, x, {}, format, Granularity::row);
       int wrong = 0;
       for (int64_t i = 0; i < y.size(); ++i) {
-        const float most = largest.span<float>()[i / 31], v = x.span<float>()[i] * (largest_of(format) / most);
+        const float most = largest.span<float>()[i / 31],
+                    v = x.span<float>()[i] * (largest_of(format) / most);
         const double on = std::copysign(grid_of(format)[nearest(grid_of(format), std::fabs(double(v)))], v);
         const float expected = float(on) * (most / largest_of(format));
         wrong += value_at(y, i) != (dtype == DType::f32 ? double(expected) : double(bfloat16(expected)));
@@ -257,10 +264,15 @@ TEST_CASE("round_to_grid quantises and dequantises at once") {
 
 TEST_CASE("products of int8 codes are exact, also where all codes are the largest") {
   Kernels& k = kernels(cpu_device);
-  struct Size { int64_t m, n, k; bool extreme; };
-  for (const Size& s : {Size{1, 1, 1, false}, Size{33, 17, 70, false}, Size{130, 9, 2500, false}, Size{5, 7, 3000, true}}) {
+  struct Size {
+    int64_t m, n, k;
+    bool extreme;
+  };
+  for (const Size& s :
+       {Size{1, 1, 1, false}, Size{33, 17, 70, false}, Size{130, 9, 2500, false}, Size{5, 7, 3000, true}}) {
     Random r(5);
-    Tensor a({s.m, s.k}, DType::i8), b({s.n, s.k}, DType::i8), a_scale({s.m}, DType::f32), b_scale({s.n}, DType::f32);
+    Tensor a({s.m, s.k}, DType::i8), b({s.n, s.k}, DType::i8), a_scale({s.m}, DType::f32),
+        b_scale({s.n}, DType::f32);
     for (Tensor* t : {&a, &b})
       for (int8_t& v : t->span<int8_t>()) v = static_cast<int8_t>(s.extreme ? 127 : r.below(255) - 127);
     for (Tensor* t : {&a_scale, &b_scale})
@@ -275,10 +287,13 @@ TEST_CASE("products of int8 codes are exact, also where all codes are the larges
         for (int64_t i = 0; i < s.m; ++i)
           for (int64_t j = 0; j < s.n; ++j) {
             int64_t sum = 0;
-            for (int64_t p = 0; p < s.k; ++p) sum += int64_t{a.span<int8_t>()[i * s.k + p]} * b.span<int8_t>()[j * s.k + p];
+            for (int64_t p = 0; p < s.k; ++p)
+              sum += int64_t{a.span<int8_t>()[i * s.k + p]} * b.span<int8_t>()[j * s.k + p];
             const float scale = a_scale.span<float>()[i] * b_scale.span<float>()[one_scale ? 0 : j];
-            const float expected = std::fma(static_cast<float>(sum), scale, static_cast<float>(value_at(bias, j)));
-            wrong += value_at(y, i * s.n + j) != (dtype == DType::f32 ? double(expected) : double(bfloat16(expected)));
+            const float expected =
+                std::fma(static_cast<float>(sum), scale, static_cast<float>(value_at(bias, j)));
+            wrong += value_at(y, i * s.n + j) !=
+                     (dtype == DType::f32 ? double(expected) : double(bfloat16(expected)));
           }
         INFO(s.m, " ", s.n, " ", s.k);
         CHECK(wrong == 0);

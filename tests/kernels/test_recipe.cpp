@@ -31,8 +31,11 @@ Layer step(const LinearRecipe& recipe, DType dtype, bool accumulate = false) {
   const Tensor x = normal_matrix(M, K, dtype, 1), w = normal_matrix(N, K, dtype, 2, 0.1),
                bias = normal_matrix(1, N, dtype, 3).reshape({N}), dy = normal_matrix(M, N, dtype, 4, 1e-3);
   Kernels& k = kernels(cpu_device);
-  Layer l{Tensor({M, N}, dtype), Tensor({M, K}, dtype), Tensor({N, K}, statistics_dtype(dtype)),
-          Tensor({N}, statistics_dtype(dtype)), {}};
+  Layer l{Tensor({M, N}, dtype),
+          Tensor({M, K}, dtype),
+          Tensor({N, K}, statistics_dtype(dtype)),
+          Tensor({N}, statistics_dtype(dtype)),
+          {}};
   if (accumulate)
     for (const Tensor& t : {l.dx, l.dw, l.dbias}) k.fill(t, 0.5);
   const PreparedWeight prepared = prepared_weight(recipe, w.shape(), dtype, cpu_device);
@@ -76,10 +79,16 @@ TEST_CASE("the table of recipes is sound") {
 }
 
 TEST_CASE("every recipe is the 16-bit layer within its format's noise") {
-  const std::map<std::string_view, std::pair<double, double>> bars = {  // of y and dx, of dw
-      {"standard", {1e-12, 1e-12}},       {"switchback", {0.02, 1e-12}},        {"switchback-m", {0.02, 0.01}},
-      {"switchback-q", {0.02, 1e-12}},    {"llm-int8", {0.02, 0.02}},           {"fp8-sim", {0.08, 0.08}},
-      {"switchback-fp8-sim", {0.08, 1e-12}}, {"switchback-fp8", {0.08, 1e-12}}, {"fp8", {0.08, 0.08}}};
+  const std::map<std::string_view, std::pair<double, double>> bars = {// of y and dx, of dw
+                                                                      {"standard", {1e-12, 1e-12}},
+                                                                      {"switchback", {0.02, 1e-12}},
+                                                                      {"switchback-m", {0.02, 0.01}},
+                                                                      {"switchback-q", {0.02, 1e-12}},
+                                                                      {"llm-int8", {0.02, 0.02}},
+                                                                      {"fp8-sim", {0.08, 0.08}},
+                                                                      {"switchback-fp8-sim", {0.08, 1e-12}},
+                                                                      {"switchback-fp8", {0.08, 1e-12}},
+                                                                      {"fp8", {0.08, 0.08}}};
   for (DType dtype : {DType::f64, DType::f32, DType::bf16}) {
     const Layer standard = step(standard_recipe(), dtype);
     for (const LinearRecipe& recipe : linear_recipes()) {
@@ -113,7 +122,8 @@ TEST_CASE("switchback's weight gradient has the bits of the 16-bit product") {
 }
 
 TEST_CASE("switchback-m saves a byte an element and is switchback otherwise") {
-  const Layer m = step(linear_recipe("switchback-m"), DType::bf16), s = step(linear_recipe("switchback"), DType::bf16);
+  const Layer m = step(linear_recipe("switchback-m"), DType::bf16),
+              s = step(linear_recipe("switchback"), DType::bf16);
   CHECK_FALSE(m.saved.value.defined());
   CHECK(m.saved.codes.codes.dtype() == DType::i8);
   CHECK(m.saved.codes.codes.size() == M * K);

@@ -1,0 +1,107 @@
+// quantize_weights.cu: all weights of a model to codes, as they lie and transposed, one scale each: two
+// launches for every 48 weights, once a step. The first sweep finds the scales, the second one writes; 10
+// bytes a weight move.
+#include "kernels/cuda/quantize_tile.cuh"
+
+namespace switchback::cuda {
+namespace {
+
+// The table travels with the launch: nothing lies on the device that could grow old.
+struct WeightTable {
+  static constexpr int most = 48;  // launches hold 4 KB of arguments
+  struct Entry {
+    uint8_t *codes, *transposed;
+    float* scale;
+    const void* w;
+    int rows, cols, copies;
+    int first_piece, first_tile;  // blocks before this weight's
+  };
+  Entry of[most];
+  int count = 0, pieces = 0, tiles = 0;
+  uint32_t* largest = nullptr;  // (count)
+};
+constexpr int piece = 256 * group * 8;  // elements of a block
+
+template <class First>
+__device__ __forceinline__ int entry_of(const WeightTable& t, First first) {
+  int low = 0, high = t.count;
+  while (high - low > 1) {
+    const int middle = (low + high) / 2;
+    (first(t.of[middle]) <= static_cast<int>(blockIdx.x) ? low : high) = middle;
+  }
+  return low;
+}
+template <class T>
+__global__ void __launch_bounds__(256) largest_of_weights(const __grid_constant__ WeightTable t) {
+  const int i = entry_of(t, [](const WeightTable::Entry& e) { return e.first_piece; });
+  const WeightTable::Entry& e = t.of[i];
+  const int64_t count = static_cast<int64_t>(e.rows) * e.cols;
+  const int64_t from = static_cast<int64_t>(blockIdx.x - e.first_piece) * piece;
+  const T* w = static_cast<const T*>(e.w);
+  uint32_t most = 0;
+#pragma unroll
+  for (int turn = 0; turn < 8; ++turn) {
+    const int64_t at = from + (turn * 256 + threadIdx.x) * group;
+    float v[group];
+    load(v, w + at, count - at);
+#pragma unroll
+    for (float value : v) most = max(most, magnitude_bits(value));
+  }
+  most = block_maximum<256>(most);
+  if (threadIdx.x == 0) atomicMax(t.largest + i, most);
+}
+template <Format format, class T>
+__global__ void __launch_bounds__(256) quantize_weight_tiles(const __grid_constant__ WeightTable t) {
+  const int i = entry_of(t, [](const WeightTable::Entry& e) { return e.first_tile; });
+  const WeightTable::Entry& e = t.of[i];
+  const int own = blockIdx.x - e.first_tile, across = (e.cols + tile - 1) / tile;
+  const Scales scales{t.largest + i, Granularity::tensor, largest_of(format)};
+  if (own == 0)
+    for (int c = threadIdx.x; c < e.copies; c += 256) e.scale[c] = scales.at(0, 0).scale;
+  quantize_tile<format>(e.codes, e.transposed, e.rows, static_cast<const T*>(e.w), e.rows, e.cols, scales,
+                        static_cast<int64_t>(own / across) * tile, static_cast<int64_t>(own % across) * tile);
+}
+
+}  // namespace
+
+void CudaKernels::quantize_weights(std::span<const WeightCodes> weights, Format format) {
+  const char* op = "quantize_weights";
+  for (size_t from = 0; from < weights.size(); from += WeightTable::most) {
+    const auto part = weights.subspan(from, std::min<size_t>(WeightTable::most, weights.size() - from));
+    const DType dtype = part[0].w.dtype;
+    WeightTable table;
+    for (const WeightCodes& w : part) {
+      const int64_t rows = w.w.rows(), cols = w.w.cols();
+      check_matrix(op, "w", w.w, rows, cols, dtype);
+      check_matrix(op, "codes", w.codes, rows, cols, code_dtype(format, dtype));
+      check_matrix(op, "transposed", w.transposed, cols, rows, code_dtype(format, dtype));
+      check_vector(op, "scale", w.scale, w.scale.size(), DType::f32);
+      CHECK(rows * cols > 0 && rows < (1 << 24) && cols < (1 << 24), op, ": a weight ", w.w.shape);
+      table.of[table.count++] = {static_cast<uint8_t*>(w.codes.data),
+                                 static_cast<uint8_t*>(w.transposed.data),
+                                 data<float>(w.scale),
+                                 w.w.data,
+                                 static_cast<int>(rows),
+                                 static_cast<int>(cols),
+                                 static_cast<int>(w.scale.size()),
+                                 table.pieces,
+                                 table.tiles};
+      table.pieces += static_cast<int>(blocks_for(rows * cols, piece));
+      table.tiles += static_cast<int>(blocks_for(rows, tile) * blocks_for(cols, tile));
+    }
+    const Tensor largest = scratch({table.count});
+    table.largest = static_cast<uint32_t*>(largest.data());
+    CUDA_CHECK(cudaMemsetAsync(table.largest, 0, 4 * static_cast<size_t>(table.count), stream_));
+    visit(dtype, op, [&](auto tag) {
+      using T = decltype(tag);
+      largest_of_weights<T><<<blocks_for(table.pieces, 1), 256, 0, stream_>>>(table);
+      check_launch(op);
+      visit_codes(format, op, [&]<Format f>() {
+        quantize_weight_tiles<f, T><<<blocks_for(table.tiles, 1), 256, 0, stream_>>>(table);
+        check_launch(op);
+      });
+    });
+  }
+}
+
+}  // namespace switchback::cuda
