@@ -3,7 +3,6 @@
 //   r[m, n] = Σ_k x[m, k] w[n, k] + bias[n]          in f32; an absent bias is 0
 //
 //   After::nothing         y = bf16(r)
-//   After::residual        y = bf16(r + operand)
 //   After::gelu            second = bf16(r),  y = bf16(gelu(second))
 //   After::gelu_backward   y = bf16(r · gelu'(operand)),  second = bf16(gelu(operand))
 //
@@ -19,10 +18,11 @@
 
 namespace switchback::cuda {
 
-enum class After : uint8_t { nothing, residual, gelu, gelu_backward };
+enum class After : uint8_t { nothing, gelu, gelu_backward };
 
 // Row-major bf16 matrices: y, operand, second (M, N), x (M, K), bias (N). w is (N, K), or (K, N) where
-// w_is_k_by_n. `second` may be absent (nobody wants it); y may be the same memory as `operand`.
+// w_is_k_by_n. `second` may be absent (nobody wants it); y may be the same memory as `operand`. GELU forward wants
+// w (N, K), backward (K, N) and no bias.
 struct GemmBf16 {
   int64_t M = 0, N = 0, K = 0;
   const void* x = nullptr;

@@ -66,8 +66,6 @@ bool gemm_bf16_has(const GemmBf16& a, int tile) {
   switch (a.after) {
     case After::nothing:
       return !(a.w_is_k_by_n && tile == 1);
-    case After::residual:
-      return false;
     case After::gelu:
       return !a.w_is_k_by_n && (tile == 0 || tile == 2);
     case After::gelu_backward:

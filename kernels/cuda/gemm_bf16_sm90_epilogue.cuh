@@ -1,5 +1,5 @@
 // gemm_bf16_sm90_epilogue.cuh: from the sums of a bf16 product, in a consumer's registers, to y (and a second
-// matrix) in memory: the four forms of gemm_bf16.cuh, in the pieces of gemm_sm90_pieces.cuh.
+// matrix) in memory: the forms of gemm_bf16.cuh, in the pieces of gemm_sm90_pieces.cuh.
 //
 // Buffers of a warp: kRing of them take turns with y; an operand is loaded into the buffer in which its piece
 // of y will lie, kRing pieces ahead. kSecondRing more take turns with the second matrix.
@@ -26,7 +26,7 @@ struct Bf16Epilogue {
     const __nv_bfloat16* bias;
     bool second;  // wanted
   };
-  static constexpr bool kHasOperand = kAfter == After::residual || kAfter == After::gelu_backward;
+  static constexpr bool kHasOperand = kAfter == After::gelu_backward;
   static constexpr bool kHasSecond = kAfter == After::gelu || kAfter == After::gelu_backward;
   static constexpr int kRing = largest_divisor(
       T::kPieces, kAfter == After::gelu ? T::kBuffers / 2 : T::kBuffers - (kHasSecond ? 1 : 0));
@@ -100,9 +100,6 @@ struct Bf16Epilogue {
       cuda::gelu_and_times_slope<kGelu>(gelu, r, at);
 #pragma unroll
       for (int q = 0; q < 4; ++q) second[q] = pack_bf16(gelu[2 * q], gelu[2 * q + 1]);
-    } else if constexpr (kAfter == After::residual) {
-#pragma unroll
-      for (int e = 0; e < 8; ++e) r[e] = __fadd_rn(r[e], at[e]);
     }
 #pragma unroll
     for (int q = 0; q < 4; ++q) y[q] = pack_bf16(r[2 * q], r[2 * q + 1]);

@@ -133,7 +133,7 @@ void check_case(int64_t M, int64_t N, int64_t K, bool w_is_k_by_n, bool with_bia
   GemmBf16 p{M, N, K, x.data(), w.data(), w_is_k_by_n};
   p.after = after, p.gelu = kind;
   if (with_bias) p.bias = bias.data();
-  if (after == After::residual || after == After::gelu_backward) p.operand = operand.data();
+  if (after == After::gelu_backward) p.operand = operand.data();
   const bool has_second = after == After::gelu || after == After::gelu_backward;
   for (int tile = 0; tile < gemm_bf16_tiles(); ++tile) {
     if (!gemm_bf16_has(p, tile)) continue;
@@ -149,9 +149,6 @@ void check_case(int64_t M, int64_t N, int64_t K, bool w_is_k_by_n, bool with_bia
       switch (after) {
         case After::nothing:
           worst = std::max(worst, steps(r.y[i], c.sums[i], rounding));
-          break;
-        case After::residual:
-          worst = std::max(worst, steps(r.y[i], c.sums[i] + operand, rounding + 1e-6));
           break;
         case After::gelu: {
           worst_second = std::max(worst_second, steps(r.second[i], c.sums[i], rounding));
