@@ -25,10 +25,12 @@ sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanit
 for tool in memcheck racecheck initcheck synccheck; do
   [ -n "$sanitizer" ] || break
   # Tuning would run hundreds of cuBLASLt's candidates under the tool.
-  status=0
-  SWITCHBACK_GEMM_TUNING=0 "$sanitizer" --tool "$tool" --error-exitcode 9 --print-limit 20 \
-    "$build/tests/cuda/test_cuda" --no-version --no-skip -tc='each op once*' >"$log" 2>&1 || status=$?
-  judge "$tool: $(grep 'SUMMARY' "$log" | tail -n 1 | sed 's/=* *//')" "$status"
+  for program in test_cuda test_cuda_quantize; do
+    status=0
+    SWITCHBACK_GEMM_TUNING=0 "$sanitizer" --tool "$tool" --error-exitcode 9 --print-limit 20 \
+      "$build/tests/cuda/$program" --no-version --no-skip -tc='each op once*' >"$log" 2>&1 || status=$?
+    judge "$tool, $program: $(grep 'SUMMARY' "$log" | tail -n 1 | sed 's/=* *//')" "$status"
+  done
 done
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]

@@ -136,7 +136,7 @@ void CudaKernels::gelu_backward_quantized(View dx, View codes, View scale, View 
   if (visit_rows(x, {x.data, y.data, dx.data, dy.data, codes.data}, format,
                  [&]<Format f, int threads, int held>() {
                    backward<f, threads, held><<<blocks_for(rows, 1), threads, 0, stream_>>>(
-            static_cast<uint4*>(dx.data), static_cast<uint2*>(codes.data), data<float>(scale),
+                       static_cast<uint4*>(dx.data), static_cast<uint2*>(codes.data), data<float>(scale),
                        static_cast<uint4*>(y.data), static_cast<const uint4*>(dy.data),
                        static_cast<const uint4*>(x.data), groups, kind == Gelu::exact);
                    check_launch(op);

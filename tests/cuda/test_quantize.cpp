@@ -354,3 +354,34 @@ TEST_CASE("layernorm and codes in one sweep are layernorm and then codes") {
           if (scaled) CHECK(differences(fused.dgamma, to_host(apart.dgamma)) == 0);
         }
 }
+
+// compute-sanitizer --tool racecheck (and the others) test_cuda_quantize --no-skip -tc='each op once*'
+TEST_CASE("each op once, for compute-sanitizer" * doctest::skip()) {
+  if (no_gpu()) return;
+  Kernels& k = kernels(gpu);
+  for (const auto& [rows, cols] : std::vector<std::pair<int64_t, int64_t>>{{37, 21}, {48, 1280}, {32, 5120}})
+    for (DType dtype : {DType::bf16, DType::f32})
+      for (Format format : {Format::int8, Format::e5m2}) {
+        const Tensor x = to_device(matrix(rows, cols, dtype), gpu), gain = x.slice(0, 1).reshape({cols});
+        for (Granularity by : {Granularity::tensor, Granularity::row, Granularity::column})
+          for (int64_t padded : {int64_t{0}, (rows + 15) / 16 * 16}) quantize(x, format, by, padded);
+        const auto make = [&](DType type) { return Tensor({rows, cols}, type, gpu); };
+        const Tensor codes = make(code_dtype(format, dtype)), scale({rows}, DType::f32, gpu),
+                     sums({cols}, DType::f32, gpu), a = make(dtype), b = make(dtype),
+                     statistics({2, rows}, DType::f32, gpu), y({rows, rows}, dtype, gpu);
+        const Tensor mean = statistics.slice(0, 1).reshape({rows}),
+                     rstd = statistics.slice(1, 1).reshape({rows});
+        k.gelu_forward_quantized(a, codes, scale, x, format, Gelu::exact);
+        k.gelu_backward_quantized(a, codes, scale, b, x, x, format, Gelu::quick);
+        const RowCodes out{codes, scale, format};
+        k.residual_layernorm_forward(a, b, mean, rstd, x, x, {}, gain, gain, 1e-5, out);
+        k.residual_layernorm_backward(b, {}, {}, {}, {sums}, {sums}, x, x, a, mean, rstd, gain, {}, {}, out);
+        k.quantize(codes, {}, scale, x, {}, format, Granularity::row);
+        const Format other = format == Format::int8 ? format : Format::e4m3;
+        k.product_of_codes(y, {codes, scale, format}, {codes, scale, other}, {});
+        const Tensor w = make(code_dtype(format, dtype)), t({cols, rows}, w.dtype(), gpu);
+        const std::vector<WeightCodes> weights = {{w, t, scale.slice(0, 1), x}};
+        k.quantize_weights(weights, format);
+        k.synchronize();
+      }
+}
