@@ -119,7 +119,7 @@ const LinearRecipe& linear_recipe(std::string_view name) {
     if (recipe.name == name) return recipe;
   std::string known;
   for (const LinearRecipe& recipe : recipes) known += concat(known.empty() ? "" : ", ", recipe.name);
-  fail("--linear ", name, " is not known: it is one of ", known);
+  fail("the recipe ", name, " of linears (--linear) is not known: it is one of ", known);
 }
 
 void check_recipe(const LinearRecipe& r) {

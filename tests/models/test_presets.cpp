@@ -137,6 +137,8 @@ TEST_CASE("a config survives its JSON") {
   all.text.mlp_ratio = 3;
   all.vision.patch_dropout = 0.5;
   all.init_logit_scale = std::log(10.0);
+  all.vision.linear = "switchback";
+  all.text.linear = "fp8";
   configs.push_back(all);  // another temperature without a bias
   all.init_logit_bias = -10;
   configs.push_back(all);
@@ -163,6 +165,8 @@ TEST_CASE("a config survives its JSON") {
     CHECK_EQ(r.text.layers, c.text.layers);
     CHECK_EQ(r.text.mlp_ratio, c.text.mlp_ratio);
     CHECK(r.text.layer_scale == c.text.layer_scale);
+    CHECK_EQ(r.vision.linear, c.vision.linear);
+    CHECK_EQ(r.text.linear, c.text.linear);
   }
 }
 
@@ -209,6 +213,8 @@ TEST_CASE("bad model configs are refused by name, key and value") {
   mentions(error_after("\"width\": 16", "\"width\": 16.5"), {"width", "16.5"});
   mentions(error_after("\"width\": 16", "\"width\": 20"), {"20", "head_width", "8"});
   mentions(error_after("\"heads\": 2", "\"heads\": 3"), {"text width", "8", "3"});
+  mentions(error_after("\"heads\": 2", "\"heads\": 2, \"linear\": \"int4\""), {"int4", "switchback-m"});
+  mentions(error_after("\"heads\": 2", "\"heads\": 2, \"linear\": 8"), {"mine", "text_cfg", "linear", "8"});
   mentions(error_after("\"heads\": 2", "\"heads\": 0"), {"heads", "0"});
   mentions(error_after("\"layers\": 1", "\"layers\": -1"), {"layers", "-1"});
   mentions(error_after("\"layers\": 1", "\"layers\": [3, 4, 6, 3]"), {"ResNet"});
