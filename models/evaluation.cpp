@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
+#include <utility>
 
 #include "kernels/transfer.h"
 
@@ -40,17 +42,11 @@ void for_similarity_blocks(const Tensor& queries, const Tensor& candidates,
 
 }  // namespace
 
-RetrievalMetrics retrieval_metrics(const Tensor& queries, const Tensor& candidates) {
-  const int64_t n = queries.rows();
-  CHECK(n > 0 && candidates.rows() == n, "retrieval of ", n, " queries among ", candidates.rows(),
-        " candidates");
-  std::vector<int64_t> ranks(static_cast<size_t>(n));
-  for_similarity_blocks(queries, candidates, [&](int64_t from, const Tensor& block) {
-    for (int64_t i = 0; i < block.rows(); ++i) {
-      ranks[from + i] = rank_of(block.span<float>().subspan(i * n, n), from + i);
-    }
-  });
+namespace {
+
+RetrievalMetrics metrics_of(std::vector<int64_t> ranks) {
   RetrievalMetrics m;
+  const size_t n = ranks.size();
   const double count = static_cast<double>(n);
   for (int64_t rank : ranks) {
     m.mean_rank += static_cast<double>(rank + 1) / count;
@@ -64,11 +60,56 @@ RetrievalMetrics retrieval_metrics(const Tensor& queries, const Tensor& candidat
   return m;
 }
 
+}  // namespace
+
+RetrievalMetrics retrieval_metrics(const Tensor& queries, const Tensor& candidates) {
+  std::vector<int64_t> owners(static_cast<size_t>(candidates.rows()));
+  std::iota(owners.begin(), owners.end(), int64_t{0});
+  CHECK(queries.rows() > 0 && candidates.rows() == queries.rows(), "retrieval of ", queries.rows(),
+        " queries among ", candidates.rows(), " candidates");
+  return text_to_image_metrics(queries, candidates, owners);
+}
+
+RetrievalMetrics image_to_text_metrics(const Tensor& images, const Tensor& texts,
+                                       std::span<const int64_t> owners) {
+  const int64_t n = images.rows(), m = texts.rows();
+  CHECK(n > 0 && std::ssize(owners) == m && std::is_sorted(owners.begin(), owners.end()), n, " images, ", m,
+        " texts, ", owners.size(), " owners");
+  std::vector<int64_t> ranks(static_cast<size_t>(n));
+  for_similarity_blocks(images, texts, [&](int64_t from, const Tensor& block) {
+    for (int64_t i = 0; i < block.rows(); ++i) {
+      const auto row = block.span<float>().subspan(static_cast<size_t>(i * m), static_cast<size_t>(m));
+      const auto [first, last] = std::equal_range(owners.begin(), owners.end(), from + i);
+      CHECK(first != last, "image ", from + i, " has no text");
+      int64_t best = m;  // none of its own texts stands before the best one of them
+      for (auto own = first; own != last; ++own) best = std::min(best, rank_of(row, own - owners.begin()));
+      ranks[static_cast<size_t>(from + i)] = best;
+    }
+  });
+  return metrics_of(std::move(ranks));
+}
+
+RetrievalMetrics text_to_image_metrics(const Tensor& texts, const Tensor& images,
+                                       std::span<const int64_t> owners) {
+  const int64_t n = images.rows();
+  CHECK(texts.rows() > 0 && std::ssize(owners) == texts.rows(), texts.rows(), " texts with ", owners.size(),
+        " owners");
+  std::vector<int64_t> ranks(static_cast<size_t>(texts.rows()));
+  for_similarity_blocks(texts, images, [&](int64_t from, const Tensor& block) {
+    for (int64_t i = 0; i < block.rows(); ++i)
+      ranks[static_cast<size_t>(from + i)] =
+          rank_of(block.span<float>().subspan(static_cast<size_t>(i * n), static_cast<size_t>(n)),
+                  owners[static_cast<size_t>(from + i)]);
+  });
+  return metrics_of(std::move(ranks));
+}
+
 Retrieval evaluate_retrieval(const Clip& clip, const Clip::Options& options, Device device,
                              const NextBatch& next) {
   Tape::Pause pause;
   Retrieval result;
-  std::vector<Tensor> images, texts;  // (B, E) each
+  std::vector<Tensor> images, texts;  // (B, E) each; further texts come behind the first ones of their batch
+  std::vector<std::pair<int64_t, int64_t>> owned;  // image and row of each text
   EvaluationBatch batch;
   while (next(batch)) {
     const int64_t size = batch.images.shape()[0];
@@ -77,13 +118,34 @@ Retrieval evaluate_retrieval(const Clip& clip, const Clip::Options& options, Dev
     result.loss += number(clip.loss(image, text).value()) * static_cast<double>(size);
     images.push_back(image.value());
     texts.push_back(text.value());
+    for (int64_t i = 0; i < size; ++i) owned.emplace_back(result.samples + i, std::ssize(owned));
+    if (batch.more_tokens.defined()) {
+      texts.push_back(clip.encode_text(to_device(batch.more_tokens, device), options).value());
+      for (const int64_t owner : batch.more_owners)
+        owned.emplace_back(result.samples + owner, std::ssize(owned));
+    }
     result.samples += size;
   }
   if (result.samples == 0) fail("retrieval: the evaluation data have no usable image-caption pair");
   result.loss /= static_cast<double>(result.samples);
-  const Tensor all_images = join(images), all_texts = join(texts);  // (N, E)
-  result.image_to_text = retrieval_metrics(all_images, all_texts);
-  result.text_to_image = retrieval_metrics(all_texts, all_images);
+  const Tensor all_images = join(images);  // (N, E)
+  Tensor all_texts = join(texts);          // (M, E)
+  result.texts = all_texts.rows();
+  // Texts in the order of their images.
+  const bool sorted = std::is_sorted(owned.begin(), owned.end());
+  std::stable_sort(owned.begin(), owned.end());
+  if (!sorted) {
+    const Tensor from = to_host(all_texts), to(from.shape(), from.dtype());
+    const size_t embed = static_cast<size_t>(from.cols());
+    for (size_t row = 0; row < owned.size(); ++row)
+      std::copy_n(from.span<float>().begin() + owned[row].second * static_cast<int64_t>(embed), embed,
+                  to.span<float>().begin() + static_cast<int64_t>(row * embed));
+    all_texts = to_device(to, device);
+  }
+  std::vector<int64_t> owners;
+  for (const auto& [image, row] : owned) owners.push_back(image);
+  result.image_to_text = image_to_text_metrics(all_images, all_texts, owners);
+  result.text_to_image = text_to_image_metrics(all_texts, all_images, owners);
   return result;
 }
 

@@ -18,12 +18,18 @@ struct RetrievalMetrics {
   double mean_rank = 0, median_rank = 0;  // counted from 1, as open_clip prints them
   double r1 = 0, r5 = 0, r10 = 0;         // share of queries with rank < 1, 5, 10
 };
-// queries, candidates (N, E) f32, normalised: row i belongs to row i.
+// queries (N, E), candidates (M, E) f32, normalised: row i belongs to row i (N = M).
 RetrievalMetrics retrieval_metrics(const Tensor& queries, const Tensor& candidates);
+// Several texts per image: owners (M) names the image of each text, in ascending order. An image's rank is
+// that of its best own text, as CLIP_benchmark counts.
+RetrievalMetrics image_to_text_metrics(const Tensor& images, const Tensor& texts,
+                                       std::span<const int64_t> owners);
+RetrievalMetrics text_to_image_metrics(const Tensor& texts, const Tensor& images,
+                                       std::span<const int64_t> owners);
 
 struct Retrieval {
-  int64_t samples = 0;
-  double loss = 0;  // mean loss of the batches, weighted by their size
+  int64_t samples = 0, texts = 0;  // images; texts, of which an image may have several
+  double loss = 0;  // mean loss of the batches (images with their first texts), weighted by their size
   RetrievalMetrics image_to_text, text_to_image;
 };
 
@@ -35,9 +41,11 @@ struct ZeroShot {
 
 // One batch of evaluation data, in host memory.
 struct EvaluationBatch {
-  Tensor images;                 // (B, S, S, 3) u8
-  Tensor tokens;                 // (B, T) i32, retrieval only
-  std::span<const int64_t> labels;  // (B), zero-shot only; below 0: unlabelled, left out
+  Tensor images;                     // (B, S, S, 3) u8
+  Tensor tokens;                     // (B, T) i32, retrieval only: the first text of each image
+  Tensor more_tokens;                // (K, T) i32: further texts of images of this batch; undefined: none
+  std::vector<int64_t> more_owners;  // (K) their images, rows of this batch, in ascending order
+  std::span<const int64_t> labels;   // (B), zero-shot only; below 0: unlabelled, left out
 };
 // Fills the batch; false when there are no more.
 using NextBatch = std::function<bool(EvaluationBatch&)>;

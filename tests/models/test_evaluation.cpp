@@ -72,6 +72,30 @@ TEST_CASE("retrieval metrics agree with sorting the whole matrix, ties too") {
   CHECK_EQ(retrieval_metrics(same, same).r1, 0.25);
 }
 
+TEST_CASE("several texts per image: the best own text counts, against sorting the whole matrix") {
+  for (int64_t n : {1, 5, 40}) {
+    CAPTURE(n);
+    std::vector<int64_t> owners;
+    for (int64_t i = 0; i < n; ++i) owners.insert(owners.end(), static_cast<size_t>(1 + i % 4), i);
+    const int64_t texts_count = std::ssize(owners);
+    const Tensor images = whole_numbers(n, 5, 1), texts = whole_numbers(texts_count, 5, 2);
+    double r5_images = 0, r1_texts = 0, mean_images = 0;
+    for (int64_t i = 0; i < n; ++i) {
+      int64_t best = texts_count;
+      for (int64_t t = 0; t < texts_count; ++t)
+        if (owners[static_cast<size_t>(t)] == i) best = std::min(best, naive_rank(images, i, texts, t));
+      r5_images += best < 5, mean_images += static_cast<double>(best + 1);
+    }
+    for (int64_t t = 0; t < texts_count; ++t)
+      r1_texts += naive_rank(texts, t, images, owners[static_cast<size_t>(t)]) < 1;
+    const RetrievalMetrics of_images = image_to_text_metrics(images, texts, owners);
+    CHECK(of_images.r5 == doctest::Approx(r5_images / static_cast<double>(n)));
+    CHECK(of_images.mean_rank == doctest::Approx(mean_images / static_cast<double>(n)));
+    CHECK(text_to_image_metrics(texts, images, owners).r1 ==
+          doctest::Approx(r1_texts / static_cast<double>(texts_count)));
+  }
+}
+
 TEST_CASE("a model that gives NaN retrieves nothing") {
   Tensor nan({20, 3}, DType::f32);
   std::fill(nan.span<float>().begin(), nan.span<float>().end(), std::numeric_limits<float>::quiet_NaN());
@@ -91,6 +115,40 @@ NextBatch in_pieces(const Batch& all, std::vector<int64_t> sizes, std::vector<in
     from += size;
     return true;
   };
+}
+
+TEST_CASE("further texts find their images, whatever batch they come in") {
+  const Model m(tiny_config(), DType::f32);
+  const Batch all = random_batch(m.clip.config(), 6, 1);
+  Tape::Pause pause;
+  // Images 1 and 4 have a second text: the first text of image 0 and of image 5.
+  const auto run = [&](std::vector<int64_t> sizes) {
+    int64_t from = 0;
+    size_t piece = 0;
+    return evaluate_retrieval(m.clip, {}, cpu_device, [&](EvaluationBatch& batch) {
+      if (piece == sizes.size()) return false;
+      const int64_t size = sizes[piece++];
+      batch.images = all.images.slice(from, size);
+      batch.tokens = all.tokens.slice(from, size);
+      batch.more_tokens = Tensor();
+      batch.more_owners.clear();
+      std::vector<int32_t> ids;
+      for (const auto& [image, other] : {std::pair<int64_t, int64_t>{1, 0}, {4, 5}}) {
+        if (image < from || image >= from + size) continue;
+        const Tensor row = all.tokens.slice(other, 1);
+        ids.insert(ids.end(), row.span<int32_t>().begin(), row.span<int32_t>().end());
+        batch.more_owners.push_back(image - from);
+      }
+      if (!ids.empty())
+        batch.more_tokens = Tensor::of<int32_t>({std::ssize(batch.more_owners), all.tokens.cols()}, ids);
+      from += size;
+      return true;
+    });
+  };
+  const Retrieval whole = run({6}), parts = run({2, 3, 1});
+  CHECK_EQ(whole.texts, 8);
+  check_equal(whole.image_to_text, parts.image_to_text);
+  check_equal(whole.text_to_image, parts.text_to_image);
 }
 
 TEST_CASE("retrieval of batches of any size is retrieval of all features at once") {
