@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "kernels/transfer.h"
+#include "models/interchange.h"
 #include "runtime/safetensors.h"
 
 namespace switchback {
@@ -20,20 +21,6 @@ constexpr const char* weights_file = "open_clip_model.safetensors";
 constexpr const char* config_file = "open_clip_config.json";
 constexpr const char* state_file = "training_state.safetensors";
 constexpr const char* format_version = "1";
-
-std::string preprocessing_json(const std::string& model_cfg, const PixelNormalization& n) {
-  nlohmann::ordered_json json;
-  json["model_cfg"] = nlohmann::ordered_json::parse(model_cfg);
-  auto& preprocess = json["preprocess_cfg"];
-  auto decimal = [](float v) { return std::stod(concat(v)); };  // 0.48145466, not the digits of its double
-  for (int c = 0; c < 3; ++c) {
-    preprocess["mean"].push_back(decimal(n.mean[c]));
-    preprocess["std"].push_back(decimal(n.std[c]));
-  }
-  preprocess["interpolation"] = "bicubic";
-  preprocess["resize_mode"] = "shortest";
-  return json.dump(2) + "\n";
-}
 
 // Complete checkpoints, oldest first. Folders under a temporary name are not among them.
 std::vector<fs::path> all_checkpoints(const std::string& folder) {
@@ -138,8 +125,7 @@ std::string save_checkpoint(const std::string& checkpoints, const ClipConfig& co
   if (error) fail("cannot make ", unfinished.string(), ": ", error.message());
   try {
     save_weights((unfinished / weights_file).string(), arena);
-    write_file((unfinished / config_file).string(),
-               preprocessing_json(model_config_json(config), normalization));
+    write_file((unfinished / config_file).string(), open_clip_config_text(config, normalization));
     save_state((unfinished / state_file).string(), optimizer, progress);
   } catch (...) {
     fs::remove_all(unfinished, error);
@@ -208,37 +194,20 @@ TrainingProgress load_checkpoint(const std::string& folder, ParameterArena& aren
   return p;
 }
 
-void load_weights(const std::string& path, ParameterArena& arena) {
-  const fs::path file = fs::is_directory(path) ? fs::path(path) / weights_file : fs::path(path);
-  fill_arena(read_weights(SafetensorsFile(file.string()), arena), arena);
-}
-
 ClipConfig checkpoint_config(const std::string& folder) {
-  const std::string path = (fs::path(folder) / config_file).string();
-  if (!fs::exists(path))
-    fail(folder, " is not a checkpoint: it has no ", config_file, " (a checkpoint is a folder like ",
+  const auto refuse = [&](const char* why) {
+    fail(folder, " is not a checkpoint: it has no ", why, " (a checkpoint is a folder like ",
          "logs/RUN/checkpoints/step_00000300)");
-  ClipConfig c = read_model_config(path);
+  };
+  if (!fs::exists(fs::path(folder) / config_file) && !fs::exists(fs::path(folder) / "config.json"))
+    refuse(config_file);
+  ClipConfig c = StoredModel::find(folder).config.value();
   c.name = fs::path(folder).filename().string();
   return c;
 }
 
 PixelNormalization checkpoint_normalization(const std::string& folder) {
-  const std::string path = (fs::path(folder) / config_file).string();
-  const auto json = nlohmann::json::parse(read_file(path), nullptr, false);
-  PixelNormalization n;
-  if (!json.is_object() || !json.contains("preprocess_cfg")) return n;
-  const auto& preprocess = json["preprocess_cfg"];
-  for (const char* key : {"mean", "std"}) {
-    if (!preprocess.contains(key)) continue;
-    if (!preprocess[key].is_array() || preprocess[key].size() != 3)
-      fail(path, ": ", key, " is not three numbers");
-    for (int c = 0; c < 3; ++c) {
-      if (!preprocess[key][c].is_number()) fail(path, ": ", key, " is not three numbers");
-      (key[0] == 'm' ? n.mean : n.std)[c] = preprocess[key][c].get<float>();
-    }
-  }
-  return n;
+  return StoredModel::find(folder).normalization;
 }
 
 }  // namespace switchback

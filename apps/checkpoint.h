@@ -5,7 +5,8 @@
 //   logs/RUN/checkpoints/step_00000300/
 //     open_clip_model.safetensors   the f32 weights under open_clip's state-dict keys
 //     open_clip_config.json         the model: open_clip loads the two as they are
-//     training_state.safetensors    optimizer moments by parameter name; metadata: step, samples, loader, seed
+//     training_state.safetensors    optimizer moments by parameter name; metadata: step, samples, loader,
+//     seed
 //
 // Random numbers come from counters (seed, step, sample), so step and seed are the whole state of the
 // generator.
@@ -22,8 +23,8 @@
 namespace switchback {
 
 struct TrainingProgress {
-  int64_t step = 0;          // steps done
-  int64_t epoch = 0;         // epochs completed
+  int64_t step = 0;   // steps done
+  int64_t epoch = 0;  // epochs completed
   int64_t samples_seen = 0;
   int64_t seed = 0;
   std::string loader;        // Loader::state()
@@ -45,10 +46,8 @@ std::string latest_checkpoint(const std::string& checkpoints, const std::string&
 // Fills arena and optimizer. Errors name the first tensor that is missing, not expected, or of another shape.
 TrainingProgress load_checkpoint(const std::string& folder, ParameterArena& arena, AdamW& optimizer);
 
-// Weights only, from a checkpoint folder or a safetensors file.
-void load_weights(const std::string& path, ParameterArena& arena);
-
-// The model of a checkpoint folder.
+// The model of a checkpoint folder, or of a folder of open_clip or transformers (models/interchange.h loads
+// the weights of all three).
 ClipConfig checkpoint_config(const std::string& folder);
 PixelNormalization checkpoint_normalization(const std::string& folder);
 

@@ -2,6 +2,7 @@
 // retrieval between images and captions (R@1, 5, 10 both ways).
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "apps/checkpoint.h"
@@ -10,6 +11,7 @@
 #include "data/tokenizer.h"
 #include "kernels/kernels.h"
 #include "models/clip.h"
+#include "models/interchange.h"
 #include "runtime/file.h"
 #include "runtime/parallel.h"
 
@@ -18,7 +20,8 @@ namespace {
 
 int run(int argc, char** argv) {
   std::string checkpoint, model, tokenizer_path, output, device_name = "auto", precision = "auto";
-  int64_t threads = 0;
+  std::string sheet, queries_path;
+  int64_t threads = 0, matches = 8;
   EvaluationOptions options;
 
   CLI::App app("clip_eval: zero-shot classification and retrieval with a trained CLIP.");
@@ -30,7 +33,8 @@ int run(int argc, char** argv) {
   app.add_option("--tokenizer", tokenizer_path, "vocabulary file or 'bytes' (default: by the model)");
   app.add_option("--retrieval-data,--val-data", options.retrieval_data,
                  "shards or CSV of image-caption pairs");
-  app.add_option("--zeroshot-data", options.zero_shot_data, "labelled shards (.cls)");
+  app.add_option("--zeroshot-data", options.zero_shot_data,
+                 "labelled images: shards with .cls, a CLIP_benchmark folder, a folder per class, or a list");
   app.add_option("--classes", options.class_names,
                  "class names, one per line (default: classnames.txt beside the data)");
   app.add_option(
@@ -48,6 +52,11 @@ int run(int argc, char** argv) {
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
   app.add_option("--precision", precision, "fp32, amp_bf16 or auto (fp32 on a CPU, amp_bf16 on a GPU)")
       ->check(CLI::IsMember({"auto", "fp32", "amp_bf16"}));
+  app.add_option("--contact-sheet", sheet, "also write an SVG picture of the best images per query");
+  app.add_option(
+      "--queries", queries_path,
+      "queries of the contact sheet, one per line (default: captions of the first pairs, or the classes)");
+  app.add_option("--matches", matches, "images per query in the contact sheet")->check(CLI::Range(1, 100));
   app.add_option("--output", output, "also write the figures to this JSON file");
   app.add_option("--threads", threads, "CPU threads of the kernels; 0: all cores")
       ->check(CLI::NonNegativeNumber);
@@ -56,9 +65,9 @@ int run(int argc, char** argv) {
   if (options.retrieval_data.empty() && options.zero_shot_data.empty())
     fail("nothing to evaluate: give --retrieval-data, --zeroshot-data or both");
 
-  const bool folder = !checkpoint.ends_with(".safetensors");
-  if (!folder && model.empty())
-    fail("--checkpoint ", checkpoint, " is a bare safetensors file: say which --model it is");
+  const bool folder = std::filesystem::is_directory(checkpoint);
+  if (!folder && model.empty() && std::filesystem::exists(checkpoint))
+    fail("--checkpoint ", checkpoint, " is a bare file: say which --model it is");
   const ClipConfig config = model.empty() ? checkpoint_config(checkpoint) : find_model(model);
   if (tokenizer_path.empty() && config.text.vocab_size == 259) tokenizer_path = "bytes";
   std::shared_ptr<const Tokenizer> tokenizer =
@@ -74,17 +83,25 @@ int run(int argc, char** argv) {
   ParameterArena arena(wide ? DType::f32 : DType::bf16, device, 0);
   Clip clip(arena, config);
   arena.allocate();
-  load_weights(checkpoint, arena);
+  load_clip_weights(checkpoint, arena,
+                    [](const std::string& line) { std::fprintf(stderr, "%s\n", line.c_str()); });
   Clip::Options clip_options;
   if (folder) clip_options.normalization = checkpoint_normalization(checkpoint);
 
   nlohmann::ordered_json results;
   if (const auto r = data.retrieval(clip, clip_options, device)) {
-    std::printf("retrieval, %lld pairs, loss %.4f\n", static_cast<long long>(r->samples), r->loss);
+    if (r->texts == r->samples)
+      std::printf("retrieval, %lld pairs, loss %.4f\n", static_cast<long long>(r->samples), r->loss);
+    else
+      std::printf("retrieval, %lld images with %lld captions, loss %.4f\n",
+                  static_cast<long long>(r->samples), static_cast<long long>(r->texts), r->loss);
     auto print = [&](const char* direction, const RetrievalMetrics& m) {
       std::printf("%s  R@1 %.4f  R@5 %.4f  R@10 %.4f  median rank %.0f  mean rank %.1f\n", direction, m.r1,
                   m.r5, m.r10, m.median_rank, m.mean_rank);
-      results[direction] = {{"R@1", m.r1}, {"R@5", m.r5}, {"R@10", m.r10}, {"median_rank", m.median_rank},
+      results[direction] = {{"R@1", m.r1},
+                            {"R@5", m.r5},
+                            {"R@10", m.r10},
+                            {"median_rank", m.median_rank},
                             {"mean_rank", m.mean_rank}};
     };
     print("image_to_text", r->image_to_text);
@@ -97,6 +114,13 @@ int run(int argc, char** argv) {
                             {"top5", z->top5},
                             {"mean_per_class", z->mean_per_class_recall},
                             {"samples", z->samples}};
+  }
+  if (!sheet.empty()) {
+    const std::vector<std::string> queries =
+        queries_path.empty() ? std::vector<std::string>() : read_lines(queries_path);
+    write_file(sheet, contact_sheet("Best images per query, " + checkpoint,
+                                    data.best_matches(clip, clip_options, device, queries, matches)));
+    std::printf("contact sheet: %s\n", sheet.c_str());
   }
   if (!output.empty()) write_file(output, results.dump(2) + "\n");
   return 0;

@@ -247,9 +247,11 @@ int run(int argc, char** argv) {
   const DType dtype = wide ? DType::f32 : DType::bf16;
 
   const bool bytes = options.tokenizer.empty() && config.text.vocab_size == 259;
-  std::shared_ptr<const Tokenizer> tokenizer = make_tokenizer(
-      bytes ? "bytes" : options.tokenizer, static_cast<int32_t>(config.text.context_length));
-  if (tokenizer->vocabulary_size() > config.text.vocab_size)
+  std::shared_ptr<const Tokenizer> tokenizer;
+  if (!options.dry_run)  // which reads no caption
+    tokenizer = make_tokenizer(bytes ? "bytes" : options.tokenizer,
+                               static_cast<int32_t>(config.text.context_length));
+  if (tokenizer && tokenizer->vocabulary_size() > config.text.vocab_size)
     fail("the tokenizer has ", tokenizer->vocabulary_size(), " ids, model ", config.name, " only ",
          config.text.vocab_size, ": choose another --tokenizer or --model");
 

@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "apps/contact_sheet.h"
+#include "data/augment.h"
 #include "data/reasons.h"
 #include "models/evaluation.h"
 
@@ -14,16 +16,24 @@ namespace switchback {
 
 class SampleSource;
 class Tokenizer;
+struct Batch;
 struct LoaderOptions;
 
 struct EvaluationOptions {
-  std::string retrieval_data;  // shards or CSV with captions; empty: no retrieval
-  std::string zero_shot_data;  // shards with .cls; empty: no zero-shot
-  std::string class_names;     // a file, one name per line; empty: classnames.txt beside zero_shot_data
-  std::string templates;       // a file; empty: zeroshot_classification_templates.txt beside zero_shot_data
+  std::string retrieval_data;  // shards, a CSV or a CLIP_benchmark folder with captions; empty: no retrieval
+  // Labelled images: shards with .cls, a CLIP_benchmark folder, an ImageFolder, or a list; empty: no
+  // zero-shot
+  std::string zero_shot_data;
+  bool imagenet = false;    // class names and templates are ImageNet's where none are given
+  std::string class_names;  // a file, one name per line; empty: classnames.txt beside or in zero_shot_data
+  std::string templates;    // a file; empty: zeroshot_classification_templates.txt beside zero_shot_data
   std::string dataset_type = "auto", csv_separator = "\t", csv_image_key = "filepath",
               csv_caption_key = "title";
-  std::string label_key;       // take labels from this field of .json instead of .cls
+  std::string label_key;  // take labels from this field of .json instead of .cls
+  std::vector<std::string> image_suffixes{"jpg", "png", "jpeg", "webp"}, caption_suffixes{"txt"};
+  std::vector<std::string> json_captions;  // captions from the first of these fields of .json that is there
+  Interpolation interpolation = Interpolation::bicubic;
+  ResizeMode resize_mode = ResizeMode::shortest;
   std::optional<int64_t> samples;
   int64_t batch_size = 64;
   int workers = 2;
@@ -39,8 +49,14 @@ class EvaluationData {
   std::optional<Retrieval> retrieval(const Clip& clip, const Clip::Options& options, Device device) const;
   std::optional<ZeroShot> zero_shot(const Clip& clip, const Clip::Options& options, Device device) const;
 
+  // For a picture: the images that fit each query best. Without queries: the captions of the first images of
+  // the retrieval data, or the class names. At most 20,000 images are looked at.
+  std::vector<SheetQuery> best_matches(const Clip& clip, const Clip::Options& options, Device device,
+                                       std::vector<std::string> queries, int64_t per_query) const;
+
  private:
   LoaderOptions loader_options() const;
+  int64_t label_in(const Batch& batch, int64_t row) const;
 
   EvaluationOptions options_;
   int64_t image_size_;
@@ -48,7 +64,12 @@ class EvaluationData {
   Warn warn_;
   std::shared_ptr<SampleSource> retrieval_source_, zero_shot_source_;
   std::vector<std::string> classes_, templates_;
+  bool several_captions_ = false;  // a CLIP_benchmark folder: every line of .txt is a caption of its own
 };
+
+// Where the data of `path` are: for a CLIP_benchmark folder (ROOT/test/nshards.txt) the pattern of its
+// shards.
+std::string evaluation_shards(const std::string& path);
 
 // Lines of a text file without their ends; empty lines at the end are dropped. Error: cannot be read, or is
 // empty.

@@ -29,11 +29,11 @@ LoaderOptions training_loader(const TrainingOptions& options, const ClipConfig& 
                               Warn warn);
 EvaluationOptions evaluation_options(const TrainingOptions& options);
 
-// Before the first step of a new run: weights from --pretrained.
+// Before the first step: weights from --pretrained, and which of them stay (--lock-image, --lock-text).
 void prepare_parameters(const TrainingOptions& options, const ClipConfig& config, ParameterArena& arena,
                         const Warn& say);
 
-// What --dry-run says beyond the summary of every run: memory and expected time.
+// What --dry-run says beyond the summary of every run: memory, work and expected time.
 struct DryRun {
   int64_t samples_per_step = 0, total_steps = 0;
   Device device = cpu_device;

@@ -9,6 +9,9 @@
 #include <utility>
 
 #include "apps/flags.h"
+#include "apps/open_clip_flags.h"
+#include "data/augment.h"
+#include "data/sample_source.h"
 #include "runtime/check.h"
 
 namespace switchback {
@@ -44,8 +47,10 @@ class Flags {
   void put(std::string name, const T& value) {
     name = name.substr(2, name.find(',') - 2);
     std::replace(name.begin(), name.end(), '-', '_');
-    if constexpr (requires { value.has_value(); }) (*json_)[name] = value ? Json(*value) : Json(nullptr);
-    else (*json_)[name] = value;
+    if constexpr (requires { value.has_value(); })
+      (*json_)[name] = value ? Json(*value) : Json(nullptr);
+    else
+      (*json_)[name] = value;
   }
 
   CLI::App* app_;
@@ -55,12 +60,26 @@ class Flags {
 
 void describe(Flags& f, TrainingOptions& o) {
   f.group("Data");
-  f.value("--train-data", o.train_data, "shards ('data/{0000..0099}.tar', '::' joins sources) or a CSV file");
+  f.value(
+      "--train-data", o.train_data,
+      "shards ('data/{0000..0099}.tar', '::' joins sources; also 'pipe:command', https://, s3://, '-') or a "
+      "CSV file");
   f.value("--val-data", o.val_data, "validation shards or CSV: retrieval after every --val-frequency epochs");
   f.value("--train-num-samples", o.train_num_samples,
           "samples in an epoch (default: from sizes.json, or by reading the shards' headers)");
   f.value("--val-num-samples", o.val_num_samples, "samples of --val-data to use (default: all)");
   f.value("--dataset-type", o.dataset_type, "webdataset, csv, synthetic or auto (by the file's extension)");
+  f.value("--image-key", o.image_key, "suffixes of images in shards, the first one present is used");
+  f.value("--text-key", o.text_key, "suffixes of captions in shards");
+  f.value("--json-text-key", o.json_text_key,
+          "captions from these fields of .json instead; of several one is drawn");
+  f.value("--json-text-key-probs", o.json_text_key_probs, "how often each of these fields is drawn");
+  f.value("--max-image-pixels", o.max_image_pixels, "larger pictures are left out, before they are decoded");
+  f.flag("--fast-decode", o.fast_decode,
+         "decode large JPEGs at 1/2, 1/4 or 1/8 of their size (other pixels: docs/data.md)");
+  f.flag("--dataset-resampled", o.dataset_resampled, "draw shards with replacement, forever");
+  f.value("--train-data-upsampling-factors", o.train_data_upsampling_factors,
+          "with --dataset-resampled: how often the shards of each '::' source are drawn, as in 1::2::0.5");
   f.flag("--skip-bad-shards", o.skip_bad_shards,
          "use what precedes the damage in a truncated shard, and warn");
   f.value("--csv-separator", o.csv_separator, "column separator of CSV files (default: tab)");
@@ -74,12 +93,15 @@ void describe(Flags& f, TrainingOptions& o) {
   f.value("--shuffle-window", o.shuffle_window, "samples that are mixed with each other");
   f.value("--image-mean", o.image_mean, "mean of the pixels by channel, in [0, 1] (default: CLIP's)");
   f.value("--image-std", o.image_std, "standard deviation of the pixels by channel (default: CLIP's)");
-  f.value("--aug-cfg", o.aug_cfg, "augmentation: scale=(0.9,1.0) ratio=(0.75,1.333) of the random crop; "
+  f.value("--aug-cfg", o.aug_cfg,
+          "augmentation: scale=(0.9,1.0) ratio=(0.75,1.333) of the random crop; "
           "color_jitter=(0.4,0.4,0.4,0.1) color_jitter_prob=0.8 gray_scale_prob=0.2 of its colours");
 
   f.group("Model");
-  f.value("--model", o.model, "a ViT preset (ViT-B-32, ViT-L-14, ..., mini-64), or an open_clip model JSON");
-  f.value("--pretrained", o.pretrained, "safetensors weights to start from");
+  f.value("--model", o.model,
+          "a ViT preset (ViT-B-32, ViT-L-14, ..., mini-64), or an open_clip model JSON; required");
+  f.value("--pretrained", o.pretrained,
+          "weights to start from: a file (.safetensors, .pt, .bin) or a folder of open_clip or transformers");
   f.value("--precision", o.precision,
           "fp32, amp_bf16 (bf16 values, fp32 masters) or auto (fp32 on a CPU, amp_bf16 on a GPU)");
   f.value("--device", o.device, "cpu, cuda or auto (a GPU where this program finds one)");
@@ -90,9 +112,19 @@ void describe(Flags& f, TrainingOptions& o) {
   f.value("--layer-scale", o.layer_scale,
           "initial value of layer-scale in both towers; 0 is the fix for fp8");
   f.flag("--siglip", o.siglip, "sigmoid loss with a bias instead of softmax");
+  f.flag("--lock-image", o.lock_image, "the image tower keeps its weights (LiT)");
+  f.value(
+      "--lock-image-unlocked-groups", o.lock_image_unlocked_groups,
+      "its last groups that train after all: proj, last block with ln_post, block before, ..., embeddings");
+  f.flag("--lock-text", o.lock_text, "the text tower keeps its weights");
+  f.value("--lock-text-unlocked-layers", o.lock_text_unlocked_layers,
+          "its last groups that train after all: projection, last block with ln_final, ..., embeddings");
   f.value("--linear", o.linear,
-          "how qkv, out, fc and proj of every block are computed: standard, switchback, switchback-m, switchback-q, "
+          "how qkv, out, fc and proj of every block are computed: standard, switchback, switchback-m, "
+          "switchback-q, "
           "llm-int8, fp8-sim, switchback-fp8-sim, switchback-fp8 or fp8");
+  f.value("--use-bnb-linear", o.use_bnb_linear,
+          "open_clip's name for --linear switchback: SwitchBackLinearGlobal");
   f.value("--linear-image", o.linear_image, "the same for the image tower alone");
   f.value("--linear-text", o.linear_text, "the same for the text tower alone");
   f.flag("--grad-checkpointing", o.grad_checkpointing, "the same as --recompute blocks");
@@ -126,12 +158,18 @@ void describe(Flags& f, TrainingOptions& o) {
 
   f.group("Evaluation");
   f.value("--zeroshot-data", o.zeroshot_data,
-          "labelled shards for zero-shot classification; classnames.txt and "
-          "zeroshot_classification_templates.txt lie beside them");
+          "labelled images for zero-shot classification: shards with .cls, a CLIP_benchmark folder, a folder "
+          "with one folder per class, or a list (path, tab, label)");
+  f.value("--imagenet-val", o.imagenet_val,
+          "the same with ImageNet's class names and templates (scripts/fetch_vocabulary.sh gets them)");
   f.value("--zeroshot-classes", o.zeroshot_classes, "class names, one per line (default: classnames.txt)");
+  f.value("--zeroshot-templates", o.zeroshot_templates,
+          "templates with {c}, one per line (default: zeroshot_classification_templates.txt)");
   f.value("--zeroshot-label-key", o.zeroshot_label_key, "labels from this field of .json instead of .cls");
   f.value("--val-frequency", o.val_frequency, "epochs between retrieval evaluations; 0: never");
   f.value("--zeroshot-frequency", o.zeroshot_frequency, "epochs between zero-shot evaluations; 0: never");
+  f.value("--image-interpolation", o.image_interpolation, "of evaluations: bicubic or bilinear");
+  f.value("--image-resize-mode", o.image_resize_mode, "of evaluations: shortest, longest or squash");
   f.value("--eval-every-n-steps", o.eval_every_n_steps, "evaluate every n steps too");
 
   f.group("Run");
@@ -152,26 +190,6 @@ void describe(Flags& f, TrainingOptions& o) {
           "A-B: run these steps op by op and print where their time goes (with NVTX ranges for Nsight)");
   f.flag("--dry-run", o.dry_run, "print model, parameters, FLOPs and steps, then stop");
 }
-
-// Flags of open_clip that need nothing here: accepted, with one line that says so.
-struct Ignored {
-  const char* name;
-  bool takes_value;
-  const char* why;
-};
-constexpr Ignored ignored[] = {
-    {"--local-loss", false, "the exact loss over local rows is always used"},
-    {"--gather-with-grad", false, "the exact gradient is always used"},
-    {"--ddp-static-graph", false, "the step is static anyway"},
-    {"--torchcompile", false, "there is nothing to compile"},
-    {"--dist-url", true, "ranks meet at MASTER_ADDR and MASTER_PORT"},
-    {"--dist-backend", true, "GPUs talk through NCCL"},
-    {"--no-set-device-rank", false, "the device is chosen by local rank"},
-    {"--use-bn-sync", false, "ViT models have no batch norm"},
-    {"--cache-dir", true, "nothing is downloaded"},
-    {"--copy-codebase", false, "the program is one binary"},
-    {"--debug", false, "there is one log level"},
-};
 
 // The numbers of "(0.9, 1.0)", "0.9,1.0" or "[0.9 1.0]"; none where something else stands among them.
 std::vector<double> parse_numbers(std::string text) {
@@ -212,14 +230,20 @@ void parse_augmentation(TrainingOptions& o) {
     const size_t equals = item.find('=');
     const std::string key = item.substr(0, equals);
     const std::string text = equals == std::string::npos ? "" : item.substr(equals + 1);
-    if (key == "scale") o.crop_scale = parse_pair(item, text);
-    else if (key == "ratio") o.crop_ratio = parse_pair(item, text);
-    else if (key == "color_jitter") o.color_jitter = parse_color_jitter(item, text);
-    else if (key == "color_jitter_prob") o.color_jitter_prob = parse_probability(item, text);
-    else if (key == "gray_scale_prob") o.gray_scale_prob = parse_probability(item, text);
+    if (key == "scale")
+      o.crop_scale = parse_pair(item, text);
+    else if (key == "ratio")
+      o.crop_ratio = parse_pair(item, text);
+    else if (key == "color_jitter")
+      o.color_jitter = parse_color_jitter(item, text);
+    else if (key == "color_jitter_prob")
+      o.color_jitter_prob = parse_probability(item, text);
+    else if (key == "gray_scale_prob")
+      o.gray_scale_prob = parse_probability(item, text);
     else
       fail("--aug-cfg ", item,
-           " is not supported; supported are scale, ratio, color_jitter, color_jitter_prob and gray_scale_prob");
+           " is not supported; supported are scale, ratio, color_jitter, color_jitter_prob and "
+           "gray_scale_prob");
   }
   if (o.crop_scale[1] > 1)
     fail("--aug-cfg scale: a crop cannot be larger than the image, got ", o.crop_scale[1]);
@@ -240,7 +264,66 @@ void one_of(const char* flag, const std::string& value, const std::vector<std::s
   fail(flag, " ", value, " is unknown: use one of ", list);
 }
 
+// "1::2::0.5"
+std::vector<double> parse_factors(const std::string& text) {
+  std::vector<double> factors;
+  for (size_t start = 0; start <= text.size();) {
+    const size_t end = std::min(text.find("::", start), text.size());
+    const std::string part = text.substr(start, end - start);
+    std::istringstream in(part);
+    double factor = -1;
+    char rest;
+    if (!(in >> factor) || in >> rest || !std::isfinite(factor) || factor < 0)
+      fail("--train-data-upsampling-factors ", text, ": '", part,
+           "' is not a number from 0 (expected 1::2::0.5)");
+    factors.push_back(factor);
+    start = end + 2;
+  }
+  if (*std::max_element(factors.begin(), factors.end()) == 0)
+    fail("--train-data-upsampling-factors ", text, ": one of them must be above 0");
+  return factors;
+}
+
+// "a::b" has 2 sources.
+size_t source_count(const std::string& data) {
+  size_t count = 1;
+  for (size_t at = 0; (at = data.find("::", at)) != std::string::npos; at += 2) ++count;
+  return count;
+}
+
+void check_data(TrainingOptions& o) {
+  at_least("--max-image-pixels", o.max_image_pixels, 1);
+  if (!o.json_text_key_probs.empty() && o.json_text_key_probs.size() != o.json_text_key.size())
+    fail("--json-text-key-probs has ", o.json_text_key_probs.size(), " numbers for ", o.json_text_key.size(),
+         " fields of --json-text-key");
+  double sum = 0;
+  for (const double probability : o.json_text_key_probs) {
+    at_least("--json-text-key-probs", probability, 0);
+    sum += probability;
+  }
+  if (!o.json_text_key_probs.empty() && !(sum > 0 && std::isfinite(sum)))
+    fail("--json-text-key-probs: one of them must be above 0");
+  for (const auto& [flag, key] : {std::pair{"--image-key", &o.image_key}, {"--text-key", &o.text_key}})
+    if (suffixes_of(*key).empty()) fail(flag, " is empty: expected suffixes like jpg;png");
+  parse_interpolation(o.image_interpolation);
+  parse_resize_mode(o.image_resize_mode);
+  if (!o.train_data_upsampling_factors.empty()) {
+    if (!o.dataset_resampled) fail("--train-data-upsampling-factors needs --dataset-resampled");
+    o.upsampling_factors = parse_factors(o.train_data_upsampling_factors);
+    const size_t sources = source_count(o.train_data);
+    if (o.upsampling_factors.size() != sources)
+      fail("--train-data-upsampling-factors has ", o.upsampling_factors.size(), " numbers, --train-data has ",
+           sources, sources == 1 ? " source" : " sources", " ('::' separates both)");
+  }
+  if (!o.imagenet_val.empty() && !o.zeroshot_data.empty())
+    fail("--imagenet-val and --zeroshot-data exclude each other: a run evaluates one labelled set");
+}
+
 void check(TrainingOptions& o, std::vector<std::string>& notices) {
+  if (o.model.empty())
+    fail(
+        "--model is missing: open_clip's default, RN50, is not supported; add --model ViT-B-32, or another "
+        "ViT");
   at_least("--batch-size", o.batch_size, 1);
   at_least("--accum-freq", o.accum_freq, 1);
   at_least("--epochs", o.epochs, 1);
@@ -257,6 +340,8 @@ void check(TrainingOptions& o, std::vector<std::string>& notices) {
   at_least("--save-every-n-steps", o.save_every_n_steps, 1);
   at_least("--eval-every-n-steps", o.eval_every_n_steps, 1);
   at_least("--keep-last-k", o.keep_last_k, 1);
+  at_least("--lock-image-unlocked-groups", o.lock_image_unlocked_groups, 0);
+  at_least("--lock-text-unlocked-layers", o.lock_text_unlocked_layers, 0);
   at_least("--threads", o.threads, 0);
   for (double beta : {o.beta1, o.beta2})
     if (!(beta >= 0 && beta < 1)) fail("--beta1 and --beta2 must lie in [0, 1), got ", beta);
@@ -267,12 +352,15 @@ void check(TrainingOptions& o, std::vector<std::string>& notices) {
   one_of("--recompute", o.recompute, {"none", "gelu", "cheap", "blocks"});
   one_of("--lr-scheduler", o.lr_scheduler, {"cosine", "const", "const-cooldown"});
   one_of("--wd-groups", o.wd_groups, {"head", "v3"});
-  if (o.precision == "amp" || o.precision == "amp_bfloat16") {
-    if (o.precision == "amp")
-      notices.push_back("--precision amp: bf16 is used; there is no fp16 loss scaling");
-    o.precision = "amp_bf16";
-  }
+  o.precision = precision_of_open_clip(o.precision, notices);
   one_of("--precision", o.precision, {"auto", "fp32", "amp_bf16"});
+  if (!o.use_bnb_linear.empty()) {
+    const std::string recipe = recipe_of_bitsandbytes(o.use_bnb_linear);
+    if (!o.linear.empty() && o.linear != recipe)
+      fail("--use-bnb-linear ", o.use_bnb_linear, " means --linear ", recipe, ", but --linear ", o.linear,
+           " is given");
+    o.linear = recipe;
+  }
   one_of("--device", o.device, {"auto", "cpu", "cuda"});
   if (o.lr_scheduler == "const-cooldown" && !o.epochs_cooldown)
     fail("--lr-scheduler const-cooldown needs --epochs-cooldown");
@@ -290,7 +378,8 @@ void check(TrainingOptions& o, std::vector<std::string>& notices) {
   if (o.resume == "latest" && o.name.empty() && o.logs != "none")
     fail("--resume latest needs the --name of the run: a name made from date and options is new every time");
   if (!o.report_to.empty() && o.report_to != "all" && o.report_to.find("tensorboard") == std::string::npos)
-    notices.push_back("--report-to " + o.report_to + " has no effect: only tensorboard is supported");
+    notices.push_back("--report-to " + o.report_to +
+                      " has no effect: only tensorboard is supported; train.jsonl has the same numbers");
   if (!o.profile_steps.empty()) {
     long long first = 0, last = 0;
     char rest = 0;
@@ -303,25 +392,22 @@ void check(TrainingOptions& o, std::vector<std::string>& notices) {
   if (o.delete_previous_checkpoint) o.keep_last_k = 1;
   if (o.workers == 0) o.workers = 1;
   parse_augmentation(o);
+  check_data(o);
 }
 
 }  // namespace
 
 TrainingOptions parse_training_options(int argc, char** argv, std::vector<std::string>& notices) {
   TrainingOptions o;
-  CLI::App app("clip_train: trains a CLIP on image-text pairs.\n"
-               "Flags carry open_clip's names; --flag=value and unambiguous prefixes work.");
+  CLI::App app(
+      "clip_train: trains a CLIP on image-text pairs.\n"
+      "Flags carry open_clip's names; --flag=value and unambiguous prefixes work.");
   app.get_formatter()->column_width(34);
   Flags flags(&app, nullptr);
   describe(flags, o);
-  for (const Ignored& flag : ignored) {
-    if (flag.takes_value) app.add_option(flag.name, "")->group("");
-    else app.add_flag(flag.name)->group("");
-  }
-
+  add_open_clip_flags(app);
   if (!parse_flags(app, argc, argv)) std::exit(0);
-  for (const Ignored& flag : ignored)
-    if (app.count(flag.name) > 0) notices.push_back(concat(flag.name, " has no effect: ", flag.why));
+  answer_open_clip_flags(app, notices);
   check(o, notices);
   return o;
 }

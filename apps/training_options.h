@@ -16,6 +16,15 @@ struct TrainingOptions {
   std::string train_data, val_data;
   std::optional<int64_t> train_num_samples, val_num_samples;
   std::string dataset_type = "auto";  // webdataset, csv, synthetic, auto
+  std::string image_key = "jpg;png;jpeg;webp", text_key = "txt";
+  std::vector<std::string> json_text_key;
+  std::vector<double> json_text_key_probs;
+  int64_t max_image_pixels = 25'000'000;
+  bool fast_decode = false;
+  std::string image_interpolation = "bicubic", image_resize_mode = "shortest";  // of evaluations
+  bool dataset_resampled = false;
+  std::string train_data_upsampling_factors;  // "1::2"
+  std::vector<double> upsampling_factors;     // from it
   bool skip_bad_shards = false;
   std::string csv_separator = "\t", csv_img_key = "filepath", csv_caption_key = "title";
   std::string tokenizer;  // vocabulary file, "bytes", or empty: by the model's vocabulary size
@@ -28,18 +37,21 @@ struct TrainingOptions {
   double color_jitter_prob = 0.8, gray_scale_prob = 0;  // from aug_cfg
 
   // model
-  std::string model = "ViT-B-32";
-  std::string pretrained;  // safetensors weights to start from
+  std::string model;
+  std::string pretrained;          // safetensors weights to start from
   std::string precision = "auto";  // fp32, amp_bf16, ...; auto: fp32 on a CPU, amp_bf16 on a GPU
   std::string device = "auto";     // cpu, cuda; auto: a GPU where there is one
   std::optional<int64_t> force_image_size, force_context_length;
   bool force_quick_gelu = false;
   std::optional<double> force_patch_dropout, layer_scale;
   bool siglip = false;
+  bool lock_image = false, lock_text = false;
+  int64_t lock_image_unlocked_groups = 0, lock_text_unlocked_layers = 0;
   bool grad_checkpointing = false;  // --recompute blocks
-  std::string linear;  // recipe of the blocks' linears (kernels/recipe.h); "": as the model says
+  std::string linear;               // recipe of the blocks' linears (kernels/recipe.h); "": as the model says
+  std::string use_bnb_linear;       // open_clip's name of a recipe
   std::string linear_image, linear_text;  // "": as --linear says
-  std::string recompute = "none";   // or gelu, cheap, blocks (autograd/checkpoint.h)
+  std::string recompute = "none";         // or gelu, cheap, blocks (autograd/checkpoint.h)
 
   // optimization
   int64_t batch_size = 64;
@@ -61,8 +73,9 @@ struct TrainingOptions {
   bool skip_scheduler = false;
 
   // evaluation
-  std::string zeroshot_data;  // shards with .cls, classnames.txt and templates beside them
-  std::string zeroshot_classes, zeroshot_label_key;
+  std::string zeroshot_data;  // labelled shards, an ImageFolder or a list of files
+  std::string imagenet_val;   // an ImageFolder, with ImageNet's class names and templates
+  std::string zeroshot_classes, zeroshot_templates, zeroshot_label_key;
   int64_t val_frequency = 1, zeroshot_frequency = 2;  // epochs
   std::optional<int64_t> eval_every_n_steps;
 
@@ -70,17 +83,17 @@ struct TrainingOptions {
   std::string logs = "./logs/", name;
   int64_t log_every_n_steps = 100;
   int64_t seed = 0;
-  std::string resume;  // "latest" or a checkpoint folder
+  std::string resume;          // "latest" or a checkpoint folder
   int64_t save_frequency = 1;  // epochs; 0: only at the end
   std::optional<int64_t> save_every_n_steps;
   std::optional<int64_t> keep_last_k;
   bool delete_previous_checkpoint = false;
   bool save_most_recent = false;
   std::string report_to;  // "tensorboard" (in any list) writes event files
-  int64_t threads = 0;  // CPU threads of the kernels; 0: all cores
+  int64_t threads = 0;    // CPU threads of the kernels; 0: all cores
   bool dry_run = false;
-  bool eager = false;          // no CUDA graph: kernels are launched one by one
-  std::string profile_steps;   // "A-B": these steps run op by op and print where their time goes
+  bool eager = false;         // no CUDA graph: kernels are launched one by one
+  std::string profile_steps;  // "A-B": these steps run op by op and print where their time goes
   std::optional<std::array<int64_t, 2>> profiled;  // from profile_steps
 };
 
