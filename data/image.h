@@ -30,9 +30,9 @@ struct Image {
 struct DecodeOptions {
   // Read in the header, before anything is allocated: a picture of a few kilobytes may claim 65535 x 65535.
   int64_t max_image_pixels = 25'000'000;
-  // Above 0: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size (straight from its DCT coefficients, several times
-  // faster), as long as its shorter edge keeps at least this many pixels. The result is a smaller picture, no
-  // longer Pillow's bit for bit after resizing (docs/data.md has the differences).
+  // Above 0: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size (straight from its DCT coefficients,
+  // several times faster), as long as its shorter edge keeps at least this many pixels. The result is a
+  // smaller picture, no longer Pillow's bit for bit after resizing (docs/data.md has the differences).
   int64_t fast_decode_edge = 0;
 };
 

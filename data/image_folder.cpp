@@ -92,7 +92,8 @@ std::shared_ptr<SampleSource> open_image_folder(const std::string& root) {
   std::vector<LabelledFile> files;
   for (int64_t label = 0; label < std::ssize(classes); ++label) {
     std::vector<std::string> paths;
-    for (const auto& entry : fs::recursive_directory_iterator(fs::path(root) / classes[static_cast<size_t>(label)]))
+    for (const auto& entry :
+         fs::recursive_directory_iterator(fs::path(root) / classes[static_cast<size_t>(label)]))
       if (entry.is_regular_file() && is_image(entry.path())) paths.push_back(entry.path().string());
     std::sort(paths.begin(), paths.end());
     for (std::string& path : paths) files.push_back({std::move(path), label});
@@ -101,7 +102,8 @@ std::shared_ptr<SampleSource> open_image_folder(const std::string& root) {
   return std::make_shared<LabelledFiles>(root, std::move(files));
 }
 
-std::shared_ptr<SampleSource> open_image_list(const std::string& path, const std::vector<std::string>& classes) {
+std::shared_ptr<SampleSource> open_image_list(const std::string& path,
+                                              const std::vector<std::string>& classes) {
   const std::string text = read_file(path);
   const fs::path folder = fs::path(path).parent_path();
   std::vector<LabelledFile> files;

@@ -38,7 +38,8 @@ int nameless_file() {
   const char* folder = std::getenv("TMPDIR");
   std::string name = concat(folder && *folder ? folder : "/tmp", "/switchback-stream-XXXXXX");
   const int file = mkostemp(name.data(), O_CLOEXEC);
-  if (file < 0) fail("cannot make a temporary file ", name, " for a stream: ", std::strerror(errno), " (see TMPDIR)");
+  if (file < 0)
+    fail("cannot make a temporary file ", name, " for a stream: ", std::strerror(errno), " (see TMPDIR)");
   unlink(name.c_str());
   return file;
 }
@@ -122,7 +123,8 @@ int spool(const std::string& path, const std::atomic<bool>* stop) {
       copy_all(path, running.output(), file, stop);
       const int status = running.wait();
       if (status != 0)
-        fail(path, ": the command ended with status ", status, status == 127 ? " (not found)" : "", ": ", command);
+        fail(path, ": the command ended with status ", status, status == 127 ? " (not found)" : "", ": ",
+             command);
     }
   } catch (...) {
     close(file);

@@ -1,9 +1,9 @@
 // input_file.h: a file that is read at offsets, from any thread, without a shared cursor (pread).
 //
 // Streams are files too: what a command prints ("pipe:zstd -dc shard.tar.zst"), what lies at an address
-// ("https://...", "s3://...", "gs://...", fetched by curl, aws and gsutil), or the standard input ("-"). A stream
-// is read to its end into a nameless file in $TMPDIR (/tmp), which vanishes with the last user; so a sample of it
-// can be fetched like any other, and again.
+// ("https://...", "s3://...", "gs://...", fetched by curl, aws and gsutil), or the standard input ("-"). A
+// stream is read to its end into a nameless file in $TMPDIR (/tmp), which vanishes with the last user; so a
+// sample of it can be fetched like any other, and again.
 //
 // OpenFiles keeps the most recently used ones open: a group of samples may span thousands of small shards,
 // more than the process may have open.
@@ -49,7 +49,8 @@ class InputFile {
 
 class OpenFiles {
  public:
-  explicit OpenFiles(size_t limit = 64, size_t stream_limit = 8) : limit_(limit), stream_limit_(stream_limit) {}
+  explicit OpenFiles(size_t limit = 64, size_t stream_limit = 8)
+      : limit_(limit), stream_limit_(stream_limit) {}
   std::shared_ptr<const InputFile> get(const std::string& path);
   void set_stopping(bool stopping) { stopping_ = stopping; }
 

@@ -261,9 +261,11 @@ struct Loader::State {
     const size_t row = static_cast<size_t>(task.row);
     RawSample& raw = worker.raw;
     // Which of several captions: again a number that depends on seed and position only.
-    raw.draw = training() ? PhiloxStream(options.seed, RandomPurpose::augmentation, uint64_t{1} << 62 | task.position)
-                                .next_u64()
-                          : 0;
+    raw.draw = 0;
+    if (training()) {
+      const uint64_t stream = uint64_t{1} << 62 | task.position;
+      raw.draw = PhiloxStream(options.seed, RandomPurpose::augmentation, stream).next_u64();
+    }
     at.block->read(at.sample, raw);
     if (raw.problem.empty()) {
       try {

@@ -56,7 +56,8 @@ class SyntheticSource final : public SampleSource {
 
 // A source's factor is the weight of each of its shards, as in open_clip: its share of the samples is the
 // factor times the number of its shards.
-std::vector<double> shard_weights(const std::vector<int64_t>& source_sizes, const std::vector<double>& factors) {
+std::vector<double> shard_weights(const std::vector<int64_t>& source_sizes,
+                                  const std::vector<double>& factors) {
   if (!factors.empty() && factors.size() != source_sizes.size())
     fail("--train-data-upsampling-factors has ", factors.size(), " numbers, --train-data has ",
          source_sizes.size(), source_sizes.size() == 1 ? " source" : " sources", " ('::' separates both)");
@@ -75,7 +76,8 @@ bool ends_with_any(const std::string& text, std::initializer_list<const char*> e
 std::vector<std::string> suffixes_of(const std::string& key) {
   std::vector<std::string> suffixes(1);
   for (const char c : key) {
-    if (c == ';') suffixes.emplace_back();
+    if (c == ';')
+      suffixes.emplace_back();
     else if (c != ' ' && (c != '.' || !suffixes.back().empty()))
       suffixes.back() += c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c;
   }

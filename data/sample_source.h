@@ -27,7 +27,8 @@ struct SampleNeeds {
   bool read_json = false;  // fetch .json too where there is one
   // Suffixes of tar members, the first one present is used.
   std::vector<std::string> image_suffixes{"jpg", "png", "jpeg", "webp"}, caption_suffixes{"txt"};
-  // Not empty: the caption is one of these fields of .json, drawn by weight (empty: alike) among those present.
+  // Not empty: the caption is one of these fields of .json, drawn by weight (empty: alike) among those
+  // present.
   std::vector<std::string> json_captions;
   std::vector<double> json_caption_weights;
 };
@@ -43,7 +44,7 @@ struct RawSample {
   std::string json;             // bytes of .json; empty: none
   std::string problem, detail;  // not empty: why it cannot be used after all, "caption is empty"
   std::vector<uint8_t> bytes;
-  uint64_t draw = 0;            // set by the reader: what a choice among several captions depends on
+  uint64_t draw = 0;  // set by the reader: what a choice among several captions depends on
 
   void clear() {  // all but `draw`
     image = {};

@@ -117,7 +117,8 @@ std::vector<std::string> expand(std::string_view pattern, int depth) {
 std::string replace_variables(std::string_view pattern) {
   std::string result;
   while (true) {
-    const size_t open = pattern.find("${"), close = open == std::string_view::npos ? open : pattern.find('}', open);
+    const size_t open = pattern.find("${"),
+                 close = open == std::string_view::npos ? open : pattern.find('}', open);
     if (close == std::string_view::npos) return result + std::string(pattern);
     const std::string name = concat("WDS_", pattern.substr(open + 2, close - open - 2));
     const char* value = std::getenv(name.c_str());

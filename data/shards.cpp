@@ -16,9 +16,9 @@
 namespace switchback {
 namespace {
 
-constexpr uint64_t largest_part = uint64_t{1} << 31;                      // a bigger member is not a picture
-constexpr uint64_t largest_gap = 1 << 16;                                 // worth reading over to save a read
-constexpr uint64_t cached_samples = 1 << 18;                              // about 25 MB of indexes
+constexpr uint64_t largest_part = uint64_t{1} << 31;  // a bigger member is not a picture
+constexpr uint64_t largest_gap = 1 << 16;             // worth reading over to save a read
+constexpr uint64_t cached_samples = 1 << 18;          // about 25 MB of indexes
 
 // Place of a suffix in a list of preference; -1: not in it.
 int rank_in(const std::vector<std::string>& suffixes, const std::string& suffix) {
@@ -95,8 +95,8 @@ class ShardSource final : public SampleSource {
     return concat("no usable sample in ", paths_.size(),
                   paths_.size() == 1 ? " shard (" : " shards (first: ", paths_[0],
                   "): a sample needs an image (", joined(needs_.image_suffixes), ")", caption_wanted(),
-                  needs_.label ? ", a label (.cls)" : "", "; the members end in ", found.empty() ? "nothing, there are none" : found,
-                  dropped.empty() ? "" : "; ", dropped);
+                  needs_.label ? ", a label (.cls)" : "", "; the members end in ",
+                  found.empty() ? "nothing, there are none" : found, dropped.empty() ? "" : "; ", dropped);
   }
 
  private:
@@ -339,8 +339,8 @@ void ShardIndex::choose_caption(RawSample& to) const {
   }
   // `draw` is a random number already: its upper 53 bits as a number from [0, 1).
   const double drawn = static_cast<double>(to.draw >> 11) * 0x1p-53 * sum;
-  const auto chosen =
-      std::find_if(present.begin(), present.end() - 1, [&](const auto& field) { return drawn < field.second; });
+  const auto chosen = std::find_if(present.begin(), present.end() - 1,
+                                   [&](const auto& field) { return drawn < field.second; });
   to.caption = *chosen->first;
 }
 

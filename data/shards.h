@@ -5,8 +5,8 @@
 //
 // The rule (webdataset's): the key ends at the first dot of the member's last name, the rest is the suffix,
 // in lower case; adjacent members of one key are one sample, and a suffix that comes again starts a new one.
-// Image: jpg, jpeg, png, webp. Caption: txt, or a field of json. Label: cls. Others are not read (SampleNeeds has
-// other names). Where a shard may come from, beside files: input_file.h.
+// Image: jpg, jpeg, png, webp. Caption: txt, or a field of json. Label: cls. Others are not read (SampleNeeds
+// has other names). Where a shard may come from, beside files: input_file.h.
 #pragma once
 
 #include <cstdint>
@@ -25,8 +25,8 @@ class OpenFiles;
 // Brace expansion of one pattern: {a,b}, {0000..0137} (zero padding kept, steps {0..9..3}), nested.
 std::vector<std::string> expand_braces(std::string_view pattern);
 
-// Shards per source. ${NAME} is replaced by the environment's WDS_NAME where there is one. Files must exist: errors
-// name the first that does not and count them. Streams (input_file.h) are not looked at.
+// Shards per source. ${NAME} is replaced by the environment's WDS_NAME where there is one. Files must exist:
+// errors name the first that does not and count them. Streams (input_file.h) are not looked at.
 std::vector<std::vector<std::string>> expand_shards(std::string_view patterns);
 
 // sizes.json (shard's file name -> samples) or __len__ beside the shards; nothing when a shard has no entry.

@@ -102,8 +102,8 @@ StreamOrder::StreamOrder(std::shared_ptr<SampleSource> source, Options options, 
   if (options_.shuffle) {
     double sum = 0;
     for (double weight : source_->draw_weights()) cumulative_weights_.push_back(sum += weight);
-    CHECK(!resampled() || (std::ssize(cumulative_weights_) == source_->block_count() && sum > 0), "weights of ",
-          cumulative_weights_.size(), " blocks with the sum ", sum);
+    CHECK(!resampled() || (std::ssize(cumulative_weights_) == source_->block_count() && sum > 0),
+          "weights of ", cumulative_weights_.size(), " blocks with the sum ", sum);
   }
   if (!resampled() && at_.first_block > static_cast<uint64_t>(source_->block_count())) {
     fail("the position to resume at lies behind shard ", at_.first_block, ", but the data has ",
@@ -131,9 +131,9 @@ uint64_t StreamOrder::block_at(uint64_t pass, uint64_t n) {
   const auto after = std::upper_bound(cumulative_weights_.begin(), cumulative_weights_.end(), drawn);
   // The sum may be drawn itself, by rounding: then the last block that has a weight.
   if (after != cumulative_weights_.end()) return static_cast<uint64_t>(after - cumulative_weights_.begin());
-  return static_cast<uint64_t>(std::lower_bound(cumulative_weights_.begin(), cumulative_weights_.end(),
-                                                cumulative_weights_.back()) -
-                               cumulative_weights_.begin());
+  return static_cast<uint64_t>(
+      std::lower_bound(cumulative_weights_.begin(), cumulative_weights_.end(), cumulative_weights_.back()) -
+      cumulative_weights_.begin());
 }
 
 std::shared_ptr<const SampleBlock> StreamOrder::index(uint64_t block) {

@@ -11,8 +11,8 @@
 // So every pass holds every sample exactly once, resuming is knowing a position, and only the headers of the
 // current and the next group are in memory. A data set smaller than the window is one perfectly mixed group.
 //
-// A source with draw weights (--dataset-resampled) has one endless pass: its n-th block is drawn with replacement
-// by Philox(seed, n). The same pair may come twice in a batch then.
+// A source with draw weights (--dataset-resampled) has one endless pass: its n-th block is drawn with
+// replacement by Philox(seed, n). The same pair may come twice in a batch then.
 //
 // Where a group starts depends on the sizes of all blocks before it. StreamState therefore carries, beside
 // the position, the group that holds it: resuming in epoch 30 indexes one group, not thirty epochs.
@@ -89,8 +89,8 @@ class StreamOrder {
  private:
   const std::vector<uint32_t>& blocks_of_pass(uint64_t pass);
   bool resampled() const { return !cumulative_weights_.empty(); }
-  uint64_t blocks_in_pass() const;                        // resampled: no end
-  uint64_t block_at(uint64_t pass, uint64_t n);           // the n-th block of a pass
+  uint64_t blocks_in_pass() const;               // resampled: no end
+  uint64_t block_at(uint64_t pass, uint64_t n);  // the n-th block of a pass
   std::shared_ptr<const SampleBlock> index(uint64_t block);
 
   std::shared_ptr<SampleSource> source_;

@@ -12,7 +12,8 @@ std::vector<std::pair<std::string, int64_t>> samples(SampleSource& source) {
   RawSample raw;
   for (int64_t i = 0; i < source.block(0)->size(); ++i) {
     source.block(0)->read(i, raw);
-    found.emplace_back(raw.problem.empty() ? std::string(raw.image.begin(), raw.image.end()) : raw.problem, raw.label);
+    found.emplace_back(raw.problem.empty() ? std::string(raw.image.begin(), raw.image.end()) : raw.problem,
+                       raw.label);
   }
   return found;
 }
@@ -30,8 +31,7 @@ TEST_CASE("image folder: labels are places in the sorted list of folders, or the
   CHECK(samples(*open_image_folder(folder / "words")) == Samples{{"a1", 0}, {"a2", 0}, {"z1", 1}});
   CHECK(image_folder_classes(folder / "words") == std::vector<std::string>{"ant", "zebra"});
 
-  for (int i = 0; i < 11; ++i)
-    folder.write(concat("numbers/", i, "/x.jpg"), std::to_string(i));
+  for (int i = 0; i < 11; ++i) folder.write(concat("numbers/", i, "/x.jpg"), std::to_string(i));
   const auto source = open_image_folder(folder / "numbers");
   for (const auto& [contents, label] : samples(*source)) CHECK(contents == std::to_string(label));
   CHECK(source->declared_count() == 11u);
@@ -57,7 +57,8 @@ TEST_CASE("image list: numbers and class names, relative paths, missing files, e
   CHECK(list("a b.jpg\tbig dog\r\ndeep/c.jpg 0\n\ngone.jpg\t1") ==
         Samples{{"one", 1}, {"two", 0}, {"image cannot be read", 1}});
   CHECK(contains(error_of([&] { list("x.jpg 0\na.jpg\n"); }), "line 2"));
-  CHECK(contains(error_of([&] { list("x.jpg\tcow\n"); }), "'cow' is neither a number from 0 nor one of the 2"));
+  CHECK(
+      contains(error_of([&] { list("x.jpg\tcow\n"); }), "'cow' is neither a number from 0 nor one of the 2"));
   CHECK(contains(error_of([&] { list("x.jpg\t-1\n"); }), "'-1'"));
   CHECK(contains(error_of([&] { list("\n"); }), "lists no image"));
 }

@@ -10,7 +10,8 @@ using namespace switchback;
 namespace {
 
 // Three shards of source a, one of source b; each holds `samples` samples.
-std::shared_ptr<SampleSource> source(const TemporaryFolder& folder, std::vector<double> factors, int samples = 2) {
+std::shared_ptr<SampleSource> source(const TemporaryFolder& folder, std::vector<double> factors,
+                                     int samples = 2) {
   for (const char* name : {"a0", "a1", "a2", "b0"}) {
     TarWriter tar(folder / (std::string(name) + ".tar"));
     for (int i = 0; i < samples; ++i) {
@@ -29,7 +30,8 @@ std::shared_ptr<SampleSource> source(const TemporaryFolder& folder, std::vector<
   return open_source(options);
 }
 
-std::vector<std::string> keys(std::shared_ptr<SampleSource> from, size_t count, uint64_t seed, StreamState start = {}) {
+std::vector<std::string> keys(std::shared_ptr<SampleSource> from, size_t count, uint64_t seed,
+                              StreamState start = {}) {
   StreamOrder order(std::move(from), {.seed = seed, .window = 8}, start);
   std::vector<std::string> found;
   uint64_t position = start.position;

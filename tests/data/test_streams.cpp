@@ -14,7 +14,8 @@ using namespace switchback;
 
 namespace {
 
-std::shared_ptr<SampleSource> open(const std::string& data, SampleNeeds needs = {}, Warn warn = [](const std::string&) {}) {
+std::shared_ptr<SampleSource> open(
+    const std::string& data, SampleNeeds needs = {}, Warn warn = [](const std::string&) {}) {
   SourceOptions options;
   options.data = data;
   options.needs = std::move(needs);
@@ -31,7 +32,8 @@ LoaderOptions small_batches() {
   return options;
 }
 
-std::vector<std::string> first_captions(std::shared_ptr<SampleSource> source, LoaderOptions options, int batches) {
+std::vector<std::string> first_captions(std::shared_ptr<SampleSource> source, LoaderOptions options,
+                                        int batches) {
   options.keep_text = true;
   Loader loader(std::move(source), nullptr, options);
   std::vector<std::string> captions;
