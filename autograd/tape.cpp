@@ -39,7 +39,6 @@ Tape::Region::~Region() {
   MemoryContext::set_place(outer_);
   current_region = outer_;
 }
-std::string_view Tape::Region::current() { return current_region; }
 
 void Tape::observe(Observer observer) { current_observer = std::move(observer); }
 void Tape::observe_backward(BackwardObserver observer) { backward_observer = std::move(observer); }

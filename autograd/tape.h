@@ -69,7 +69,6 @@ class Tape {
     explicit Region(std::string_view name);
     ~Region();
     Region(const Region&) = delete;
-    static std::string_view current();
 
    private:
     std::string_view outer_;

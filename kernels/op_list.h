@@ -90,14 +90,15 @@ KERNEL(residual_forward, (View y, CView x, CView branch, CView gamma))
 // dbranch = gamma dy, dgamma = Σ_rows dy branch   (dx is dy itself: autograd moves it)
 KERNEL(residual_backward, (Sink dbranch, Sink dgamma, CView dy, CView branch, CView gamma))
 // A residual connection and the layernorm behind it: sum = x + gamma branch, rounded to T;
-// normed = gain (sum - mean) rstd + bias, and codes of its rows (optional).  x, branch, sum, normed (M, C), gamma (C) optional, mean, rstd (M) in R
+// normed = gain (sum - mean) rstd + bias, and codes of its rows (optional).
+// x, branch, sum, normed (M, C), gamma (C) optional, mean, rstd (M) in R
 KERNEL(residual_layernorm_forward, (View sum, View normed, View mean, View rstd, CView x, CView branch,
                                     CView gamma, CView gain, CView bias, double epsilon, RowCodes codes = {}))
 // dx = dsum + (layernorm_backward's dx of dnormed), the whole gradient of sum; dsum, optional, is what came over
 // the residual stream, and dx may lie where it does. dgain, dbias as in layernorm_backward. With layer-scale
 // dbranch = gamma dx, dgamma = Σ_rows dx branch, from the rounded dx; without, dx is branch's gradient, too.
-// codes (optional): those of the rows of branch's gradient, whichever it is. dbranch_sum: its sum over rows (of what is
-// added to it here), which is the bias gradient of the product that made branch.
+// codes (optional): those of the rows of branch's gradient, whichever it is. dbranch_sum: its sum over rows (of
+// what is added to it here), which is the bias gradient of the product that made branch.
 KERNEL(residual_layernorm_backward,
        (View dx, Sink dbranch, Sink dbranch_sum, Sink dgamma, Sink dgain, Sink dbias, CView dsum, CView dnormed,
         CView sum, CView mean, CView rstd, CView gain, CView branch, CView gamma, RowCodes codes = {}))

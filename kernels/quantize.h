@@ -15,6 +15,7 @@
 // correctly rounded on GPUs, too, and nothing may be contracted.
 #pragma once
 
+#include <bit>
 #include <cmath>
 #include <cstdint>
 

@@ -83,7 +83,8 @@ void ParameterArena::begin_part(const std::string& part) const {
   });
 }
 
-std::shared_ptr<const PreparedWeight> ParameterArena::prepare(const Parameter& weight, const LinearRecipe& recipe) {
+std::shared_ptr<const PreparedWeight> ParameterArena::prepare(const Parameter& weight,
+                                                              const LinearRecipe& recipe) {
   CHECK(!masters_.defined(), "weight ", weight.name(), " is to be prepared after allocate()");
   if (recipe.is_standard()) return nullptr;
   prepared_.push_back({find(weight.name()), &recipe, std::make_shared<PreparedWeight>()});

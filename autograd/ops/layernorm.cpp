@@ -49,8 +49,9 @@ Variable layernorm(const Variable& x, const Variable& gain, const Variable& bias
 // x, branch, sum, normed (..., C), gamma, gain, bias (C); mean, rstd (rows).
 //   dx = dsum + layernorm's gradient of dnormed, dbranch = gamma dx, dgamma = Σ_rows dx branch, and
 //   Σ_rows dbranch for the bias of the product that made branch
-Normed residual_layernorm(const Variable& x, const Variable& branch, const Variable& gamma, const Variable& gain,
-                          const Variable& bias, double epsilon, const RowFormats& formats) {
+Normed residual_layernorm(const Variable& x, const Variable& branch, const Variable& gamma,
+                          const Variable& gain, const Variable& bias, double epsilon,
+                          const RowFormats& formats) {
   Kernels& k = kernels(x.device());
   Tensor sum_value(x.shape(), x.dtype(), x.device()), value(x.shape(), x.dtype(), x.device());
   Tensor mean({value.rows()}, statistics_dtype(x.dtype()), x.device());
@@ -76,9 +77,9 @@ Normed residual_layernorm(const Variable& x, const Variable& branch, const Varia
       dx = dsum.defined() && !dsum.is_shared() ? dsum : Tensor(sum.shape(), sum.dtype(), sum.device());
       const Sink dbranch = scaled.grad_sink();
       if (branch.needed() && !dbranch.accumulate) codes = row_codes(dx, format);
-      k.residual_layernorm_backward(dx, dbranch, dbranch_sum, gamma.grad_sink(), gain.grad_sink(), bias.grad_sink(),
-                                    dsum, dnormed, sum.value(), mean, rstd, gain.value(), scaled.value(),
-                                    gamma.value(), codes);
+      k.residual_layernorm_backward(dx, dbranch, dbranch_sum, gamma.grad_sink(), gain.grad_sink(),
+                                    bias.grad_sink(), dsum, dnormed, sum.value(), mean, rstd, gain.value(),
+                                    scaled.value(), gamma.value(), codes);
     } else if (gamma.defined()) {
       k.residual_backward(scaled.grad_sink(), gamma.grad_sink(), dx, scaled.value(), gamma.value());
     }

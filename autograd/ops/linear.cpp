@@ -22,7 +22,8 @@ std::shared_ptr<const PreparedWeight> weight_of(const LinearPrecision& precision
 }
 
 // x (..., K), w (N, K), bias (N), y (..., N).   dx = dy w, dw = dyᵀ x, dbias = Σ_rows dy, each as the recipe says
-Variable linear(const Variable& x, const Variable& w, const Variable& bias, const LinearPrecision& precision) {
+Variable linear(const Variable& x, const Variable& w, const Variable& bias,
+                const LinearPrecision& precision) {
   const LinearRecipe& recipe = *precision.recipe;
   const auto weight = weight_of(precision, matrix(CView(w.value())), x.dtype());
   Variable y = result_of(Tensor(x.shape().with_cols(w.shape()[0]), x.dtype(), x.device()), x, w, bias);

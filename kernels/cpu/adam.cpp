@@ -193,7 +193,8 @@ void CpuKernels::adam_update(View masters, View values, CView first, CView secon
 void CpuKernels::adam_step(View masters, View values, View first, View second, View rms, CView gradients,
                            CView sum_squares, const Segments& segments, CView scalars,
                            const AdamOptions& options) {
-  CHECK(!options.clip_update, "adam_step: update clipping needs the RMS of the whole tensor before its update");
+  CHECK(!options.clip_update,
+        "adam_step: update clipping needs the RMS of the whole tensor before its update");
   adam_moments(first, second, rms, gradients, sum_squares, segments, scalars, options);
   adam_update(masters, values, first, second, rms, segments, scalars, options);
 }

@@ -1,5 +1,5 @@
-// gemm_plan.h: matrix products through cuBLASLt or the kernel of gemm_bf16.cuh, whichever is faster, with everything
-// that can be prepared prepared once.
+// gemm_plan.h: matrix products through cuBLASLt or the kernel of gemm_bf16.cuh, whichever is faster, with
+// everything that can be prepared prepared once.
 //
 //   c (m, n) = op(a) op(b) [+ c] [+ bias],   row-major
 //
@@ -12,10 +12,10 @@
 // alignment. The candidates are the first algorithms of cuBLASLt's heuristic and, on Hopper, the tiles of
 // gemm_bf16; they are timed once on the real operands, in turns, and the fastest is taken. The choice is
 // written to a file and read from there by every later process: algorithms differ in the order of their sums,
-// and two runs should give the same bits. The file is $SWITCHBACK_GEMM_CACHE, or
-// ~/.cache/switchback/gemm-<GPU>-<version of cuBLASLt>.txt. SWITCHBACK_GEMM_TUNING=0 takes cuBLASLt's first
-// candidate, untimed. Candidates whose partial sums race are never asked for: split-k only with partials in
-// the workspace, added in order.
+// and two runs should give the same bits. The file is $SWITCHBACK_GEMM_CACHE, or in $XDG_CACHE_HOME (~/.cache)
+// switchback/gemm-<GPU>-<version of cuBLASLt>.txt. SWITCHBACK_GEMM_TUNING=0 takes cuBLASLt's first candidate,
+// untimed. Candidates whose partial sums race are never asked for: split-k only with partials in the
+// workspace, added in order.
 //
 // Sums are f32; f32 operands are multiplied in full f32, not in TF32.
 #pragma once

@@ -71,9 +71,9 @@ struct Walk {
   int splits, k_blocks;         // a unit is a tile and one of `splits` parts of K, each of k_blocks stages
 };
 
-// The list of units: part of K by part of K; within a part, bands of `group` column units, walked row by row, so that blocks running at the same
-// time share rows of x and the band's w. A band is as wide as L2 allows, for x is read from memory once per
-// band.
+// The list of units: part of K by part of K; within a part, bands of `group` column units, walked row by row,
+// so that blocks running at the same time share rows of x and the band's w. A band is as wide as L2 allows,
+// for x is read from memory once per band.
 struct TilePosition {
   int m, n, k;  // first row, column and k
   int split;

@@ -165,8 +165,8 @@ void CudaKernels::layernorm_backward(Sink dx, Sink dgain, Sink dbias, CView dy, 
   check_sink(op, "dx", dx, rows, width, x.dtype);
   check_sink_vector(op, "dgain", dgain, width, x.dtype);
   check_sink_vector(op, "dbias", dbias, width, x.dtype);
-  if (dx && normalize_rows_backward(*this, dx.to, {}, {}, {}, dgain, dbias, dx.accumulate ? CView(dx.to) : CView{},
-                                    dy, x, mean, rstd, gain, {}, {}))
+  if (dx && normalize_rows_backward(*this, dx.to, {}, {}, {}, dgain, dbias,
+                                    dx.accumulate ? CView(dx.to) : CView{}, dy, x, mean, rstd, gain, {}, {}))
     return;
   visit(x.dtype, op, [&](auto tag) {
     using T = decltype(tag);

@@ -410,7 +410,8 @@ bool normalize_rows(const CudaKernels& k, const View& sum, const View& normed, c
 bool normalize_rows_backward(const CudaKernels& k, const View& dx, const Sink& dbranch, const Sink& dx_sum,
                              const Sink& dgamma, const Sink& dgain, const Sink& dbias, const CView& dsum,
                              const CView& dnormed, const CView& sum, const CView& mean, const CView& rstd,
-                             const CView& gain, const CView& branch, const CView& gamma, const RowCodes& codes) {
+                             const CView& gain, const CView& branch, const CView& gamma,
+                             const RowCodes& codes) {
   const char* op = "layernorm_backward";
   const int64_t rows = sum.rows(), width = sum.cols(), groups = (width + stride - 1) / stride;
   if (rows == 0 || width % group != 0 || groups > most_groups) return false;

@@ -4,7 +4,7 @@
 //              dgain = Σ dnormed x̂,  dbias = Σ dnormed,  dbranch = gamma dx,  dgamma = Σ dx branch,
 //              dx_sum = Σ dx (without layer-scale)
 // For rows that travel in 16-byte pieces and fit into registers: widths that are multiples of 8, up to 1792,
-// which covers every CLIP. Both functions answer whether they did the work; whoever calls them checked the
+// which covers every CLIP. Each function answers whether it did the work; whoever calls it checked the
 // operands, and has a slower way for other rows.
 // codes (where can_code_rows): 8-bit codes of normed's rows, or of the rows of branch's gradient, while they
 // are at hand.

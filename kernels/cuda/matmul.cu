@@ -2,8 +2,9 @@
 //
 //   y = x wᵀ + bias,   dx = dy w,   dw = dyᵀ x,   dbias = Σ_rows dy
 //
-// By cuBLASLt or kernels of our own, whichever is faster (gemm_plan.h); what neither has an algorithm for (empty
-// sums, odd leading dimensions) goes through a plain tiled kernel. Sums are f32, the bias is added to the finished sum, and the result is rounded once.
+// By cuBLASLt or kernels of our own, whichever is faster (gemm_plan.h); what neither has an algorithm for
+// (empty sums, odd leading dimensions) goes through a plain tiled kernel. Sums are f32, the bias is added to
+// the finished sum, and the result is rounded once.
 #include "kernels/cuda/gemm_plan.h"
 #include "kernels/cuda/gemm_weight_gradient.cuh"
 #include "kernels/cuda/reduce.cuh"

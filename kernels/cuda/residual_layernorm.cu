@@ -38,9 +38,9 @@ void CudaKernels::residual_layernorm_forward(View sum, View normed, View mean, V
     quantize(codes.codes, {}, codes.scale, normed, {}, codes.format, Granularity::row);
 }
 
-void CudaKernels::residual_layernorm_backward(View dx, Sink dbranch, Sink dbranch_sum, Sink dgamma, Sink dgain,
-                                              Sink dbias, CView dsum, CView dnormed, CView sum, CView mean,
-                                              CView rstd, CView gain, CView branch, CView gamma,
+void CudaKernels::residual_layernorm_backward(View dx, Sink dbranch, Sink dbranch_sum, Sink dgamma,
+                                              Sink dgain, Sink dbias, CView dsum, CView dnormed, CView sum,
+                                              CView mean, CView rstd, CView gain, CView branch, CView gamma,
                                               RowCodes codes) {
   const char* op = "residual_layernorm_backward";
   const int64_t rows = sum.rows(), width = sum.cols();
@@ -65,8 +65,9 @@ void CudaKernels::residual_layernorm_backward(View dx, Sink dbranch, Sink dbranc
   const bool written = !gamma || (dbranch && !dbranch.accumulate);
   CHECK(!codes || written, op, ": codes of a branch's gradient that is not written here");
   const bool along = can_code_rows(codes, sum.dtype);
-  const bool done = normalize_rows_backward(*this, dx, gamma ? dbranch : Sink{}, dbranch_sum, dgamma, dgain, dbias, dsum,
-                                            dnormed, sum, mean, rstd, gain, branch, gamma, along ? codes : RowCodes());
+  const bool done =
+      normalize_rows_backward(*this, dx, gamma ? dbranch : Sink{}, dbranch_sum, dgamma, dgain, dbias, dsum,
+                              dnormed, sum, mean, rstd, gain, branch, gamma, along ? codes : RowCodes());
   if (done) {
     if (!gamma) accumulate(dbranch, dx);
   } else {

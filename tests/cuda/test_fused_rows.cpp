@@ -40,7 +40,8 @@ void check_rows(int64_t rows, int64_t width, DType dtype, bool scaled) {
   k.layernorm_forward(b.normed, b.mean, b.rstd, b.sum, gain, bias, 1e-5);
   const Sink no_sink;
   k.residual_layernorm_backward(a.dx, scaled ? Sink{a.dbranch} : no_sink, no_sink,
-                                scaled ? Sink{a.dgamma} : no_sink, {a.dgain}, {a.dbias}, dsum, dnormed, a.sum, a.mean, a.rstd, gain, branch, gamma);
+                                scaled ? Sink{a.dgamma} : no_sink, {a.dgain}, {a.dbias}, dsum, dnormed, a.sum,
+                                a.mean, a.rstd, gain, branch, gamma);
   k.cast(b.dx, dsum);
   k.layernorm_backward({b.dx, true}, {b.dgain}, {b.dbias}, dnormed, b.sum, b.mean, b.rstd, gain);
   if (scaled) k.residual_backward({b.dbranch}, {b.dgamma}, b.dx, branch, gamma);
