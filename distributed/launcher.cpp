@@ -28,10 +28,10 @@ void on_signal(int signal) { pending_signal = signal; }
 
 struct Child {
   pid_t process = 0;
-  bool running = true;
+  bool running = false;
 };
 
-// Does not return on success of exec. Between fork and exec: system calls only.
+// Does not return. Between fork and exec: system calls, the environment, and malloc, which glibc keeps usable.
 [[noreturn]] void become_rank(const LaunchOptions& options, int rank, const Listener& listener,
                               std::vector<char*>& words, pid_t parent) {
   setpgid(0, 0);  // Ctrl-C reaches the launcher alone, which forwards it once
@@ -75,6 +75,7 @@ int launch(const LaunchOptions& options) {
   for (size_t i = 0; i < forwarded.size(); ++i) sigaction(forwarded[i], &action, &before[i]);
 
   int status = 0;
+  double kill_at = 0;  // 0: all is well
   std::vector<Child> children(static_cast<size_t>(n));
   const pid_t self = getpid();
   for (int rank = 0; rank < n; ++rank) {
@@ -83,14 +84,15 @@ int launch(const LaunchOptions& options) {
     if (process < 0) {
       std::fprintf(stderr, "cannot start rank %d of %d: %s\n", rank, n, std::strerror(errno));
       for (const Child& c : children)
-        if (c.process > 0) kill(c.process, SIGKILL);
+        if (c.running) kill(c.process, SIGKILL);
       status = 1;
+      kill_at = steady_seconds() + options.leave_seconds;
+      break;
     }
-    children[static_cast<size_t>(rank)] = {process, process > 0};
+    children[static_cast<size_t>(rank)] = {process, true};
   }
   listener.close();
 
-  double kill_at = 0;  // 0: all is well
   const auto any_running = [&] { return std::ranges::any_of(children, &Child::running); };
   const auto send_all = [&](int signal) {
     for (const Child& c : children)
