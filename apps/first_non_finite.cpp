@@ -24,8 +24,8 @@ std::string first_non_finite(const ParameterArena& arena, const std::function<vo
     if (!all_finite(arena.master_of(segment))) return "parameter " + segment.name;
   std::string first;
   Tape::Pause pause;
-  Tape::observe([&](std::string_view region, std::string_view op, const Tensor& value) {
-    if (first.empty() && is_float(value.dtype()) && !all_finite(value))
+  Tape::observe([&](std::string_view region, std::string_view op, const Variable& result) {
+    if (first.empty() && is_float(result.dtype()) && !all_finite(result.value()))
       first = concat("the result of ", op, " in ", region.empty() ? "the loss" : region);
   });
   forward_pass();

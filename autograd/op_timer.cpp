@@ -11,7 +11,7 @@
 namespace switchback {
 
 OpTimer::OpTimer(Device device) : device_(device) {
-  Tape::observe([this](std::string_view, std::string_view op, const Tensor&) {
+  Tape::observe([this](std::string_view, std::string_view op, const Variable&) {
     end_stretch(concat(op, " forward"));
   });
   Tape::observe_backward([this](std::string_view op, std::string_view part) {

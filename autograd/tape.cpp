@@ -54,8 +54,8 @@ void Tape::record(std::string_view name, const Variable& result, std::function<v
 void Tape::record(std::string_view name, const Variable& result, const Variable& second,
                   std::function<void()> backward) {
   if (current_observer) {
-    current_observer(current_region, name, result.value());
-    if (second.defined()) current_observer(current_region, name, second.value());
+    current_observer(current_region, name, result);
+    if (second.defined()) current_observer(current_region, name, second);
   }
   if (paused() || !(result.needs_grad() || second.needs_grad())) return;
   entries_.push_back({name, false, result.gradient(), second.gradient(), std::move(backward)});

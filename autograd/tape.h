@@ -75,8 +75,9 @@ class Tape {
   };
 
   // Calls `observer` with every result of this thread's ops, in order, recorded or not (to find the first
-  // NaN).
-  using Observer = std::function<void(std::string_view region, std::string_view op, const Tensor& value)>;
+  // NaN). What the observer mark()s comes before that op on the tape: on the way back it runs when the op has
+  // given its inputs their gradients (apps/linear_capture.cpp).
+  using Observer = std::function<void(std::string_view region, std::string_view op, const Variable& result)>;
   static void observe(Observer observer);
   // Calls `observer` in backward passes of this thread after every closure that ran (for profiles), and before
   // that after each part of it that says so.

@@ -123,8 +123,8 @@ TEST_CASE("the forward pass of the collected step can be repeated") {
   double last = 0;
   {
     Tape::Pause pause;
-    Tape::observe([&](std::string_view, std::string_view, const Tensor& value) {
-      if (value.size() == 1) last = number(value);
+    Tape::observe([&](std::string_view, std::string_view, const Variable& result) {
+      if (result.shape().size() == 1) last = number(result.value());
     });
     t.step->repeat_forward(1);
     Tape::observe({});

@@ -84,7 +84,7 @@ TEST_CASE("evaluations, watched steps and smaller batches between captured steps
     disturbed.launch();
     if (i >= 5 && i % 2 == 0) disturbed.finish();
     if (i >= 3) before = evaluate(disturbed);
-    if (i == 8) Tape::observe([](std::string_view, std::string_view, const Tensor&) {});
+    if (i == 8) Tape::observe([](std::string_view, std::string_view, const Variable&) {});
     if (i == 9) {
       CHECK_FALSE(disturbed.step->captured());
       Tape::observe({});

@@ -146,8 +146,8 @@ TEST_CASE("patch dropout keeps int(N (1 - p)) patches, one at least") {
     const PatchDropout dropout{1, Tensor::of<int64_t>({}, {0}), 0};
     std::vector<int64_t>
         tokens;  // after the embedding, with and without dropout: patches and the class token
-    Tape::observe([&](std::string_view, std::string_view op, const Tensor& value) {
-      if (op == "vision_embed") tokens.push_back(value.shape()[1]);
+    Tape::observe([&](std::string_view, std::string_view op, const Variable& result) {
+      if (op == "vision_embed") tokens.push_back(result.shape()[1]);
     });
     image_features(m, batch.images, {.dropout = &dropout});
     image_features(m, batch.images);
