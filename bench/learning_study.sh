@@ -12,7 +12,7 @@
 #
 # The model has 6 blocks of width 256 on 64 + 1 tokens: a batch of 512 makes weight gradients sums of 33,280 terms, as
 # long as a large model's on one GPU, and inner dimensions of 256 and 1024. A run is 720 TFLOP, 552 steps, and 280,000
-# pictures to decode, 10,000 a second and core. It does not fill an H100; its memory is estimated at 3 GiB.
+# pictures to decode, some 8,000 a second and core. It does not fill an H100; its memory is estimated at 3 GiB.
 set -u
 programs=${1:?folder of clip_train and learning_table}
 results=${2:?folder for results}
