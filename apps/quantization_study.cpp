@@ -299,7 +299,7 @@ void write_picture(const std::string& path, const std::vector<Line>& lines) {
     }
     panels.push_back(std::move(panel));
   }
-  Panel variance{.title = "int8 row: variance of the error, in units of one term's", .series = {}};
+  Panel variance{.title = "int8 row: variance of the error", .series = {}};
   variance.x_label = "log2 of the number of terms", variance.log_y = true;
   for (const LinearProduct product : linear_products) {
     variance.series.push_back(
