@@ -28,10 +28,10 @@ void on_signal(int signal) { pending_signal = signal; }
 
 struct Child {
   pid_t process = 0;
-  bool running = false;
+  bool running = true;
 };
 
-// Does not return. Between fork and exec: system calls, the environment, and malloc, which glibc keeps usable.
+// Does not return on success of exec. Between fork and exec: system calls only.
 [[noreturn]] void become_rank(const LaunchOptions& options, int rank, const Listener& listener,
                               std::vector<char*>& words, pid_t parent) {
   setpgid(0, 0);  // Ctrl-C reaches the launcher alone, which forwards it once
@@ -75,7 +75,6 @@ int launch(const LaunchOptions& options) {
   for (size_t i = 0; i < forwarded.size(); ++i) sigaction(forwarded[i], &action, &before[i]);
 
   int status = 0;
-  double kill_at = 0;  // 0: all is well
   std::vector<Child> children(static_cast<size_t>(n));
   const pid_t self = getpid();
   for (int rank = 0; rank < n; ++rank) {
@@ -84,15 +83,15 @@ int launch(const LaunchOptions& options) {
     if (process < 0) {
       std::fprintf(stderr, "cannot start rank %d of %d: %s\n", rank, n, std::strerror(errno));
       for (const Child& c : children)
-        if (c.running) kill(c.process, SIGKILL);
+        if (c.process > 0) kill(c.process, SIGKILL);
       status = 1;
-      kill_at = steady_seconds() + options.leave_seconds;
-      break;
     }
-    children[static_cast<size_t>(rank)] = {process, true};
+    children[static_cast<size_t>(rank)] = {process, process > 0};
   }
   listener.close();
 
+  double kill_at = 0;    // 0: all is well
+  bool killing = false;  // by this launcher
   const auto any_running = [&] { return std::ranges::any_of(children, &Child::running); };
   const auto send_all = [&](int signal) {
     for (const Child& c : children)
@@ -110,9 +109,11 @@ int launch(const LaunchOptions& options) {
       child.running = false;
       if (WIFEXITED(ended) && WEXITSTATUS(ended) == 0) continue;
       const int code = WIFEXITED(ended) ? WEXITSTATUS(ended) : 128 + WTERMSIG(ended);
-      if (kill_at > 0) continue;  // ends because of the first one
+      // Whoever ends after the first ends because of it; but a killed one may be seen after those it brought down.
+      const bool killed_by_others = WIFSIGNALED(ended) && !killing;
+      if (kill_at > 0 && !killed_by_others) continue;
       status = code;
-      kill_at = steady_seconds() + options.leave_seconds;
+      if (kill_at == 0) kill_at = steady_seconds() + options.leave_seconds;
       if (WIFSIGNALED(ended))
         std::fprintf(stderr,
                      "rank %d of %d (process %d) was killed by signal %d (%s)%s; ending the other ranks\n",
@@ -125,6 +126,7 @@ int launch(const LaunchOptions& options) {
           std::fprintf(stderr, "rank %d of %d (process %d) did not end within %g s: killed\n", rank, n,
                        static_cast<int>(children[static_cast<size_t>(rank)].process), options.leave_seconds);
       send_all(SIGKILL);
+      killing = true;
       kill_at = steady_seconds() + 3600;
     }
     std::this_thread::sleep_for(std::chrono::milliseconds(10));

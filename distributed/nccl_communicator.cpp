@@ -190,6 +190,15 @@ std::unique_ptr<Communicator> make_nccl_communicator(Device device, Communicator
   return std::make_unique<NcclCommunicator>(device, host, watch);
 }
 
+int visible_gpus() { return cuda::device_count(); }
+
+std::string gpu_seat(Device device) {
+  if (device.kind == Device::cpu) return "";
+  char name[32] = "";
+  check_cuda(cudaDeviceGetPCIBusId(name, sizeof name, device.index), "cudaDeviceGetPCIBusId");
+  return concat("GPU ", name);
+}
+
 }  // namespace switchback
 
 #else
@@ -200,6 +209,9 @@ std::unique_ptr<Communicator> make_nccl_communicator(Device device, Communicator
   fail("ranks on ", device,
        ": this program was built without NCCL; install libnccl-dev and build again, or use --device cpu");
 }
+
+int visible_gpus() { return 0; }
+std::string gpu_seat(Device) { return ""; }
 
 }  // namespace switchback
 #endif

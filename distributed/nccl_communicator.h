@@ -10,6 +10,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 
 #include "distributed/communicator.h"
 
@@ -20,5 +21,10 @@ class Watch;
 // host: carries NCCL's id from rank 0. Errors: a program built without NCCL; whatever NCCL says, with its
 // cure where it is known.
 std::unique_ptr<Communicator> make_nccl_communicator(Device device, Communicator& host, Watch& watch);
+
+// GPUs that this process sees; 0 without NCCL.
+int visible_gpus();
+// What two ranks of one host cannot both have: "GPU 0000:1a:00.0"; empty for the CPU.
+std::string gpu_seat(Device device);
 
 }  // namespace switchback

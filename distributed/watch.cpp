@@ -3,6 +3,7 @@
 #include <poll.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <cstdio>
@@ -208,14 +209,21 @@ struct Watch::State {
       const std::lock_guard lock(mutex);
       own = position;
     }
+    double shortest = std::numeric_limits<double>::infinity();  // wait, when all wait
     for (int r = 0; r < world_size(); ++r) {
       const Position& p = r == 0 ? own : peers[static_cast<size_t>(r)].position;
+      shortest = std::min(shortest, p.waits ? now - p.since : 0.0);
       if (p.waits || now - p.since < p.allowed || (r > 0 && peers[static_cast<size_t>(r)].left)) continue;
       return set_fault(
           concat(name_of_rank(r, members), " has been at: ", p.place, " for ", rounded(now - p.since), " s, ",
                  rounded(p.allowed), " s are allowed; the others wait for it"),
           r == 0);
     }
+    if (shortest > options.standstill_seconds)
+      set_fault(
+          concat("all ranks have waited for each other for ", rounded(shortest), " s; rank 0 at: ", own.place,
+                 ", rank 1 at: ", peers[1].position.place, ". The network between them, or a GPU, hangs"),
+          true);
   }
 
   void tell(const std::string& what) {

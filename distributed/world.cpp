@@ -1,9 +1,11 @@
 #include "distributed/world.h"
 
+#include <cstring>
 #include <exception>
 
 #include "distributed/nccl_communicator.h"
 #include "distributed/socket_communicator.h"
+#include "runtime/tensor.h"
 
 namespace switchback {
 
@@ -28,6 +30,15 @@ World::~World() {
     host().barrier();
   } catch (const std::exception&) {  // somebody else failed meanwhile; the watch has said so
   }
+}
+
+std::string World::agree(const std::string& text) {
+  const Tensor length = Tensor::of<int64_t>({1}, {static_cast<int64_t>(text.size())});
+  host().broadcast(length, 0);
+  const Tensor bytes({length.span<int64_t>()[0]}, DType::u8);
+  if (leads()) std::memcpy(bytes.data(), text.data(), text.size());
+  host().broadcast(bytes, 0);
+  return {static_cast<const char*>(bytes.data()), static_cast<size_t>(bytes.size())};
 }
 
 Communicator& World::communicator(Device device) {

@@ -25,9 +25,9 @@ namespace switchback {
 class World {
  public:
   struct Options {
-    double gather_seconds = 300;    // for all ranks to come
-    double place_seconds = 30;      // a rank may be at one place, where at() says nothing else
-    double patience_seconds = 900;  // a rank waits for the others in one operation of host()
+    double gather_seconds = 300;      // for all ranks to come
+    double place_seconds = 30;        // a rank may be at one place, where at() says nothing else
+    double patience_seconds = 86400;  // in one operation of host(); the watch knows much earlier
     Watch::Options watch;
   };
 
@@ -46,6 +46,8 @@ class World {
 
   // Collectives on host memory, through sockets.
   Communicator& host() { return *host_; }
+  // Rank 0's text, on every rank.
+  std::string agree(const std::string& text);
   // Collectives on `device`'s memory: host() itself for the CPU, NCCL for a GPU. Call it once.
   Communicator& communicator(Device device);
 
