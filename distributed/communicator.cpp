@@ -20,6 +20,7 @@ class SingleRank final : public Communicator {
 };
 
 void copy(View to, CView from) {
+  if (from.size() == 0) return;  // maybe without memory at all
   if (to.device == cpu_device)
     std::memcpy(to.data, from.data, from.bytes());
   else

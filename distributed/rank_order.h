@@ -1,14 +1,20 @@
-// rank_order.h: sums of host memory in order of ranks, for the communicators of the CPU.
+// rank_order.h: sums and copies of host memory, in order of ranks, for the communicators of the CPU.
 //
 //   to = ((part_0 + part_1) + part_2) + ...   in the type of statistics (f32 for bf16), rounded once
 #pragma once
 
 #include <algorithm>
+#include <cstring>
 #include <vector>
 
 #include "distributed/communicator.h"
 
 namespace switchback {
+
+// An empty view may have no memory at all, which memcpy must not see.
+inline void copy_bytes(void* to, const void* from, size_t bytes) {
+  if (bytes > 0) std::memcpy(to, from, bytes);
+}
 
 template <class T, class Wide>
 void combine_parts(T* to, const std::vector<const void*>& parts, int64_t from, int64_t count,

@@ -1,6 +1,5 @@
 #include "distributed/socket_communicator.h"
 
-#include <cstring>
 #include <thread>
 
 #include "distributed/rank_order.h"
@@ -126,7 +125,7 @@ class SocketCommunicator final : public Communicator {
       std::vector<char> sum(data.bytes());
       combine(sum.data(), data, reduction);
       if (root == 0)
-        std::memcpy(data.data, sum.data(), sum.size());
+        copy_bytes(data.data, sum.data(), sum.size());
       else
         send(root, sum.data(), sum.size());
     } else {
@@ -143,7 +142,7 @@ class SocketCommunicator final : public Communicator {
       combine(sum.data(), all, reduction);
       for (int r = 1; r < world_size(); ++r)
         send(r, sum.data() + static_cast<size_t>(r) * own.bytes(), own.bytes());
-      std::memcpy(own.data, sum.data(), own.bytes());
+      copy_bytes(own.data, sum.data(), own.bytes());
     } else {
       send(0, all.data, all.bytes());
       receive(0, own.data, own.bytes());
@@ -155,7 +154,7 @@ class SocketCommunicator final : public Communicator {
     begin(Operation::all_gather, own, Reduction::sum, 0);
     if (rank() == 0) {
       char* to = static_cast<char*>(all.data);
-      if (to != own.data) std::memcpy(to, own.data, own.bytes());
+      if (to != own.data) copy_bytes(to, own.data, own.bytes());
       gather(to + own.bytes(), own.bytes());
       for (int r = 1; r < world_size(); ++r) send(r, to, all.bytes());
     } else {

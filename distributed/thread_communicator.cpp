@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <chrono>
 #include <condition_variable>
-#include <cstring>
 #include <exception>
 #include <mutex>
 #include <thread>
@@ -80,8 +79,8 @@ class ThreadCommunicator final : public Communicator {
     std::vector<char> combined(static_cast<size_t>(count) * width);
     combine_in_rank_order(combined.data(), parts, from, count, data.dtype, reduction);
     for (const void* part : parts)  // nobody else reads or writes these elements
-      std::memcpy(static_cast<char*>(const_cast<void*>(part)) + static_cast<size_t>(from) * width,
-                  combined.data(), combined.size());
+      copy_bytes(static_cast<char*>(const_cast<void*>(part)) + static_cast<size_t>(from) * width,
+                 combined.data(), combined.size());
     done("all_reduce");
   }
 
@@ -96,21 +95,21 @@ class ThreadCommunicator final : public Communicator {
     std::vector<char> combined(own.bytes());  // in place, others still read what stands here
     combine_in_rank_order(combined.data(), parts, own.size() * rank(), own.size(), own.dtype, reduction);
     done("reduce_scatter");
-    std::memcpy(own.data, combined.data(), combined.size());
+    copy_bytes(own.data, combined.data(), combined.size());
   }
 
   void run_all_gather(View all, CView own) override {
     const std::vector<const void*> parts = show(own.data, "all_gather");
     for (int r = 0; r < world_size(); ++r) {
       char* to = static_cast<char*>(all.data) + static_cast<size_t>(r) * own.bytes();
-      if (to != parts[r]) std::memcpy(to, parts[r], own.bytes());
+      if (to != parts[r]) copy_bytes(to, parts[r], own.bytes());
     }
     done("all_gather");
   }
 
   void run_broadcast(View data, int root) override {
     const std::vector<const void*> parts = show(data.data, "broadcast");
-    if (rank() != root) std::memcpy(data.data, parts[root], data.bytes());
+    if (rank() != root) copy_bytes(data.data, parts[root], data.bytes());
     done("broadcast");
   }
 

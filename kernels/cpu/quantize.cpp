@@ -276,7 +276,8 @@ void CpuKernels::product_of_codes(View y, const CodeView& a, const CodeView& b, 
   CHECK((a.format == Format::int8) == (b.format == Format::int8), op, ": ", a.format, " times ", b.format);
   CHECK(a.scale.size() == 1 || a.scale.size() == rows, op, ": ", a.scale.size(), " scales of a for ", rows,
         " rows");
-  CHECK(b.scale.size() >= 1, op, ": b has no scale");
+  CHECK(b.scale.size() == 1 || b.scale.size() >= cols, op, ": ", b.scale.size(), " scales of b for ", cols,
+        " rows");
   check_vector(op, "scale of a", a.scale, a.scale.size(), DType::f32);
   check_vector(op, "scale of b", b.scale, b.scale.size(), DType::f32);
   CHECK(inner <= 131072 || a.format != Format::int8, op, ": ", inner, " products may overflow 32 bits");

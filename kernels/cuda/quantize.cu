@@ -192,7 +192,7 @@ void CudaKernels::absolute_maximum(View largest, CView x, Granularity by) {
   if (largest.size() == 0) return;
   uint32_t* to = static_cast<uint32_t*>(largest.data);
   const int64_t rows = x.rows(), cols = x.cols();
-  if (by != Granularity::row) CUDA_CHECK(cudaMemsetAsync(to, 0, largest.bytes(), stream_));
+  if (by != Granularity::row || x.size() == 0) CUDA_CHECK(cudaMemsetAsync(to, 0, largest.bytes(), stream_));
   if (x.size() == 0) return;
   visit(x.dtype, op, [&](auto tag) {
     using T = decltype(tag);
