@@ -16,7 +16,7 @@ struct Labelled : Workshop {
       const int label = i / 4;
       const auto png = noise_png(static_cast<uint64_t>(i), 20 + i, 20);
       const std::string_view bytes(reinterpret_cast<const char*>(png.data()), png.size());
-      const std::string key = "s" + std::to_string(1000000 + i);
+      const std::string key = concat("s", 1000000 + i);
       shards[i / 6].add(key + ".png", bytes);
       shards[i / 6].add(key + ".cls", std::to_string(label));
       const std::string folder = "folders/" + std::string(label == 0 ? "ant" : label == 1 ? "bee" : "cow");
@@ -81,8 +81,8 @@ TEST_CASE("retrieval on CLIP_benchmark's folder: every line of .txt is a caption
   TarWriter tar(w.file("flickr/test/0.tar"));
   for (int i = 0; i < 6; ++i) {
     const auto png = noise_png(static_cast<uint64_t>(i), 20, 20);
-    tar.add("k" + std::to_string(i) + ".png", png);
-    tar.add("k" + std::to_string(i) + ".txt",
+    tar.add(concat("k", i, ".png"), png);
+    tar.add(concat("k", i, ".txt"),
             i == 2 ? "alone" : "one " + std::to_string(i) + "\ntwo\n\nthree\n");
   }
   tar.finish();

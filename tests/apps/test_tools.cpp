@@ -86,7 +86,7 @@ TEST_CASE(
   }
   // Pretrained weights from either; another image size resizes the positions and says so.
   for (const std::string& from : {checkpoint, w.file("hf"), w.file("back/open_clip_model.safetensors")})
-    CHECK_EQ(w.train("p" + std::to_string(w.runs), {"--max-steps", "1", "--pretrained", from}).status, 0);
+    CHECK_EQ(w.train(concat("p", w.runs), {"--max-steps", "1", "--pretrained", from}).status, 0);
   const Outcome larger =
       w.train("l", {"--max-steps", "1", "--pretrained", checkpoint, "--force-image-size", "32"});
   CHECK_EQ(larger.status, 0);
