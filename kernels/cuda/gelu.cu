@@ -3,9 +3,7 @@
 //   quick: y = x σ(1.702 x),   y' = σ + 1.702 x σ (1 - σ)
 // The backward pass computes Φ anew from x: reading a saved one would cost more than the arithmetic.
 // bf16 by gelu.cuh, as everywhere: the same bits as in the epilogue of a product. f32 by math.cuh.
-#include "kernels/cuda/gelu.cuh"
-#include "kernels/cuda/math.cuh"
-#include "kernels/cuda/vec.cuh"
+#include "kernels/cuda/gelu_slope.cuh"
 
 namespace switchback::cuda {
 namespace {
@@ -21,24 +19,6 @@ struct Forward {
     } else {
 #pragma unroll
       for (float& v : y) v = gelu_of(v, exact);
-    }
-  }
-};
-
-template <class T>
-struct Backward {
-  const T *dy, *x;
-  bool exact;
-  __device__ void operator()(float (&dx)[elements_of_thread], int64_t i, int64_t valid) const {
-    float at[elements_of_thread];
-    load(at, x + i, valid);
-    load(dx, dy + i, valid);
-    if constexpr (std::is_same_v<T, bf16>) {
-      float y[elements_of_thread];
-      gelu_and_times_slope(y, dx, at, exact);
-    } else {
-#pragma unroll
-      for (int e = 0; e < elements_of_thread; ++e) dx[e] *= gelu_slope(at[e], exact);
     }
   }
 };
@@ -64,7 +44,7 @@ void CudaKernels::gelu_backward(Sink dx, CView dy, CView x, Gelu kind) {
   visit(x.dtype, op, [&](auto tag) {
     using T = decltype(tag);
     visit_sink<T>(dx, op, [&](auto to) {
-      const Backward<T> f{data<T>(dy), data<T>(x), kind == Gelu::exact};
+      const TimesGeluSlope<T, T> f{data<T>(dy), data<T>(x), kind == Gelu::exact};
       for_elements(op, out_of<decltype(to)>(dx), x.size(), f, stream_);
     });
   });

@@ -4,37 +4,11 @@
 //
 // bf16 on Hopper: one kernel each, with the GELU in the product's epilogue (gemm_bf16.cuh). Else composed: the
 // product, then one sweep over its result.
-#include "kernels/cuda/gelu.cuh"
+#include "kernels/cuda/gelu_slope.cuh"
 #include "kernels/cuda/gemm_bf16.cuh"
 #include "kernels/cuda/gemm_plan.h"
-#include "kernels/cuda/math.cuh"
-#include "kernels/cuda/vec.cuh"
 
 namespace switchback::cuda {
-namespace {
-
-// dg gelu'(u);  dg = dy w as the product left it, in T or f32
-template <class Product, class T>
-struct TimesSlope {
-  const Product* dg;
-  const T* u;
-  bool exact;
-  __device__ void operator()(float (&du)[elements_of_thread], int64_t i, int64_t valid) const {
-    float at[elements_of_thread];
-    load(at, u + i, valid);
-    load(du, dg + i, valid);
-    if constexpr (std::is_same_v<T, bf16>) {
-      float y[elements_of_thread];
-      gelu_and_times_slope(y, du, at, exact);
-    } else {
-#pragma unroll
-      for (int e = 0; e < elements_of_thread; ++e) du[e] *= gelu_slope(at[e], exact);
-    }
-  }
-};
-
-}  // namespace
-
 void CudaKernels::linear_gelu_forward(View y, View preactivation, CView x, CView w, CView bias, Gelu kind) {
   const char* op = "linear_gelu_forward";
   const int64_t rows = x.rows(), width = w.rows();
@@ -76,7 +50,7 @@ void CudaKernels::linear_gelu_backward_input(Sink dpreactivation, View y, CView 
       using To = decltype(to);
       const auto multiply = [&](auto* dg) {
         using Product = std::remove_pointer_t<decltype(dg)>;
-        const TimesSlope<Product, T> f{dg, data<T>(preactivation), kind == Gelu::exact};
+        const TimesGeluSlope<Product, T> f{dg, data<T>(preactivation), kind == Gelu::exact};
         for_elements(op, out_of<To>(dpreactivation), rows * width, f, stream_);
       };
       if (!dpreactivation.accumulate) {  // the product stands where its result goes
