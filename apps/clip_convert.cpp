@@ -36,9 +36,9 @@ int run(int argc, char** argv) {
   app.add_option("--model", model,
                  "preset or model JSON (default: the config beside the weights, or their shapes)");
   app.add_option("--image-size", image_size, "resize the image tower's positions to this image size")
-      ->check(CLI::PositiveNumber);
+      ->check(positive());
   app.add_option("--context-length", context_length, "resize the text tower's positions to this many tokens")
-      ->check(CLI::PositiveNumber);
+      ->check(positive());
   app.add_option("--dtype", dtype, "f32 or bf16")
       ->check(CLI::IsMember({"f32", "bf16"}))
       ->capture_default_str();

@@ -42,9 +42,9 @@ int run(int argc, char** argv) {
       "templates with {c}, one per line (default: zeroshot_classification_templates.txt beside the data)");
   app.add_option("--label-key", options.label_key, "labels from this field of .json instead of .cls");
   app.add_option("--samples", options.samples, "pairs of --retrieval-data to use (default: all)")
-      ->check(CLI::PositiveNumber);
-  app.add_option("--batch-size", options.batch_size, "samples at a time")->check(CLI::PositiveNumber);
-  app.add_option("--workers", options.workers, "threads that read and decode")->check(CLI::PositiveNumber);
+      ->check(positive());
+  app.add_option("--batch-size", options.batch_size, "samples at a time")->check(positive());
+  app.add_option("--workers", options.workers, "threads that read and decode")->check(positive());
   app.add_option("--csv-separator", options.csv_separator, "CSV column separator (default: tab)");
   app.add_option("--csv-img-key", options.csv_image_key, "CSV column with the image's path");
   app.add_option("--csv-caption-key", options.csv_caption_key, "CSV column with the caption");
@@ -59,7 +59,7 @@ int run(int argc, char** argv) {
   app.add_option("--matches", matches, "images per query in the contact sheet")->check(CLI::Range(1, 100));
   app.add_option("--output", output, "also write the figures to this JSON file");
   app.add_option("--threads", threads, "CPU threads of the kernels; 0: all cores")
-      ->check(CLI::NonNegativeNumber);
+      ->check(not_negative());
   if (!parse_flags(app, argc, argv)) return 0;
   if (threads > 0) set_cpu_threads(static_cast<int>(threads));
   if (options.retrieval_data.empty() && options.zero_shot_data.empty())

@@ -49,8 +49,8 @@ int run(int argc, char** argv) {
   app.add_option("--model", model,
                  "preset or model JSON (default: the config beside the weights, or their shapes)");
   app.add_flag("--force-quick-gelu", quick_gelu, "x sigmoid(1.702 x) instead of the exact GELU");
-  app.add_option("--batch-size", batch_size, "rows at a time")->check(CLI::PositiveNumber);
-  app.add_option("--threads", threads, "CPU threads; 0: all cores")->check(CLI::NonNegativeNumber);
+  app.add_option("--batch-size", batch_size, "rows at a time")->check(positive());
+  app.add_option("--threads", threads, "CPU threads; 0: all cores")->check(not_negative());
   app.add_option("inputs", input, "safetensors with images and/or tokens")->required();
   app.add_option("features", output, "the safetensors file to write")->required();
   if (!parse_flags(app, argc, argv)) return 0;

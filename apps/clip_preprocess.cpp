@@ -59,7 +59,7 @@ int run(int argc, char** argv) {
   app.add_flag("--train", train, "a training crop instead of the evaluation's");
   app.add_option("--seed", seed, "training: the run's --seed");
   app.add_option("--position", position, "training: number of the sample in the run's stream")
-      ->check(CLI::NonNegativeNumber);
+      ->check(not_negative());
   app.add_option("--scale", scale, "training: share of the area that is kept, two numbers")->expected(2);
   app.add_option("--ratio", ratio, "training: width / height of the crop, two numbers")->expected(2);
   app.add_option("--image-resize-mode", resize_mode, "evaluation: shortest, longest or squash")

@@ -37,6 +37,30 @@ std::vector<std::string> complete_flags(int argc, const char* const* argv,
   return result;
 }
 
+namespace {
+
+CLI::Validator number_check(const char* name, const char* allowed, bool (*allows)(double)) {
+  return CLI::Validator(
+      [=](std::string& text) {
+        double value = 0;
+        const bool good = CLI::detail::lexical_cast(text, value) && allows(value);
+        return good ? std::string() : concat(text, " is not a number ", allowed);
+      },
+      name);
+}
+
+}  // namespace
+
+const CLI::Validator& positive() {
+  static const CLI::Validator check = number_check("POSITIVE", "above 0", [](double v) { return v > 0; });
+  return check;
+}
+
+const CLI::Validator& not_negative() {
+  static const CLI::Validator check = number_check("NONNEGATIVE", "of 0 or more", [](double v) { return v >= 0; });
+  return check;
+}
+
 bool parse_flags(CLI::App& app, int argc, const char* const* argv) {
   std::vector<std::string> names;
   for (const CLI::Option* option : app.get_options())

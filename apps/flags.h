@@ -7,12 +7,17 @@
 
 namespace CLI {
 class App;
+class Validator;
 }
 
 namespace switchback {
 
 // Parses argv. False after --help was printed. Errors are one line.
 bool parse_flags(CLI::App& app, int argc, const char* const* argv);
+
+// Checks of a flag's number whose message says what is allowed (CLI11's own print the largest double).
+const CLI::Validator& positive();      // above 0
+const CLI::Validator& not_negative();  // 0 or more
 
 // The words of argv with long flags completed. flags: all long flags, with their dashes.
 std::vector<std::string> complete_flags(int argc, const char* const* argv,

@@ -323,26 +323,26 @@ int run(int argc, char** argv) {
   app.add_option("--train-data", o.train_data, "shards with braces, or a CSV file (default: coloured discs)");
   app.add_option("--tokenizer", o.tokenizer, "vocabulary file, or bytes (default: by the model)");
   app.add_option("--steps", o.steps, "of training before")
-      ->check(CLI::NonNegativeNumber)
+      ->check(not_negative())
       ->capture_default_str();
-  app.add_option("--lr", o.lr, "of those steps")->check(CLI::PositiveNumber)->capture_default_str();
-  app.add_option("--batch-size", o.batch_size)->check(CLI::PositiveNumber)->capture_default_str();
+  app.add_option("--lr", o.lr, "of those steps")->check(positive())->capture_default_str();
+  app.add_option("--batch-size", o.batch_size)->check(positive())->capture_default_str();
   app.add_option("--batches", o.batches, "to take tensors from; their tokens count as one batch")
-      ->check(CLI::PositiveNumber)
+      ->check(positive())
       ->capture_default_str();
   app.add_option("--block", o.blocks,
                  "whose linears, e.g. visual.transformer.resblocks.2; may be repeated (default: the "
                  "middle of both towers)");
   app.add_option("--samples", o.samples, "rows and columns of each result that are computed")
-      ->check(CLI::PositiveNumber)
+      ->check(positive())
       ->capture_default_str();
   app.add_option("--smallest", o.smallest, "number of terms to begin with; doubled until all are there")
-      ->check(CLI::PositiveNumber)
+      ->check(positive())
       ->capture_default_str();
   app.add_option("--output", o.output, "folder for noise.jsonl and noise.svg")->capture_default_str();
   app.add_option("--device", o.device)->check(CLI::IsMember({"cpu", "cuda"}))->capture_default_str();
   app.add_option("--seed", o.seed)->capture_default_str();
-  app.add_option("--threads", o.threads, "CPU threads; 0: all cores")->check(CLI::NonNegativeNumber);
+  app.add_option("--threads", o.threads, "CPU threads; 0: all cores")->check(not_negative());
   if (!parse_flags(app, argc, argv)) return 0;
   if (o.threads > 0) set_cpu_threads(static_cast<int>(o.threads));
   if (o.device == "cuda" && !cuda_available())

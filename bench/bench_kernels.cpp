@@ -20,6 +20,7 @@
 #include <set>
 
 #include "bench/clip_cases.h"
+#include "bench/whole_number.h"
 #include "runtime/parallel.h"
 
 using namespace switchback;
@@ -173,7 +174,7 @@ int run(int count, char** arguments) {
   if (colon == std::string::npos) fail("--model is a model and a batch, like ViT-B-32:1024, got ", model);
   std::set<std::string> left = every_op();
   const ClipConfig config = find_model(model.substr(0, colon));
-  for (const auto& make : clip_cases(config, std::stoll(model.substr(colon + 1)))) {
+  for (const auto& make : clip_cases(config, whole_number("the batch of --model", model.substr(colon + 1)))) {
     const OpCase op = make();
     left.erase(op.name.substr(0, op.name.find(' ')));
     if (op.name.find(part) != std::string::npos) bench.show(op);

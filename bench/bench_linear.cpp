@@ -21,6 +21,7 @@
 #include <string>
 #include <vector>
 
+#include "bench/whole_number.h"
 #include "kernels/recipe.h"
 #include "kernels/transfer.h"
 
@@ -184,7 +185,7 @@ int run(int count, char** arguments) {
     for (const std::string& m : parts_of(tokens))
       for (const std::string& d : parts_of(dims)) {
         const LinearRecipe& recipe = linear_recipe(name);
-        const int64_t M = std::stoll(m), dim = std::stoll(d);
+        const int64_t M = whole_number("--tokens", m), dim = whole_number("--dims", d);
         const Totals up = show(recipe, M, dim, 4 * dim), down = show(recipe, M, 4 * dim, dim);
         const double standard = up.standard + down.standard, total = up.recipe + down.recipe;
         std::printf("%-18s %6s tokens, dim %5s: average of both %.3fx (%.1f %% of the time saved), quantise %.1f %%\n",

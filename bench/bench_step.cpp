@@ -18,11 +18,13 @@
 // (step_budget.h) at the bandwidth of a copy measured here and the nominal peak: `floor`.
 // --budget prints what the shapes ask for at an H100's nominal 3.0 TB/s and 989.4 TFLOP/s, and does no step.
 // bench/framework_baseline.py runs this program and PyTorch in turns and prints the ratio.
+#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "apps/flags.h"
 #include "apps/training_step.h"
 #include "autograd/checkpoint.h"
 #include "autograd/op_timer.h"
@@ -49,52 +51,24 @@ struct Options {
   bool profile = false, eager = false, budget = false, whole_last_block = false;
 };
 
-Options parse(int argc, char** argv) {
-  Options o;
-  for (int i = 1; i < argc; ++i) {
-    const std::string flag = argv[i];
-    bool* switches[] = {&o.profile, &o.eager, &o.budget, &o.whole_last_block};
-    const char* names[] = {"--profile", "--eager", "--budget", "--whole-last-block"};
-    const auto known = std::find(std::begin(names), std::end(names), flag);
-    if (known != std::end(names)) {
-      *switches[known - std::begin(names)] = true;
-      continue;
-    }
-    if (i + 1 == argc) fail(flag, " needs a value");
-    const std::string value = argv[++i];
-    if (flag == "--model")
-      o.model = value;
-    else if (flag == "--batch-size")
-      o.batch_size = std::stoll(value);
-    else if (flag == "--steps")
-      o.steps = std::stoll(value);
-    else if (flag == "--opt")
-      o.optimizer = value;
-    else if (flag == "--precision")
-      o.precision = value;
-    else if (flag == "--device")
-      o.device = value;
-    else if (flag == "--recompute")
-      o.recompute = value;
-    else if (flag == "--linear")
-      o.linear = value;
-    else if (flag == "--layer-scale")
-      o.layer_scale = std::stod(value);
-    else if (flag == "--json")
-      o.json = value;
-    else
-      fail("unknown flag ", flag,
-           "; there are --model --batch-size --steps --opt --precision --device --recompute --linear "
-           "--layer-scale "
-           "--whole-last-block --eager --profile --budget --json");
-  }
-  if (o.batch_size < 1 || o.steps < 1) fail("--batch-size and --steps must be positive");
-  if (o.optimizer != "adamw" && o.optimizer != "stableadamw")
-    fail("--opt is adamw or stableadamw, got ", o.optimizer);
-  if (o.precision != "fp32" && o.precision != "amp_bf16")
-    fail("--precision is fp32 or amp_bf16, got ", o.precision);
-  if (o.device != "cpu" && o.device != "cuda") fail("--device is cpu or cuda, got ", o.device);
-  return o;
+// False after --help was printed.
+bool parse(int argc, char** argv, Options& o) {
+  CLI::App app("Time, memory and time budget of one training step on random data");
+  app.add_option("--model", o.model, "preset or model JSON")->capture_default_str();
+  app.add_option("--batch-size", o.batch_size, "samples per step")->check(positive())->capture_default_str();
+  app.add_option("--steps", o.steps, "steps that are timed")->check(positive())->capture_default_str();
+  app.add_option("--opt", o.optimizer)->check(CLI::IsMember({"adamw", "stableadamw"}))->capture_default_str();
+  app.add_option("--precision", o.precision)->check(CLI::IsMember({"fp32", "amp_bf16"}))->capture_default_str();
+  app.add_option("--device", o.device)->check(CLI::IsMember({"cpu", "cuda"}))->capture_default_str();
+  app.add_option("--recompute", o.recompute, "none, gelu, cheap or blocks")->capture_default_str();
+  app.add_option("--linear", o.linear, "recipe of the blocks' linears")->capture_default_str();
+  app.add_option("--layer-scale", o.layer_scale, "initial value; without it there is no layer-scale");
+  app.add_option("--json", o.json, "also append the figures to this file as a line");
+  app.add_flag("--whole-last-block", o.whole_last_block, "compute all rows of each tower's last block");
+  app.add_flag("--eager", o.eager, "op by op, no captured graph");
+  app.add_flag("--profile", o.profile, "where the time goes");
+  app.add_flag("--budget", o.budget, "only print what the shapes ask for");
+  return parse_flags(app, argc, argv);
 }
 
 // Bytes per second of a copy much larger than the caches, read and written.
@@ -264,7 +238,8 @@ int run(const Options& o) {
 
 int main(int argc, char** argv) {
   try {
-    return run(parse(argc, argv));
+    Options options;
+    return parse(argc, argv, options) ? run(options) : 0;
   } catch (const std::exception& e) {
     std::fprintf(stderr, "bench_step: %s\n", e.what());
     return 1;

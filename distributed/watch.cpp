@@ -162,7 +162,7 @@ struct Watch::State {
                        " ended without a word; it was last at: ", peer.position.place,
                        ". Killed, out of memory or crashed: see the end of its own output"),
                 false);
-    } catch (const Error&) {  // half a message: silence will show
+    } catch (const std::exception&) {  // half a message, or no numbers in it: silence will show
     }
   }
 

@@ -154,7 +154,11 @@ ClipConfig read_model_config(const std::string& path) {
   if (!in) fail("cannot read model config ", path);
   std::ostringstream text;
   text << in.rdbuf();
-  return parse_model_config(text.str(), std::filesystem::path(path).stem().string());
+  try {
+    return parse_model_config(text.str(), std::filesystem::path(path).stem().string());
+  } catch (const Error& error) {
+    fail(path, ": ", error.what());
+  }
 }
 
 std::string model_config_json(const ClipConfig& c) {

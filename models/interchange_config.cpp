@@ -225,7 +225,7 @@ StoredModel StoredModel::find(const std::string& path) {
                                           "model.safetensors", "pytorch_model.bin"})
                               : path;
   } else if (fs::exists(hugging_face) && (is_folder || hugging_face_file)) {
-    model.config = parse_hugging_face_config(read_file(hugging_face.string()), folder.filename().string());
+    model.config = parse_hugging_face_config(parse_file(hugging_face).dump(), folder.filename().string());
     const fs::path preprocessor = folder / "preprocessor_config.json";
     if (fs::exists(preprocessor))
       read_normalization(preprocessor.string(), parse_file(preprocessor), "image_mean", "image_std",
