@@ -191,6 +191,7 @@ TrainingProgress load_checkpoint(const std::string& folder, ParameterArena& aren
     const Tensor& to = wanted[i].second;
     kernels(to.device()).upload(to, hosts[i]);
   }
+  optimizer.restore(wanted);
   return p;
 }
 

@@ -33,7 +33,8 @@ struct TrainingProgress {
 
 std::string checkpoint_name(int64_t step);  // "step_00000300"
 
-// Writes CHECKPOINTS/step_00000300 and returns its path. keep_last > 0: older ones beyond that number are
+// With a sharded optimizer every rank calls optimizer.state() where rank 0 calls this. Writes
+// CHECKPOINTS/step_00000300 and returns its path. keep_last > 0: older ones beyond that number are
 // removed afterwards. Errors (disk full, no permission) leave every other checkpoint as it was.
 std::string save_checkpoint(const std::string& checkpoints, const ClipConfig& config,
                             const PixelNormalization& normalization, const ParameterArena& arena,

@@ -22,6 +22,9 @@
 #include "autograd/op_timer.h"
 #include "data/loader.h"
 #include "data/tokenizer.h"
+#include "distributed/launcher.h"
+#include "distributed/nccl_communicator.h"
+#include "distributed/world.h"
 #include "models/flops.h"
 #include "optim/stable_adamw.h"
 #include "runtime/allocator.h"
@@ -42,14 +45,22 @@ void on_stop_signal(int signal) {
   for (int other : {SIGTERM, SIGUSR1, SIGINT}) std::signal(other, SIG_DFL);
 }
 
+// A rank may be this long at one place before the others are told that it hangs (distributed/watch.h).
+constexpr double step_seconds = 30, set_up_seconds = 600, long_seconds = 3600;
+
 // The run itself, from the data to the last checkpoint.
 int train(const TrainingOptions& options, const ClipConfig& config, Device device, DType dtype,
-          const std::shared_ptr<const Tokenizer>& tokenizer, const RunFolder& folder, TrainingLog& log) {
+          const std::shared_ptr<const Tokenizer>& tokenizer, const RunFolder& folder, TrainingLog& log,
+          World& world) {
   // ---- data ----
-  const Warn warn = [&log](const std::string& line) { log.warning(line); };
+  world.at("preparing", set_up_seconds);
+  const Warn warn = [&log, &world](const std::string& line) {
+    if (world.leads()) return log.warning(line);
+    std::fprintf(stderr, "rank %d: %s\n", world.rank(), line.c_str());
+  };
   const std::shared_ptr<SampleSource> source = open_training_data(options, config, warn);
   const int64_t samples = samples_of_epoch(options, source.get());
-  const Plan plan = make_plan(options, samples);
+  const Plan plan = make_plan(options, samples, world.size());
   const Schedule schedule = make_schedule(options, plan);
   print_summary(log, options, config, plan, samples, schedule);
   if (options.dry_run) {
@@ -61,24 +72,34 @@ int train(const TrainingOptions& options, const ClipConfig& config, Device devic
   // ---- model and optimizer ----
   ParameterArena arena(dtype, device, static_cast<uint64_t>(options.seed));
   Clip clip(arena, config);
-  arena.allocate();
+  arena.allocate(options.zero ? world.size() : 1);
   prepare_parameters(options, config, arena, [&log](const std::string& line) { log.info(line); });
-  AdamW optimizer(arena, optimizer_options(options));
+  Communicator& ranks = world.communicator(device);
+  const DataParallel::Options parallel{options.reduce == "bf16", options.zero == 1 && world.size() > 1};
+  OptimizerShard shard;
+  if (parallel.sharded) {
+    const int64_t share = arena.masters().size() / world.size();
+    shard = {&ranks, share * world.rank(), share};
+  }
+  AdamW optimizer(arena, optimizer_options(options), shard);
 
   TrainingProgress progress;
   progress.seed = options.seed;
   progress.options_json = options_json(options);
   if (!options.resume.empty()) {
     const std::string checkpoint =
-        options.resume == "latest" ? latest_checkpoint(folder.checkpoints()) : options.resume;
+        world.agree(options.resume == "latest" ? latest_checkpoint(folder.checkpoints()) : options.resume);
     if (checkpoint.empty()) {
       log.info("no checkpoint to resume from: starting afresh");  // job scripts always pass --resume latest
     } else {
-      progress = go_on_from(checkpoint, folder.checkpoints(), plan, options, arena, optimizer, log);
+      progress =
+          go_on_from(checkpoint, world.agree(folder.checkpoints()), plan, options, arena, optimizer, log);
       progress.options_json = options_json(options);
     }
   }
-  LoaderOptions loader_options = training_loader(options, config, plan.global_batch, warn);
+  LoaderOptions loader_options = training_loader(options, config, plan.global_batch / world.size(), warn);
+  loader_options.rank = world.rank();
+  loader_options.world_size = world.size();
   loader_options.seed = static_cast<uint64_t>(progress.seed);
   loader_options.page_locked = device.kind == Device::cuda;
   if (!progress.loader.empty()) loader_options.start = StreamState::parse(progress.loader);
@@ -90,22 +111,33 @@ int train(const TrainingOptions& options, const ClipConfig& config, Device devic
   const PixelNormalization normalization = pixel_normalization(options);
   const Clip::Options training{normalization, find_recompute(options.recompute), nullptr};
   const Clip::Options evaluating{normalization, Recompute::none, nullptr};
-  TrainingStep step(clip, arena, optimizer, plan.global_batch,
-                    {training, static_cast<uint64_t>(progress.seed), options.accum_freq, options.eager, warn});
+  TrainingStep step(clip, arena, optimizer, plan.global_batch / world.size(),
+                    {training, static_cast<uint64_t>(progress.seed), options.accum_freq, options.eager, warn,
+                     &ranks, parallel});
   if (device.kind == Device::cuda) {
     step.rehearse();
     log.info(memory_plan(device));
   }
 
+  const bool writes = !world.agree(folder.path()).empty();
   auto save = [&] {
-    if (folder.path().empty()) return;
+    if (!writes) return;
+    world.at("saving a checkpoint", long_seconds);
+    step.share_masters();
+    if (!world.leads()) {
+      if (parallel.sharded) optimizer.state();  // rank 0 asks for all moments
+      return world.host().barrier();            // nobody goes on before the checkpoint is complete
+    }
     progress.loader = loader.state().to_string();
     const std::string path = save_checkpoint(folder.checkpoints(), config, normalization, arena, optimizer,
                                              progress, options.keep_last_k.value_or(0));
+    world.host().barrier();
     log.info("saved " + path);
     log.write_picture();
   };
   auto evaluate = [&](bool retrieval, bool zero_shot) {
+    world.at("evaluating", long_seconds);
+    if (!world.leads()) return world.host().barrier();
     const MemoryContext memory("evaluation");
     const double start = now();
     std::optional<Retrieval> r;
@@ -113,12 +145,17 @@ int train(const TrainingOptions& options, const ClipConfig& config, Device devic
     if (retrieval) r = evaluation_data.retrieval(clip, evaluating, device);
     if (zero_shot) z = evaluation_data.zero_shot(clip, evaluating, device);
     if (r || z) log.evaluation(progress.epoch, progress.step, r, z, now() - start);
+    world.host().barrier();
   };
+  bool stopping = false;    // all ranks, after the same step
+  double longest_step = 0;  // seconds; where a step takes minutes, five of them are no hang
   const int64_t first_step = progress.step;
   // The numbers of a step arrive while the next one runs; what the host knew when it launched it waits here.
   std::deque<StepRecord> launched;
   double pause_seconds = 0;  // spent on checkpoints and evaluations since the last launch
   auto report = [&](const StepNumbers& done) {
+    stopping |= done.stop;
+    longest_step = std::max(longest_step, done.work_seconds);
     StepRecord record = std::move(launched.front());
     launched.pop_front();
     if (!std::isfinite(done.loss))
@@ -148,7 +185,9 @@ int train(const TrainingOptions& options, const ClipConfig& config, Device devic
       log.end_epoch(record.epoch);
   };
   auto report_all = [&] {
+    world.watch().waiting(true, "the results of the last steps");
     while (auto done = step.collect(true)) report(*done);
+    world.watch().waiting(false);
   };
   int64_t saved_at = progress.step;
   // What fails between two steps (damaged data, an evaluation) must not cost the steps since the last
@@ -158,7 +197,7 @@ int train(const TrainingOptions& options, const ClipConfig& config, Device devic
       work();
     } catch (...) {
       report_all();  // a loss that is not finite is the greater trouble
-      if (saved_at != progress.step) save();
+      if (saved_at != progress.step && world.size() == 1) save();  // else the others are elsewhere
       throw;
     }
   };
@@ -167,8 +206,9 @@ int train(const TrainingOptions& options, const ClipConfig& config, Device devic
   log.start(progress.step, progress.options_json, model_config_json(config));
   std::optional<OpTimer> timer;
   Batch batch;
-  while (progress.step < plan.total_steps && !stop_signal) {
+  while (progress.step < plan.total_steps && !stopping && !(stop_signal && world.size() == 1)) {
     const double start = now();
+    world.at(concat("loading the batch of step ", progress.step), long_seconds);
     or_save([&] { loader.next(batch); });
     StepRecord record;
     record.step = progress.step;
@@ -177,6 +217,7 @@ int train(const TrainingOptions& options, const ClipConfig& config, Device devic
     record.steps_per_epoch = plan.steps_per_epoch;
     record.total_steps = plan.total_steps;
     record.global_batch = plan.global_batch;
+    record.ranks = plan.ranks;
     record.samples_seen = progress.samples_seen + plan.global_batch;
     record.learning_rate = schedule.rate(progress.step);
     record.data_seconds = now() - start;
@@ -187,14 +228,19 @@ int train(const TrainingOptions& options, const ClipConfig& config, Device devic
     const bool profiled =
         options.profiled && record.step >= (*options.profiled)[0] && record.step <= (*options.profiled)[1];
     if (profiled) timer ? timer->start() : void(timer.emplace(device));
+    // The first steps plan and capture.
+    world.at(concat("step ", record.step),
+             record.step < first_step + 4 ? set_up_seconds : std::max(step_seconds, 5 * longest_step));
     step.bring(batch.images, batch.tokens);
-    step.launch(record.step, record.learning_rate);
+    step.launch(record.step, record.learning_rate, stop_signal != 0);
     if (profiled) timer->lap("optimizer");
     launched.push_back(std::move(record));
     ++progress.step;
     progress.samples_seen += plan.global_batch;
     progress.epoch = progress.step / plan.steps_per_epoch;
+    world.watch().waiting(true, "the results of the step before");
     if (auto done = step.collect()) report(*done);
+    world.watch().waiting(false);
     if (profiled && (progress.step > (*options.profiled)[1] || progress.step == plan.total_steps)) {
       log.info("Where the time goes, steps " + options.profile_steps + ":\n" +
                timer->text(progress.step - (*options.profiled)[0]));
@@ -221,10 +267,10 @@ int train(const TrainingOptions& options, const ClipConfig& config, Device devic
   }
 
   report_all();
-  if (stop_signal) {
+  if (stopping || stop_signal) {
     if (saved_at != progress.step) save();
-    log.info(concat("stopped by signal ", static_cast<int>(stop_signal), " after step ", progress.step,
-                    "; --resume latest goes on"));
+    log.info(concat("stopped by signal ", stop_signal ? static_cast<int>(stop_signal) : SIGTERM,
+                    " after step ", progress.step, "; --resume latest goes on"));
   } else {
     log.write_picture();
     const LoaderStatistics statistics = loader.statistics();
@@ -235,14 +281,38 @@ int train(const TrainingOptions& options, const ClipConfig& config, Device devic
   return 0;
 }
 
+// One rank's run, with what is written about it: rank 0's alone.
+int train_as_rank(const TrainingOptions& options, const ClipConfig& config, Device device, DType dtype,
+                  const std::shared_ptr<const Tokenizer>& tokenizer, const std::vector<std::string>& notices,
+                  World& world) {
+  RunFolder folder(options.dry_run || !world.leads() ? "none" : options.logs, run_name(options),
+                   !options.resume.empty());
+  TrainingLog log({folder.path(), options.log_every_n_steps, nominal_flops(config).training(),
+                   options.report_to.find("tensorboard") != std::string::npos || options.report_to == "all",
+                   !world.leads()});
+  for (const std::string& notice : notices) log.warning(notice);
+  try {
+    return train(options, config, device, dtype, tokenizer, folder, log, world);
+  } catch (const std::exception& error) {
+    const std::string line = world.last_words(error);
+    // stderr, and out.log, where people look the next morning
+    if (world.leads()) log.error(concat("clip_train: ", line));
+    if (!world.leads() && !line.empty()) std::fprintf(stderr, "clip_train: %s\n", line.c_str());
+    return 1;
+  }
+}
+
 int run(int argc, char** argv) {
   // ---- options ----
   std::vector<std::string> notices;
   const TrainingOptions options = parse_training_options(argc, argv, notices);
+  if (options.nproc && !options.dry_run) return *launch_if_asked(argc, argv);
+  const RankEnvironment environment = options.dry_run ? RankEnvironment() : rank_environment();
   if (options.threads > 0) set_cpu_threads(static_cast<int>(options.threads));
   const ClipConfig config = configured_model(options);
   const bool on_gpu = options.device == "cuda" || (options.device == "auto" && cuda_available());
-  const Device device = on_gpu ? Device{Device::cuda, 0} : cpu_device;
+  const int gpu = environment.world_size > 1 && on_gpu ? gpu_of_rank(environment, visible_gpus()) : 0;
+  const Device device = on_gpu ? Device{Device::cuda, gpu} : cpu_device;
   const bool wide = options.precision == "fp32" || (options.precision == "auto" && !on_gpu);
   const DType dtype = wide ? DType::f32 : DType::bf16;
 
@@ -255,16 +325,12 @@ int run(int argc, char** argv) {
     fail("the tokenizer has ", tokenizer->vocabulary_size(), " ids, model ", config.name, " only ",
          config.text.vocab_size, ": choose another --tokenizer or --model");
 
-  RunFolder folder(options.dry_run ? "none" : options.logs, run_name(options), !options.resume.empty());
-  TrainingLog log({folder.path(), options.log_every_n_steps, nominal_flops(config).training(),
-                   options.report_to.find("tensorboard") != std::string::npos || options.report_to == "all"});
-  for (const std::string& notice : notices) log.warning(notice);
-
+  World world(environment, {agreement(options), gpu_seat(device)});
   try {
-    return train(options, config, device, dtype, tokenizer, folder, log);
+    return train_as_rank(options, config, device, dtype, tokenizer, notices, world);
   } catch (const std::exception& error) {
-    log.error(
-        concat("clip_train: ", error.what()));  // stderr, and out.log, where people look the next morning
+    const std::string line = world.last_words(error);
+    if (!line.empty()) std::fprintf(stderr, "clip_train: %s\n", line.c_str());
     return 1;
   }
 }

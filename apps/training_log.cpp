@@ -56,12 +56,14 @@ std::string open_clip_line(const StepRecord& r, double mean_loss, double data_se
       "Logit Scale: %.3f Contrastive_loss: %#.5g (%#.5g) Loss: %#.5g (%#.5g)",
       static_cast<long long>(r.epoch), digits, samples, per_epoch,
       100.0 * static_cast<double>(r.step_in_epoch + 1) / static_cast<double>(r.steps_per_epoch), data_seconds,
-      step_seconds, rate, rate, r.learning_rate, r.logit_scale, r.loss, mean_loss, r.loss, mean_loss);
+      step_seconds, rate, rate / static_cast<double>(r.ranks), r.learning_rate, r.logit_scale, r.loss, mean_loss,
+      r.loss, mean_loss);
 }
 
 TrainingLog::TrainingLog(const TrainingLogOptions& options)
     : options_(options),
-      logger_(std::make_unique<Logger>(options.folder.empty() ? "" : options.folder + "/out.log")) {}
+      logger_(std::make_unique<Logger>(options.folder.empty() ? "" : options.folder + "/out.log",
+                                       options.quiet)) {}
 
 TrainingLog::~TrainingLog() = default;
 
@@ -175,6 +177,7 @@ void TrainingLog::step(const StepRecord& r) {
 void TrainingLog::print_line(const StepRecord& r) {
   const double step_seconds = step_seconds_.value();
   const double rate = static_cast<double>(r.global_batch) / step_seconds;
+  const double rate_each = rate / static_cast<double>(r.ranks);
   // The rate of the whole session tells the time that is left; the first step's warm-up weighs little in it.
   const double left =
       step_total_ / static_cast<double>(steps_timed_) * static_cast<double>(r.total_steps - r.step - 1);
@@ -182,14 +185,14 @@ void TrainingLog::print_line(const StepRecord& r) {
   line +=
       format(" | data wait %.0f%% grad norm %.3g RMS %.2f %s %.3g TFLOP/s memory %.2f GiB left %s",
              100 * data_seconds_.value() / step_seconds, r.gradient_norm, r.largest_rms,
-             r.largest_rms_name.c_str(), rate * options_.flops_per_sample * 1e-12,
+             r.largest_rms_name.c_str(), rate_each * options_.flops_per_sample * 1e-12,
              static_cast<double>(r.peak_memory) / (1 << 30), duration(left).c_str());
   info(line);
   if (events_) {
     const std::pair<std::string, double> scalars[] = {{"train/data_time", data_seconds_.value()},
                                                       {"train/batch_time", step_seconds},
                                                       {"train/samples_per_second", rate},
-                                                      {"train/samples_per_second_per_gpu", rate},
+                                                      {"train/samples_per_second_per_gpu", rate_each},
                                                       {"train/scale", r.logit_scale},
                                                       {"train/lr", r.learning_rate},
                                                       {"train/contrastive_loss", r.loss},

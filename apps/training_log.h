@@ -30,8 +30,9 @@ struct StepRecord {
   int64_t epoch = 0;          // from 0
   int64_t step_in_epoch = 0;  // from 0
   int64_t steps_per_epoch = 0, total_steps = 0;
-  int64_t global_batch = 0;   // samples per step
-  int64_t samples_seen = 0;   // over the whole run, this step's included
+  int64_t global_batch = 0;                             // samples per step
+  int64_t ranks = 1;                                    // GPUs that share them
+  int64_t samples_seen = 0;                             // over the whole run, this step's included
   double loss = 0, learning_rate = 0, logit_scale = 0;  // logit_scale: exp'd
   double data_seconds = 0, step_seconds = 0;            // step_seconds includes the wait for data
   double pause_seconds = 0;  // spent on a checkpoint or an evaluation before the step; not part of it
@@ -47,6 +48,7 @@ struct TrainingLogOptions {
   int64_t log_every_n_steps = 100;
   double flops_per_sample = 0;  // nominal, forward and backward
   bool tensorboard = false;
+  bool quiet = false;  // of a rank that is not the first: nothing is written or printed
 };
 
 class TrainingLog {

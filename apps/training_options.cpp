@@ -188,6 +188,9 @@ void describe(Flags& f, TrainingOptions& o) {
   f.flag("--eager", o.eager, "launch the kernels of a step one by one instead of as one CUDA graph");
   f.value("--profile-steps", o.profile_steps,
           "A-B: run these steps op by op and print where their time goes (with NVTX ranges for Nsight)");
+  f.value("--nproc", o.nproc, "run on this many GPUs of this host: starts one process for each");
+  f.value("--zero", o.zero, "1: each rank keeps the optimizer's moments of its share of the parameters only");
+  f.value("--reduce", o.reduce, "how gradients travel between ranks: fp32 or bf16 (half the bytes)");
   f.flag("--dry-run", o.dry_run, "print model, parameters, FLOPs and steps, then stop");
 }
 
@@ -343,6 +346,9 @@ void check(TrainingOptions& o, std::vector<std::string>& notices) {
   at_least("--lock-image-unlocked-groups", o.lock_image_unlocked_groups, 0);
   at_least("--lock-text-unlocked-layers", o.lock_text_unlocked_layers, 0);
   at_least("--threads", o.threads, 0);
+  at_least("--nproc", o.nproc, 1);
+  if (o.zero != 0 && o.zero != 1) fail("--zero ", o.zero, ": 0 (off) or 1");
+  one_of("--reduce", o.reduce, {"fp32", "bf16"});
   for (double beta : {o.beta1, o.beta2})
     if (!(beta >= 0 && beta < 1)) fail("--beta1 and --beta2 must lie in [0, 1), got ", beta);
   if (!(o.eps > 0)) fail("--eps must be positive, got ", o.eps);

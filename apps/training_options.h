@@ -91,6 +91,9 @@ struct TrainingOptions {
   bool save_most_recent = false;
   std::string report_to;  // "tensorboard" (in any list) writes event files
   int64_t threads = 0;    // CPU threads of the kernels; 0: all cores
+  std::optional<int64_t> nproc;  // start this many processes, one per GPU of this host
+  int64_t zero = 0;              // 1: moments sharded over ranks
+  std::string reduce = "fp32";   // how gradients travel between ranks: fp32 or bf16
   bool dry_run = false;
   bool eager = false;         // no CUDA graph: kernels are launched one by one
   std::string profile_steps;  // "A-B": these steps run op by op and print where their time goes

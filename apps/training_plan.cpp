@@ -3,7 +3,9 @@
 #include <cmath>
 #include <ctime>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 
+#include "distributed/rendezvous.h"
 #include "models/flops.h"
 
 namespace switchback {
@@ -35,14 +37,28 @@ AdamWOptions optimizer_options(const TrainingOptions& o) {
   return a;
 }
 
-Plan make_plan(const TrainingOptions& o, int64_t samples) {
+std::vector<std::pair<std::string, std::string>> agreement(const TrainingOptions& options) {
+  std::vector<std::pair<std::string, std::string>> all{{"the program", program_fingerprint()}};
+  const auto json = nlohmann::ordered_json::parse(options_json(options));
+  for (const auto& [name, value] : json.items()) {
+    if (name == "workers" || name == "threads" || name == "nproc") continue;
+    std::string flag = "--" + name;
+    for (char& c : flag)
+      if (c == '_') c = '-';
+    all.emplace_back(flag, value.is_string() ? value.get<std::string>() : value.dump());
+  }
+  return all;
+}
+
+Plan make_plan(const TrainingOptions& o, int64_t samples, int64_t ranks) {
   Plan p;
-  p.global_batch = o.batch_size * o.accum_freq;
-  const int64_t batches = (samples + o.batch_size - 1) / o.batch_size;
+  p.ranks = ranks;
+  p.global_batch = o.batch_size * o.accum_freq * ranks;
+  const int64_t row = o.batch_size * ranks, batches = (samples + row - 1) / row;
   p.steps_per_epoch = batches / o.accum_freq;
   if (p.steps_per_epoch == 0)
-    fail("an epoch of ", samples, " samples has ", batches, " batches of ", o.batch_size,
-         ", fewer than --accum-freq ", o.accum_freq, ": use a smaller batch or fewer parts");
+    fail("an epoch of ", samples, " samples has ", batches, " batches of ", row, ", fewer than --accum-freq ",
+         o.accum_freq, ": use a smaller batch or fewer parts");
   p.total_steps = o.max_steps.value_or(p.steps_per_epoch * o.epochs);
   return p;
 }
@@ -95,7 +111,8 @@ void print_summary(TrainingLog& log, const TrainingOptions& o, const ClipConfig&
                   " + ", flops.text / 1e9, " GFLOP per image and text, ", flops.training() / 1e9,
                   " GFLOP per training pair"));
   log.info(concat("Data: ", samples, " samples per epoch; batch ", o.batch_size, " x ", o.accum_freq,
-                  " parts = ", plan.global_batch, " per step; ", plan.steps_per_epoch, " steps per epoch, ",
+                  " parts", plan.ranks > 1 ? concat(" x ", plan.ranks, " ranks") : std::string(), " = ",
+                  plan.global_batch, " per step; ", plan.steps_per_epoch, " steps per epoch, ",
                   plan.total_steps, " in all"));
   log.info(concat("Optimizer ", o.opt, ": lr ", o.lr, ", warm-up ", schedule.warmup_steps, " steps, beta ",
                   o.beta1, " ", o.beta2, ", eps ", o.eps, ", wd ", o.wd, "; a batch at chance has loss ln ",

@@ -4,6 +4,8 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "apps/checkpoint.h"
 #include "apps/training_log.h"
@@ -20,11 +22,15 @@ AdamWOptions optimizer_options(const TrainingOptions& options);
 // How long training goes on, in steps. An epoch is rounded up to whole batches, as open_clip's is (there to a
 // multiple of --workers besides: its processes get equal shares; our threads need none).
 struct Plan {
-  int64_t global_batch = 0;  // samples per step: batch size x parts
+  int64_t ranks = 1;
+  int64_t global_batch = 0;  // samples per step: batch size x parts x ranks
   int64_t steps_per_epoch = 0;
   int64_t total_steps = 0;
 };
-Plan make_plan(const TrainingOptions& options, int64_t samples);
+Plan make_plan(const TrainingOptions& options, int64_t samples, int64_t ranks);
+
+// What all ranks of a run must agree on: the program, and every flag but those that concern one process.
+std::vector<std::pair<std::string, std::string>> agreement(const TrainingOptions& options);
 
 Schedule make_schedule(const TrainingOptions& options, const Plan& plan);
 

@@ -27,8 +27,11 @@ TrainingStep::TrainingStep(const Clip& clip, ParameterArena& arena, AdamW& optim
       options_(std::move(options)),
       device_(arena.device()),
       step_on_device_({}, DType::i64, device_),
-      results_({2}, arena.masters().dtype(), device_),
-      dropout_{options_.seed, step_on_device_, 0} {
+      stop_on_device_({}, arena.masters().dtype(), device_),
+      results_({3}, arena.masters().dtype(), device_),
+      ranks_(options_.ranks ? *options_.ranks : single_rank()),
+      parallel_(arena, ranks_, options_.parallel),
+      dropout_{options_.seed, step_on_device_, ranks_.rank() * batch_size} {
   CHECK(options_.parts >= 1 && batch_size % options_.parts == 0, "a batch of ", batch_size, " in ",
         options_.parts, " parts");
   const ClipConfig& config = clip.config();
@@ -45,6 +48,9 @@ TrainingStep::TrainingStep(const Clip& clip, ParameterArena& arena, AdamW& optim
     slot.numbers = Tensor::page_locked(optimizer.numbers().shape(), optimizer.numbers().dtype());
   }
   arena.table();  // uploaded now, not within a step
+  kernels(device_).fill(stop_on_device_, 0);
+  // The RMS of tensors in several shards goes through the host (AdamW::share_rms).
+  if (options_.parallel.sharded && ranks_.world_size() > 1) options_.eager = true;
 }
 
 TrainingStep::~TrainingStep() {
@@ -82,7 +88,7 @@ void TrainingStep::bring(const Tensor& images, const Tensor& tokens) {
   input.host_tokens = tokens;
 }
 
-void TrainingStep::launch(int64_t step, double learning_rate) {
+void TrainingStep::launch(int64_t step, double learning_rate, bool stop) {
   Input& input = inputs_[current_];
   CHECK(input.arrived, "launch() before bring()");
   CHECK(flights_.size() < ring_.size(), "two steps are launched and not collected");
@@ -91,6 +97,7 @@ void TrainingStep::launch(int64_t step, double learning_rate) {
   Flight flight{step, 0, next_slot_, k.mark(), last_end_, nullptr};
   next_slot_ = 1 - next_slot_;
   k.upload(step_on_device_, Tensor::of<int64_t>({}, {step}));
+  if (stop) k.fill(stop_on_device_, 1);  // not within a recording
   optimizer_.begin_step(learning_rate);
   run_or_replay(input);
   input.last_step = step;
@@ -112,7 +119,8 @@ std::optional<StepNumbers> TrainingStep::collect(bool newest) {
   StepNumbers numbers;
   numbers.step = flight.step;
   numbers.loss = value_at(ring_[flight.slot].results, 0);
-  numbers.logit_scale = std::exp(value_at(ring_[flight.slot].results, 1));
+  numbers.stop = value_at(ring_[flight.slot].results, 1) > 0;
+  numbers.logit_scale = std::exp(value_at(ring_[flight.slot].results, 2));
   numbers.work_seconds = flight.end->seconds_since(*flight.begin);
   if (flight.before) numbers.idle_seconds = flight.begin->seconds_since(*flight.before);
   optimizer_.receive(flight.update, ring_[flight.slot].numbers);
@@ -155,20 +163,24 @@ void TrainingStep::run_or_replay(Input& input) {
 void TrainingStep::run(const Input& input) {
   const MemoryContext memory("activations");
   Kernels& k = kernels(device_);
-  arena_.begin_backward();
+  parallel_.begin_backward(options_.parts);
   const Variable loss = forward(input.images.slice(0, input.size), input.tokens.slice(0, input.size));
   k.cast(results_.part(0, {}), loss.value());
-  k.cast(results_.part(1, {}), clip_.logit_scale().value());  // of this loss, as open_clip logs it
+  k.cast(results_.part(1, {}), stop_on_device_);
+  k.cast(results_.part(2, {}), clip_.logit_scale().value());  // of this loss, as open_clip logs it
+  ranks_.all_reduce(results_.part(0, {2}));                   // joined with the gradients
   tape().backward(loss);
-  arena_.finish_backward();
+  parallel_.finish_backward();
   optimizer_.update();
+  parallel_.share_values();
   clip_.clamp_logit_scale();
 }
 
 Variable TrainingStep::forward(const Tensor& images, const Tensor& tokens) const {
   const int64_t parts = options_.parts;
   if (parts == 1)
-    return clip_.loss(clip_.encode_image(images, options_.clip), clip_.encode_text(tokens, options_.clip));
+    return clip_.loss(clip_.encode_image(images, options_.clip), clip_.encode_text(tokens, options_.clip),
+                      ranks_);
   const int64_t size = images.shape()[0] / parts;
   std::vector<Variable> image_features, text_features;  // (size, E) each
   for (int64_t part = 0; part < parts; ++part) {
@@ -183,7 +195,7 @@ Variable TrainingStep::forward(const Tensor& images, const Tensor& tokens) const
     text_features.push_back(checkpoint(
         {}, [this, part_tokens](const Variable&) { return clip_.encode_text(part_tokens, options_.clip); }));
   }
-  return clip_.loss(concat_rows(image_features), concat_rows(text_features));
+  return clip_.loss(concat_rows(image_features), concat_rows(text_features), ranks_);
 }
 
 void TrainingStep::rehearse() {
@@ -196,9 +208,9 @@ void TrainingStep::rehearse() {
     std::memset(blank.data(), 0, CView(blank).bytes());
     k.upload(tensor, blank);
   }
-  arena_.begin_backward();
+  parallel_.begin_backward(options_.parts);
   tape().backward(forward(input.images, input.tokens));
-  arena_.finish_backward();
+  parallel_.finish_backward();
   k.synchronize();
 }
 

@@ -15,6 +15,10 @@
 // Same kernels, same addresses, same bits as op by op. On the CPU the same class works op by op, and collect()
 // is one step late there, too, so that the loop around it is tested without a GPU.
 //
+// Over several ranks the loss is that of all ranks' batches, the gradients are added up while the backward
+// pass goes on (nn/data_parallel.h), and the recording holds all of it. With the loss every rank learns
+// whether any rank was asked to stop, so that all of them stop after the same step.
+//
 // A step goes op by op, too, when somebody watches the ops (Tape::observe), and when the batch is smaller than
 // the others. Accumulation (parts > 1): each part's activations are given up and computed again in the backward
 // pass (checkpoint); the loss sees all features.
@@ -29,6 +33,7 @@
 
 #include "kernels/kernels.h"
 #include "models/clip.h"
+#include "nn/data_parallel.h"
 #include "optim/adamw.h"
 
 namespace switchback {
@@ -38,6 +43,7 @@ struct StepNumbers {
   int64_t step = 0;
   double loss = 0;
   double logit_scale = 0;  // exp'd, of this loss: before the update
+  bool stop = false;       // some rank was asked to stop when it launched this step
   OptimizerReport optimizer;
   double work_seconds = 0;  // on the device
   double idle_seconds = 0;  // how long the device had nothing to do before it; 0 for the first step
@@ -51,6 +57,8 @@ class TrainingStep {
     int64_t parts = 1;                             // --accum-freq
     bool eager = false;                            // never capture
     std::function<void(const std::string&)> warn;  // a step that cannot be captured, a batch of another size
+    Communicator* ranks = nullptr;                 // null: one rank
+    DataParallel::Options parallel{};              // sharded: the optimizer has a shard, too
   };
 
   // batch_size: rows of all parts together. The arena is allocated and may be changed between steps.
@@ -63,7 +71,8 @@ class TrainingStep {
   // until they are uploaded. B may be smaller than batch_size: such a step is not captured.
   void bring(const Tensor& images, const Tensor& tokens);
   // Queues the step on the batch that was brought last. At most two steps may be uncollected.
-  void launch(int64_t step, double learning_rate);
+  // stop: this rank was asked to stop; all ranks read it in this step's numbers.
+  void launch(int64_t step, double learning_rate, bool stop = false);
   // The numbers of the oldest uncollected step, once a later one is launched, or with `newest` at once (waits).
   // optimizer.report() is that step's, too.
   std::optional<StepNumbers> collect(bool newest = false);
@@ -74,6 +83,9 @@ class TrainingStep {
   // The forward pass of the step that was collected last, once more and op by op, to look for a NaN: possible
   // until another batch is brought.
   void repeat_forward(int64_t step);
+
+  // Of a sharded optimizer: all masters on every rank, for a checkpoint.
+  void share_masters() { parallel_.share_masters(); }
 
   bool captured() const;  // the last launch replayed a recording
 
@@ -108,7 +120,10 @@ class TrainingStep {
   Options options_;
   Device device_;
   Tensor step_on_device_;  // () i64
-  Tensor results_;         // (2) of the masters' type: loss, logit scale before the update
+  Tensor stop_on_device_;  // () of the masters' type: 1 where this rank was asked to stop
+  Tensor results_;  // (3) of the masters' type: loss, ranks asked to stop, logit scale before the update
+  Communicator& ranks_;
+  DataParallel parallel_;
   PatchDropout dropout_;
   std::array<Input, 2> inputs_;
   size_t current_ = 1;  // input that was brought last

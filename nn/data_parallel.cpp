@@ -97,13 +97,15 @@ void DataParallel::broadcast_parameters() {
 }
 
 void DataParallel::share_values() {
-  const Tensor& values = arena_.values().defined() ? arena_.values() : arena_.masters();
-  if (options_.sharded) {
-    ranks_.all_gather(values, values.part(shard_start(), {shard_size_}));
-    if (arena_.values().defined())
-      for (const auto& s : arena_.segments())  // scalars, so none lies in two shards
-        if (s.full_precision) ranks_.broadcast(arena_.master_of(s), static_cast<int>(s.from / shard_size_));
+  if (!options_.sharded) return;
+  if (!arena_.values().defined() || arena_.prepares_weights()) {  // low-precision weights are made of masters
+    share_masters();
+    arena_.publish_masters();
+    return;
   }
+  ranks_.all_gather(arena_.values(), arena_.values().part(shard_start(), {shard_size_}));
+  for (const auto& s : arena_.segments())  // scalars, so none lies in two shards
+    if (s.full_precision) ranks_.broadcast(arena_.master_of(s), static_cast<int>(s.from / shard_size_));
   ranks_.join();
 }
 

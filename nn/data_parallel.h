@@ -41,7 +41,8 @@ class DataParallel {
 
   // All ranks get rank 0's masters, and their values.
   void broadcast_parameters();
-  // Sharded: all ranks get the values (where masters are the values: the masters) of every shard.
+  // Sharded, after the optimizer's update: all ranks get the new values of every shard, and what is made of
+  // them (low-precision weights, from the masters).
   void share_values();
   // Sharded: all ranks get the masters of every shard (before a checkpoint).
   void share_masters();

@@ -29,13 +29,15 @@ Parameter ParameterArena::add(std::string name, Shape shape, Init init, bool ful
   return p;
 }
 
-void ParameterArena::allocate() {
+void ParameterArena::allocate(int64_t shards) {
   CHECK(!masters_.defined(), "allocate() is called once");
   int64_t total = 0;
   for (Segment& s : segments_) {
     s.from = total;
     total += (s.shape.size() + segment_alignment - 1) / segment_alignment * segment_alignment;
   }
+  const int64_t unit = segment_alignment * shards;
+  total = (total + unit - 1) / unit * unit;
   const DType master_dtype = statistics_dtype(value_dtype_);
   Kernels& k = kernels(device_);
   MemoryContext context("parameters");

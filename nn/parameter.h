@@ -50,7 +50,8 @@ class ParameterArena {
   ParameterArena(const ParameterArena&) = delete;
 
   Parameter add(std::string name, Shape shape, Init init, bool full_precision = false);
-  void allocate();
+  // shards: the buffers' length becomes a multiple of this many aligned parts (data_parallel.h).
+  void allocate(int64_t shards = 1);
 
   // A training step: begin_backward() before the first gradient is written, finish_backward() after the last
   // one. A parameter that took no part has gradient 0 then.
@@ -71,6 +72,7 @@ class ParameterArena {
   // changes masters and values calls prepare_weights() afterwards: once a step, for all products of that step.
   std::shared_ptr<const PreparedWeight> prepare(const Parameter& weight, const LinearRecipe& recipe);
   void prepare_weights();
+  bool prepares_weights() const { return !prepared_.empty(); }
 
   const std::deque<Segment>& segments() const { return segments_; }
   const Segment* find(std::string_view name) const;

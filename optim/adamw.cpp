@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "kernels/transfer.h"
+#include "distributed/communicator.h"
 #include "nn/parameter.h"
 #include "optim/schedule.h"
 #include "runtime/allocator.h"
@@ -53,7 +54,8 @@ std::vector<double> doubles(const Tensor& host) {
 
 }  // namespace
 
-AdamW::AdamW(ParameterArena& arena, AdamWOptions options) : arena_(arena), options_(std::move(options)) {
+AdamW::AdamW(ParameterArena& arena, AdamWOptions options, OptimizerShard shard)
+    : arena_(arena), options_(std::move(options)), shard_(shard) {
   check(options_);
   CHECK(arena.masters().defined(), "the optimizer comes after ParameterArena::allocate()");
   set_weight_decay(arena, options_);
@@ -62,8 +64,21 @@ AdamW::AdamW(ParameterArena& arena, AdamWOptions options) : arena_(arena), optio
   const Device device = arena.device();
   const DType dtype = arena.masters().dtype();
   const auto tensors = static_cast<int64_t>(arena.segments().size());
-  first_ = Tensor(arena.masters().shape(), dtype, device);
-  second_ = Tensor(arena.masters().shape(), dtype, device);
+  if (!shard_.ranks) shard_ = {nullptr, 0, arena.masters().size()};
+  CHECK(shard_.from >= 0 && shard_.count > 0 && shard_.from + shard_.count <= arena.masters().size(),
+        "a shard of ", shard_.count, " elements from ", shard_.from, " of ", arena.masters().size());
+  if (shard_.ranks) {
+    std::vector<int64_t> ranges;
+    for (const auto& s : arena.segments()) {
+      const int64_t from = std::clamp(s.from - shard_.from, int64_t{0}, shard_.count);
+      const int64_t to = std::clamp(s.from + s.shape.size() - shard_.from, int64_t{0}, shard_.count);
+      ranges.insert(ranges.end(), {from, to - from});
+      shard_counts_.push_back(to - from);
+    }
+    shard_ranges_ = to_device(Tensor::of<int64_t>({tensors, 2}, ranges), device);
+  }
+  first_ = Tensor({shard_.count}, dtype, device);
+  second_ = Tensor({shard_.count}, dtype, device);
   numbers_ = Tensor({2, tensors}, dtype, device);
   sum_squares_ = numbers_.part(0, {tensors});
   rms_ = numbers_.part(tensors, {tensors});
@@ -94,16 +109,56 @@ void AdamW::begin_step(double learning_rate) {
 
 void AdamW::update() {
   Kernels& k = kernels(arena_.device());
-  const Segments table = arena_.table();
-  k.gradient_statistics(sum_squares_, arena_.gradients(), table);
-  if (!options_.update.clip_update) {
-    k.adam_step(arena_.masters(), arena_.values(), first_, second_, rms_, arena_.gradients(), sum_squares_,
-                table, scalars_, options_.update);
-  } else {
-    k.adam_moments(first_, second_, rms_, arena_.gradients(), sum_squares_, table, scalars_, options_.update);
-    k.adam_update(arena_.masters(), arena_.values(), first_, second_, rms_, table, scalars_, options_.update);
+  const Segments table = shard_table();
+  const auto part = [this](const Tensor& whole) {
+    return whole.defined() ? whole.part(shard_.from, {shard_.count}) : whole;
+  };
+  const Tensor masters = part(arena_.masters()), values = part(arena_.values()),
+               gradients = part(arena_.gradients());
+  k.gradient_statistics(sum_squares_, gradients, table);
+  if (shard_.ranks) {
+    shard_.ranks->all_reduce(sum_squares_);
+    shard_.ranks->join();
   }
-  arena_.prepare_weights();
+  if (!options_.update.clip_update) {
+    k.adam_step(masters, values, first_, second_, rms_, gradients, sum_squares_, table, scalars_,
+                options_.update);
+    if (shard_.ranks) share_rms();  // for the report
+  } else {
+    k.adam_moments(first_, second_, rms_, gradients, sum_squares_, table, scalars_, options_.update);
+    if (shard_.ranks) share_rms();
+    k.adam_update(masters, values, first_, second_, rms_, table, scalars_, options_.update);
+  }
+  if (!shard_.ranks) arena_.prepare_weights();  // else after the values were shared
+}
+
+Segments AdamW::shard_table() const {
+  Segments table = arena_.table();
+  if (shard_.ranks) table.ranges = shard_ranges_;
+  return table;
+}
+
+// rms_ of this rank's part of each tensor -> of the whole tensor: sqrt(Σ_ranks count rms² / Σ_ranks count). A
+// skipped tensor, -1 on every rank, stays -1. Through the host: S numbers, and the device waits; a step that
+// does this is not captured.
+void AdamW::share_rms() {
+  const auto& segments = arena_.segments();
+  const auto tensors = static_cast<int64_t>(segments.size());
+  std::vector<double> sums = doubles(to_host(rms_));
+  for (size_t i = 0; i < sums.size(); ++i)
+    if (sums[i] >= 0) sums[i] *= sums[i] * static_cast<double>(shard_counts_[i]);
+  const Tensor shares = to_device(Tensor::of<double>({tensors}, sums), arena_.device());
+  shard_.ranks->all_reduce(shares);
+  shard_.ranks->join();
+  sums = doubles(to_host(shares));
+  const Tensor whole({tensors}, rms_.dtype());
+  visit_float(rms_.dtype(), "rms", [&](auto tag) {
+    using R = decltype(tag);
+    for (size_t i = 0; i < sums.size(); ++i)
+      whole.span<R>()[i] = static_cast<R>(
+          sums[i] < 0 ? -1 : std::sqrt(sums[i] / static_cast<double>(segments[i].shape.size())));
+  });
+  kernels(arena_.device()).upload(rms_, whole);
 }
 
 void AdamW::receive(int64_t step, const Tensor& numbers) {
@@ -145,12 +200,34 @@ double AdamW::rms_of(std::string_view name) const {
 
 std::vector<std::pair<std::string, Tensor>> AdamW::state() const {
   std::vector<std::pair<std::string, Tensor>> state;
+  const auto whole = [this](const Tensor& moments) {
+    if (!shard_.ranks) return moments;
+    Tensor all(arena_.masters().shape(), moments.dtype(), arena_.device());
+    shard_.ranks->all_gather(all, moments);
+    shard_.ranks->join();
+    return all;
+  };
+  const Tensor first = whole(first_), second = whole(second_);
   for (const auto& s : arena_.segments()) {
-    state.emplace_back("optimizer.first." + s.name, first_.part(s.from, s.shape));
-    state.emplace_back("optimizer.second." + s.name, second_.part(s.from, s.shape));
+    state.emplace_back("optimizer.first." + s.name, first.part(s.from, s.shape));
+    state.emplace_back("optimizer.second." + s.name, second.part(s.from, s.shape));
   }
   state.emplace_back("optimizer.step", steps_);
   return state;
+}
+
+void AdamW::restore(const std::vector<std::pair<std::string, Tensor>>& state) {
+  if (!shard_.ranks) return;  // written already
+  const auto& segments = arena_.segments();
+  CHECK(state.size() == 2 * segments.size() + 1, "the state of another optimizer");
+  Kernels& k = kernels(arena_.device());
+  for (size_t i = 0; i < segments.size(); ++i) {
+    if (shard_counts_[i] == 0) continue;
+    const int64_t count = shard_counts_[i], at = std::max(segments[i].from - shard_.from, int64_t{0});
+    const int64_t within = shard_.from + at - segments[i].from;  // where in the tensor the shard begins
+    k.cast(first_.part(at, {count}), state[2 * i].second.part(within, {count}));
+    k.cast(second_.part(at, {count}), state[2 * i + 1].second.part(within, {count}));
+  }
 }
 
 }  // namespace switchback

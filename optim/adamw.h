@@ -11,9 +11,9 @@
 // whose gradient holds an Inf or a NaN is left alone for this step, weight decay included; t counts the step
 // all the same.
 //
-// The arithmetic is in kernels (gradient_statistics, adam_step, adam_moments, adam_update); this class owns the
-// state and computes the scalars of a step. One step is three parts, so that the middle one can be captured
-// and replayed, and the last one may come late:
+// The arithmetic is in kernels (gradient_statistics, adam_step, adam_moments, adam_update); this class owns
+// the state and computes the scalars of a step. One step is three parts, so that the middle one can be
+// captured and replayed, and the last one may come late:
 //   begin_step(rate)          on the host: t, β̂1, β̂2, written to the device
 //   update()                  kernel calls only, with the same addresses every time
 //   receive(step, numbers)    makes the report of what numbers() held after that step, wherever they were kept
@@ -31,12 +31,13 @@
 
 namespace switchback {
 
+class Communicator;
 class ParameterArena;
 
 struct AdamWOptions {
   double beta1 = 0.9, beta2 = 0.98;
-  double beta2_lambda = 0;       // above 0: β̂2 = 1 - t^-λ, and beta2 is not used (paper section 6.2)
-  double weight_decay = 0.2;     // of the tensors that `decays` names (groups.h)
+  double beta2_lambda = 0;    // above 0: β̂2 = 1 - t^-λ, and beta2 is not used (paper section 6.2)
+  double weight_decay = 0.2;  // of the tensors that `decays` names (groups.h)
   DecayRule decay_rule = DecayRule::head;
   std::vector<std::string> undecayed;  // more globs of names without decay (--wd-exclude)
   double gradient_scale = 1;  // 1/loss scale, when the loss was multiplied by one (paper section 8: 1/65536)
@@ -52,15 +53,24 @@ struct OptimizerReport {
   double text_gradient_norm = 0;    // of all others, logit_scale among them
   std::vector<double> rms;          // (S) in the arena's order; negative: skipped
   double largest_rms = 0;
-  std::string largest_rms_name;     // empty when every tensor was skipped
-  std::vector<std::string> skipped; // names of the tensors with an Inf or a NaN in their gradient
+  std::string largest_rms_name;      // empty when every tensor was skipped
+  std::vector<std::string> skipped;  // names of the tensors with an Inf or a NaN in their gradient
+};
+
+// ZeRO-1: this rank updates elements [from, from + count) of the arena's flat buffers and keeps moments for
+// these alone; the other ranks have the others. A tensor may lie in several shards: its sum of squares and
+// its RMS are added up over ranks, so a step does what it does on one rank. Gradients must be reduced within
+// the shard (data_parallel.h), and new values are shared after update().
+struct OptimizerShard {
+  Communicator* ranks = nullptr;  // null: one rank has it all
+  int64_t from = 0, count = 0;
 };
 
 class AdamW {
  public:
   // Sets the weight decay of the arena's tensors (0 for frozen ones), so it comes before the first use of
   // arena.table(). Error when a number is out of range, or a glob of `undecayed` matches no parameter.
-  AdamW(ParameterArena& arena, AdamWOptions options);
+  AdamW(ParameterArena& arena, AdamWOptions options, OptimizerShard shard = {});
   AdamW(const AdamW&) = delete;
 
   // Updates masters and values from the arena's gradients.
@@ -78,20 +88,28 @@ class AdamW {
   // Everything a checkpoint needs, by name and without the arena's padding or order:
   //   optimizer.first.<parameter>, optimizer.second.<parameter>   the moments, of the parameter's shape, on the device
   //   optimizer.step                                              () i64 on the host: steps done
-  // The tensors share the optimizer's memory: writing into them restores it.
+  // The tensors share the optimizer's memory: writing into them restores it. With a shard they are copies,
+  // made by all ranks together (everybody calls it); restore() brings what was written into them back.
   std::vector<std::pair<std::string, Tensor>> state() const;
+  void restore(const std::vector<std::pair<std::string, Tensor>>& state);
   int64_t steps_done() const { return steps_.span<int64_t>()[0]; }
 
   const AdamWOptions& options() const { return options_; }
 
  private:
+  Segments shard_table() const;
+  void share_rms();
+
   ParameterArena& arena_;
   AdamWOptions options_;
-  Tensor first_, second_;       // flat as the arena's masters, of their type
-  Tensor numbers_;              // (2, S) of the masters' type
-  Tensor sum_squares_, rms_;    // (S): the rows of numbers_
-  Tensor scalars_;              // (step_scalar_count) f64, on the device
-  Tensor steps_;                // () i64, on the host
+  OptimizerShard shard_;
+  Tensor shard_ranges_;  // (S, 2) i64: what of each tensor lies in the shard; undefined without one
+  std::vector<int64_t> shard_counts_;  // (S) elements of it
+  Tensor first_, second_;              // flat as the arena's masters (the shard's part), of their type
+  Tensor numbers_;                     // (2, S) of the masters' type
+  Tensor sum_squares_, rms_;           // (S): the rows of numbers_
+  Tensor scalars_;                     // (step_scalar_count) f64, on the device
+  Tensor steps_;                       // () i64, on the host
   OptimizerReport report_;
 };
 

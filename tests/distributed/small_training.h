@@ -2,6 +2,8 @@
 // everything else that decides the result is the same, so the results must be.
 #pragma once
 
+#include <cmath>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -19,13 +21,16 @@ struct SmallPlan {
   int64_t global_batch = 8, steps = 3;
   int64_t parts = 1;  // --accum-freq
   bool siglip = false, recompute = false, stable = true, bf16 = false;
+  bool sharded = false;  // --zero 1
   double max_gradient_norm = 0;
+  int64_t resume_at = 0;  // after this step the optimizer is replaced by a copy made of its state
   DType dtype = DType::f64;
 };
 
 struct SmallResult {
   std::vector<double> losses;              // (steps) of the global batch
   std::vector<double> gradients, weights;  // of all parameters, after the last step
+  std::vector<double> moments, rms;        // of the optimizer
   std::vector<std::string> order;          // of the buckets
 };
 
@@ -61,12 +66,14 @@ inline SmallResult train_small(const SmallPlan& plan, Communicator& ranks) {
   if (plan.siglip) config.init_logit_bias = -3, config.init_logit_scale = 2;
   ParameterArena arena(plan.dtype, cpu_device, 3);
   Clip clip(arena, config);
-  arena.allocate();
-  DataParallel parallel(arena, ranks, {.bf16 = plan.bf16});
+  arena.allocate(plan.sharded ? ranks.world_size() : 1);
+  DataParallel parallel(arena, ranks, {.bf16 = plan.bf16, .sharded = plan.sharded});
   AdamWOptions options;
   options.update.clip_update = plan.stable;
   options.update.max_gradient_norm = plan.max_gradient_norm;
-  AdamW optimizer(arena, options);
+  OptimizerShard shard;
+  if (plan.sharded) shard = {&ranks, parallel.shard_start(), parallel.shard_size()};
+  auto optimizer = std::make_unique<AdamW>(arena, options, shard);
 
   SmallResult result;
   const int64_t batch = plan.global_batch / ranks.world_size(), part = batch / plan.parts;
@@ -93,9 +100,25 @@ inline SmallResult train_small(const SmallPlan& plan, Communicator& ranks) {
     result.losses.push_back(total.span<double>()[0]);
     tape().backward(loss);
     parallel.finish_backward();
-    optimizer.step(1e-3);
+    optimizer->step(1e-3);
+    parallel.share_values();
+    if (plan.resume_at == step + 1) {  // the state goes to a new optimizer, as through a checkpoint
+      const auto state = optimizer->state();
+      optimizer = std::make_unique<AdamW>(arena, options, shard);
+      const auto to = optimizer->state();
+      for (size_t i = 0; i < to.size(); ++i) kernels(cpu_device).upload(to[i].second, state[i].second);
+      optimizer->restore(to);
+    }
     clip.clamp_logit_scale();
   }
+  parallel.share_masters();
+  if (plan.sharded)  // each rank has the sums of its shard
+    ranks.all_gather(arena.gradients(),
+                     arena.gradients().part(parallel.shard_start(), {parallel.shard_size()}));
+  result.rms = optimizer->report().rms;
+  for (const auto& [name, tensor] : optimizer->state())
+    if (name != "optimizer.step")
+      for (double v : as_doubles(tensor)) result.moments.push_back(v);
   for (const auto& s : arena.segments()) {
     for (double v : as_doubles(arena.gradient_of(s))) result.gradients.push_back(v);
     for (double v : as_doubles(arena.master_of(s))) result.weights.push_back(v);

@@ -92,6 +92,33 @@ TEST_CASE("rounded to bf16 on the way: close, and the same on all ranks") {
   CHECK(error < 1.0 / 128);
 }
 
+TEST_CASE("ZeRO-1 equals one rank: weights, moments, RMS of every tensor, also of those in two shards") {
+  const auto check = [](SmallPlan plan, const std::string& what) {
+    const SmallResult one = train_threads(plan, 1);
+    plan.sharded = true;
+    for (int world : {1, 2, 3, 4}) {
+      if (plan.global_batch % (world * plan.parts) != 0) continue;
+      const SmallResult many = train_threads(plan, world);
+      check_equal(many, one, 1e-12, concat(what, ", ", world, " shards"));
+      CHECK(difference(many.moments, one.moments) <= 1e-12);
+      CHECK(difference(many.rms, one.rms) <= 1e-12);
+    }
+  };
+  check({.global_batch = 12}, "StableAdamW");
+  check({.parts = 2, .siglip = true, .stable = false, .max_gradient_norm = 0.5},
+        "AdamW, SigLIP, clipped, 2 parts");
+  check({.resume_at = 2}, "resumed");
+}
+
+TEST_CASE("ZeRO-1 in bf16: the bits of plain data parallel training") {
+  SmallPlan plan{.stable = false, .dtype = DType::bf16};
+  const SmallResult plain = train_threads(plan, 2);
+  plan.sharded = true;
+  const SmallResult sharded = train_threads(plan, 2);
+  CHECK(sharded.weights == plain.weights);
+  CHECK(sharded.losses == plain.losses);
+}
+
 TEST_CASE("processes equal threads, bit for bit") {
   std::string folder = (std::filesystem::temp_directory_path() / "switchback-training-XXXXXX").string();
   REQUIRE(mkdtemp(folder.data()));

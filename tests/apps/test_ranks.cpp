@@ -1,0 +1,93 @@
+// clip_train over several processes, on the CPU: what one process does with the whole batch, to rounding; and
+// one line for everything that goes wrong.
+#include <cmath>
+
+#include "tests/apps/workshop.h"
+
+using namespace switchback;
+
+namespace {
+
+std::vector<double> losses(const Workshop& w, const std::string& name) {
+  std::vector<double> found;
+  const std::string log = read_file(w.path + "/logs/" + name + "/train.jsonl");
+  for (size_t at = 0; (at = log.find("\"loss\":", at)) != std::string::npos; ++at)
+    found.push_back(std::stod(log.substr(at + 7)));
+  return found;
+}
+
+void check_close(const std::vector<double>& a, const std::vector<double>& b) {
+  REQUIRE_EQ(a.size(), b.size());
+  REQUIRE_GE(a.size(), 6);
+  for (size_t i = 0; i < a.size(); ++i) {
+    INFO("step ", i, ": ", a[i], " and ", b[i]);
+    CHECK(std::abs(a[i] - b[i]) < 1e-4 * std::abs(b[i]));
+  }
+}
+
+int lines_of(const std::string& text, const std::string& part) {
+  int n = 0;
+  for (size_t at = 0; (at = text.find(part, at)) != std::string::npos; at += part.size()) ++n;
+  return n;
+}
+
+}  // namespace
+
+TEST_CASE(
+    "two ranks with half of the batch each train as one with all of it; ZeRO-1 and accumulation as well") {
+  Workshop w;
+  const Words stable{"--opt", "stableadamw"};
+  REQUIRE_EQ(w.train("one", stable).status, 0);
+  const Outcome two = w.train("two", {"--opt", "stableadamw", "--nproc", "2", "--batch-size", "4"});
+  INFO(two.output);
+  REQUIRE_EQ(two.status, 0);
+  check_close(losses(w, "two"), losses(w, "one"));
+  CHECK_EQ(lines_of(two.output, "Train Epoch: "), 6);  // rank 0's lines alone
+  REQUIRE_EQ(w.train("zero", {"--opt", "stableadamw", "--nproc", "2", "--batch-size", "2", "--accum-freq",
+                              "2", "--zero", "1"})
+                 .status,
+             0);
+  check_close(losses(w, "zero"), losses(w, "one"));
+}
+
+TEST_CASE("a run of two ranks goes on with one, and back, with ZeRO-1") {
+  Workshop w;
+  const std::string flat = "--skip-scheduler";  // the rates must not depend on --max-steps
+  REQUIRE_EQ(w.train("whole", {flat}).status, 0);
+  REQUIRE_EQ(w.train("parts", {flat, "--max-steps", "2", "--nproc", "2", "--batch-size", "4", "--zero", "1",
+                               "--save-every-n-steps", "1"})
+                 .status,
+             0);
+  REQUIRE_EQ(
+      w.train("parts", {flat, "--max-steps", "4", "--resume", "latest", "--save-every-n-steps", "1"}).status,
+      0);
+  const Outcome last =
+      w.train("parts", {flat, "--nproc", "2", "--batch-size", "4", "--zero", "1", "--resume", "latest"});
+  INFO(last.output);
+  REQUIRE_EQ(last.status, 0);
+  check_close(losses(w, "parts"), losses(w, "whole"));
+}
+
+TEST_CASE("SIGTERM to the launcher saves once and ends all") {
+  Workshop w;
+  Program run("clip_train",
+              w.arguments("long", {"--max-steps", "100000", "--nproc", "2", "--batch-size", "4"}),
+              w.file("long"));
+  REQUIRE(wait_until([&] {
+    return fs::exists(w.file("long")) && read_file(w.file("long")).find("Train Epoch") != std::string::npos;
+  }));
+  run.send(SIGTERM);
+  const Outcome outcome = run.wait();
+  INFO(outcome.output);
+  CHECK_EQ(outcome.status, 0);
+  CHECK_EQ(lines_of(outcome.output, "stopped by signal 15"), 1);
+  CHECK_EQ(lines_of(outcome.output, "saved "), 1);
+}
+
+TEST_CASE("bad data end all ranks with one line") {
+  Workshop w;
+  const Outcome outcome = w.train("bad", {"--nproc", "2", "--batch-size", "40"});
+  INFO(outcome.output);
+  CHECK_EQ(outcome.status, 1);
+  CHECK_EQ(lines_of(outcome.output, "clip_train: "), 1);
+}
