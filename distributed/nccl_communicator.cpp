@@ -4,13 +4,18 @@
 #include <cuda_runtime_api.h>
 #include <nccl.h>
 
+#include <condition_variable>
+#include <cstdlib>
 #include <cstring>
 #include <mutex>
+#include <optional>
 #include <thread>
+#include <utility>
 
 #include "distributed/socket.h"
 #include "distributed/watch.h"
 #include "kernels/cuda/cuda_kernels.h"
+#include "kernels/cuda/spared.h"
 #include "kernels/kernels.h"
 #include "runtime/tensor.h"
 
@@ -45,25 +50,97 @@ ncclDataType_t nccl_type(DType dtype) {
 
 ncclRedOp_t nccl_operation(Reduction reduction) { return reduction == Reduction::sum ? ncclSum : ncclMax; }
 
-// The communicator as the main thread and the watch's thread share it.
-struct Handle {
-  std::mutex mutex;
-  ncclComm_t communicator = nullptr;
-  bool aborted = false;
+// How many multiprocessors NCCL's kernels may take, and persistent kernels leave to them meanwhile (spared.h).
+int multiprocessors_of_collectives() {
+  const char* text = std::getenv("SWITCHBACK_COLLECTIVE_SMS");
+  if (!text) return 8;
+  char* end = nullptr;
+  const long count = std::strtol(text, &end, 10);
+  if (end == text || *end || count < 0 || count > 64)
+    fail("SWITCHBACK_COLLECTIVE_SMS is ", text, ": it must be a whole number from 1 to 64, or 0: NCCL's own choice");
+  return static_cast<int>(count);
+}
 
+// The communicator as the main thread and the watch's share it. Aborting frees it, so every call of NCCL is made
+// under the mutex and none after `aborted`; calls do not block (config.blocking = 0), so nobody holds it for long.
+class Handle : public std::enable_shared_from_this<Handle> {
+ public:
+  // f(communicator), or nothing when it is aborted.
+  template <class F>
+  std::optional<ncclResult_t> call(F&& f) {
+    const std::lock_guard lock(mutex_);
+    if (aborted_) return {};
+    return f(communicator_);
+  }
+
+  // Ends NCCL's kernels, and with them every wait for this GPU. On a thread of its own: ncclCommAbort returns when
+  // recorded steps that hold collectives are gone, too, and those go when the main thread does.
   void abort() {
-    const std::lock_guard lock(mutex);
-    if (communicator && !aborted) ncclCommAbort(communicator);
-    aborted = true;
+    std::thread([handle = shared_from_this()] {
+      ncclComm_t communicator = nullptr;
+      {
+        const std::lock_guard lock(handle->mutex_);
+        if (handle->aborted_) return;
+        handle->aborted_ = true;
+        communicator = std::exchange(handle->communicator_, nullptr);
+      }
+      if (communicator) ncclCommAbort(communicator);
+      const std::lock_guard lock(handle->mutex_);
+      handle->gone_ = true;
+      handle->changed_.notify_all();
+    }).detach();
   }
-  // What went wrong since the last call that was fine; empty: nothing.
+
+  bool aborted() {
+    const std::lock_guard lock(mutex_);
+    return aborted_;
+  }
+
+  // The end: aborts as well, for finalising would wait for peers, and nothing is left to flush.
+  void close(double seconds) {
+    abort();
+    std::unique_lock lock(mutex_);
+    changed_.wait_for(lock, std::chrono::duration<double>(seconds), [this] { return gone_; });
+  }
+
+  // What NCCL has been unhappy with for three beats: a rank that died is noticed by the watch before that, and its
+  // line says more. Empty: nothing.
   std::string trouble() {
-    const std::lock_guard lock(mutex);
+    const std::unique_lock lock(mutex_, std::try_to_lock);
+    if (!lock || aborted_ || !communicator_) return "";
     ncclResult_t result = ncclSuccess;
-    if (!communicator || aborted || ncclCommGetAsyncError(communicator, &result) != ncclSuccess) return "";
-    if (result == ncclSuccess || result == ncclInProgress) return "";
-    return concat("NCCL: ", ncclGetErrorString(result), " (", ncclGetLastError(communicator), ")");
+    const bool fine = ncclCommGetAsyncError(communicator_, &result) == ncclSuccess &&
+                      (result == ncclSuccess || result == ncclInProgress);
+    troubled_beats_ = fine ? 0 : troubled_beats_ + 1;
+    if (troubled_beats_ < 3) return "";
+    return concat("NCCL: ", ncclGetErrorString(result), " (", ncclGetLastError(communicator_), ")");
   }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  ncclComm_t communicator_ = nullptr;
+  bool aborted_ = false, gone_ = false;
+  int troubled_beats_ = 0;
+};
+
+struct Stream {
+  cudaStream_t stream = nullptr;
+  ~Stream() {
+    if (stream) cudaStreamDestroy(stream);
+  }
+};
+struct Event {
+  cudaEvent_t event = nullptr;
+  ~Event() {
+    if (event) cudaEventDestroy(event);
+  }
+};
+// Whatever ends the communicator's life, its set-up among it, ends NCCL's as well.
+struct OwnedHandle {
+  std::shared_ptr<Handle> handle = std::make_shared<Handle>();
+  ~OwnedHandle() { handle->close(5); }
+  Handle* operator->() const { return handle.get(); }
 };
 
 class NcclCommunicator final : public Communicator {
@@ -73,9 +150,10 @@ class NcclCommunicator final : public Communicator {
     compute_ = static_cast<cuda::CudaKernels&>(kernels(device)).stream();
     int least = 0, greatest = 0;
     check_cuda(cudaDeviceGetStreamPriorityRange(&least, &greatest), "cudaDeviceGetStreamPriorityRange");
-    check_cuda(cudaStreamCreateWithPriority(&stream_, cudaStreamNonBlocking, greatest), "cudaStreamCreate");
-    check_cuda(cudaEventCreateWithFlags(&before_, cudaEventDisableTiming), "cudaEventCreate");
-    check_cuda(cudaEventCreateWithFlags(&after_, cudaEventDisableTiming), "cudaEventCreate");
+    check_cuda(cudaStreamCreateWithPriority(&stream_.stream, cudaStreamNonBlocking, greatest), "cudaStreamCreate");
+    check_cuda(cudaEventCreateWithFlags(&before_.event, cudaEventDisableTiming), "cudaEventCreate");
+    check_cuda(cudaEventCreateWithFlags(&after_.event, cudaEventDisableTiming), "cudaEventCreate");
+    watch.on_fault([handle = handle_.handle] { handle->abort(); });
 
     ncclUniqueId id;
     if (rank() == 0) check(ncclGetUniqueId(&id), "ncclGetUniqueId");
@@ -86,52 +164,75 @@ class NcclCommunicator final : public Communicator {
 
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
     config.blocking = 0;
+    spared_ = multiprocessors_of_collectives();
+    if (spared_ > 0) config.maxCTAs = spared_;
     watch.waiting(true, "setting up NCCL");
-    // "In progress" is an answer, too: finish() waits for the end.
-    finish(ncclCommInitRankConfig(&communicator_, world_size(), id, rank(), &config), "ncclCommInitRank");
+    // "In progress" is an answer, too: call() waits for the end.
+    call("ncclCommInitRank", [&](ncclComm_t& communicator) {
+      return ncclCommInitRankConfig(&communicator, world_size(), id, rank(), &config);
+    });
     watch.waiting(false);
-    handle_->communicator = communicator_;
-    watch.on_fault([handle = handle_] { handle->abort(); });
-    watch.probe([handle = handle_] { return handle->trouble(); });
+    watch.probe([handle = handle_.handle] { return handle->trouble(); });
   }
 
   ~NcclCommunicator() override {
-    cudaStreamSynchronize(stream_);  // a failed run's communicator is aborted: its kernels have ended
-    handle_->abort();                // finalising would wait for peers, and nothing is left to flush
-    cudaEventDestroy(before_);
-    cudaEventDestroy(after_);
-    cudaStreamDestroy(stream_);
+    if (!handle_->aborted()) cudaStreamSynchronize(stream_.stream);
   }
 
   void barrier() override { host_.barrier(); }
 
   void join() override {
-    check_cuda(cudaEventRecord(after_, stream_), "cudaEventRecord");
-    check_cuda(cudaStreamWaitEvent(compute_, after_, 0), "cudaStreamWaitEvent");
+    if (!on_their_way_) return;
+    on_their_way_ = false;
+    cuda::spare_multiprocessors(0);
+    check_cuda(cudaEventRecord(after_.event, stream_.stream), "cudaEventRecord");
+    check_cuda(cudaStreamWaitEvent(compute_, after_.event, 0), "cudaStreamWaitEvent");
   }
 
  private:
-  [[noreturn]] void give_up(ncclResult_t result, const char* call) {
-    watch_.check();  // a rank that failed explains NCCL's error better than NCCL does
+  [[noreturn]] void give_up(ncclResult_t result, const char* name) {
+    // A rank that failed explains NCCL's error better than NCCL does; the word of it may be on its way.
+    for (int i = 0; i < 30; ++i) {
+      watch_.check();
+      std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    }
     const char* more = ncclGetLastError(nullptr);
-    fail(call, ": ", ncclGetErrorString(result), more && *more ? concat(" (", more, ")") : std::string(),
+    fail(name, ": ", ncclGetErrorString(result), more && *more ? concat(" (", more, ")") : std::string(),
          "; NCCL_DEBUG=WARN says more");
   }
-  void check(ncclResult_t result, const char* call) {
-    if (result != ncclSuccess && result != ncclInProgress) give_up(result, call);
+  void check(ncclResult_t result, const char* name) {
+    if (result != ncclSuccess && result != ncclInProgress) give_up(result, name);
+  }
+  template <class F>
+  ncclResult_t locked(const char* name, F&& f) {
+    const std::optional<ncclResult_t> result = handle_->call(f);
+    if (!result) {
+      watch_.check();
+      fail(name, ": the communicator was aborted");
+    }
+    check(*result, name);
+    return *result;
   }
 
-  // Waits until the call is enqueued everywhere that it must be.
-  void finish(ncclResult_t result, const char* call) {
-    check(result, call);
-    const double deadline = steady_seconds() + set_up_seconds;
+  // Returns when the operation is enqueued everywhere that it must be: a few microseconds, as a rule.
+  template <class F>
+  void call(const char* name, F&& f) {
+    ncclResult_t result = locked(name, f);
+    const double start = steady_seconds();
     while (result == ncclInProgress) {
       watch_.check();
-      check(ncclCommGetAsyncError(communicator_, &result), call);
-      if (result != ncclSuccess && result != ncclInProgress) give_up(result, call);
-      if (steady_seconds() > deadline)
-        fail(call, ": not done within ", set_up_seconds, " s; NCCL_DEBUG=INFO says where it waits");
-      if (result == ncclInProgress) std::this_thread::sleep_for(std::chrono::microseconds(50));
+      const ncclResult_t asked = locked(
+          name, [&](ncclComm_t& communicator) { return ncclCommGetAsyncError(communicator, &result); });
+      check(asked, name);
+      check(result, name);
+      const double waited = steady_seconds() - start;
+      if (waited > set_up_seconds)
+        fail(name, ": not done within ", set_up_seconds, " s; NCCL_DEBUG=INFO says where it waits");
+      if (result != ncclInProgress) return;
+      if (waited < 0.001)
+        std::this_thread::yield();
+      else
+        std::this_thread::sleep_for(std::chrono::microseconds(50));
     }
   }
 
@@ -139,49 +240,53 @@ class NcclCommunicator final : public Communicator {
   template <class F>
   void run(const char* name, const CView& data, F&& f) {
     CHECK(data.device == device_, name, " of memory of ", data.device, " by the communicator of ", device_);
-    check_cuda(cudaEventRecord(before_, compute_), "cudaEventRecord");
-    check_cuda(cudaStreamWaitEvent(stream_, before_, 0), "cudaStreamWaitEvent");
-    finish(f(), name);
+    check_cuda(cudaEventRecord(before_.event, compute_), "cudaEventRecord");
+    check_cuda(cudaStreamWaitEvent(stream_.stream, before_.event, 0), "cudaStreamWaitEvent");
+    on_their_way_ = true;
+    cuda::spare_multiprocessors(spared_);
+    call(name, [&](ncclComm_t& communicator) { return f(communicator, stream_.stream); });
   }
 
   void run_all_reduce(View data, Reduction reduction) override {
-    run("ncclAllReduce", data, [&] {
+    run("ncclAllReduce", data, [&](ncclComm_t communicator, cudaStream_t stream) {
       return ncclAllReduce(data.data, data.data, static_cast<size_t>(data.size()), nccl_type(data.dtype),
-                           nccl_operation(reduction), communicator_, stream_);
+                           nccl_operation(reduction), communicator, stream);
     });
   }
   void run_reduce(View data, int root, Reduction reduction) override {
-    run("ncclReduce", data, [&] {
+    run("ncclReduce", data, [&](ncclComm_t communicator, cudaStream_t stream) {
       return ncclReduce(data.data, data.data, static_cast<size_t>(data.size()), nccl_type(data.dtype),
-                        nccl_operation(reduction), root, communicator_, stream_);
+                        nccl_operation(reduction), root, communicator, stream);
     });
   }
   void run_reduce_scatter(View own, CView all, Reduction reduction) override {
-    run("ncclReduceScatter", all, [&] {
+    run("ncclReduceScatter", all, [&](ncclComm_t communicator, cudaStream_t stream) {
       return ncclReduceScatter(all.data, own.data, static_cast<size_t>(own.size()), nccl_type(own.dtype),
-                               nccl_operation(reduction), communicator_, stream_);
+                               nccl_operation(reduction), communicator, stream);
     });
   }
   void run_all_gather(View all, CView own) override {
-    run("ncclAllGather", own, [&] {
+    run("ncclAllGather", own, [&](ncclComm_t communicator, cudaStream_t stream) {
       return ncclAllGather(own.data, all.data, static_cast<size_t>(own.size()), nccl_type(own.dtype),
-                           communicator_, stream_);
+                           communicator, stream);
     });
   }
   void run_broadcast(View data, int root) override {
-    run("ncclBroadcast", data, [&] {
+    run("ncclBroadcast", data, [&](ncclComm_t communicator, cudaStream_t stream) {
       return ncclBroadcast(data.data, data.data, static_cast<size_t>(data.size()), nccl_type(data.dtype),
-                           root, communicator_, stream_);
+                           root, communicator, stream);
     });
   }
 
   Device device_;
   Communicator& host_;
   Watch& watch_;
-  cudaStream_t compute_ = nullptr, stream_ = nullptr;
-  cudaEvent_t before_ = nullptr, after_ = nullptr;
-  ncclComm_t communicator_ = nullptr;
-  std::shared_ptr<Handle> handle_ = std::make_shared<Handle>();
+  cudaStream_t compute_ = nullptr;
+  Stream stream_;
+  Event before_, after_;
+  int spared_ = 0;
+  bool on_their_way_ = false;  // operations that nobody has joined yet
+  OwnedHandle handle_;         // goes first: NCCL's kernels end before their stream does
 };
 
 }  // namespace
