@@ -71,7 +71,8 @@ TEST_CASE("a run of two ranks goes on with one, and back, with ZeRO-1") {
 TEST_CASE("SIGTERM to the launcher saves once and ends all") {
   Workshop w;
   Program run("clip_train",
-              w.arguments("long", {"--max-steps", "100000", "--nproc", "2", "--batch-size", "4"}),
+              w.arguments("long", {"--max-steps", "100000", "--train-num-samples", "800000", "--nproc", "2",
+                                   "--batch-size", "4"}),  // no epoch ends
               w.file("long"));
   REQUIRE(wait_until([&] {
     return fs::exists(w.file("long")) && read_file(w.file("long")).find("Train Epoch") != std::string::npos;
