@@ -5,6 +5,10 @@
 // counters, so they do). Costs one extra forward pass of f; gradient accumulation over parts of a batch is
 // checkpoint(tower) per part.
 //
+// f may have two arguments and two results, each of which may be absent. Everything known of a result's gradient
+// (codes of its rows, that its row sum is taken: variable.h) crosses the border with it, so that an op behind it
+// and an op inside work together as if there were no border.
+//
 // Between "keep all" and "keep nothing" there are activations that cost little to make again. A Recompute
 // level says which of a transformer block's are given up; the results have the same bits at every level. Per
 // block, with B T tokens of width C and the usual 4 C in the MLP (2 bytes each in bf16):
@@ -14,6 +18,7 @@
 //   blocks    1: the block's input alone, for one more forward pass
 #pragma once
 
+#include <array>
 #include <functional>
 #include <string_view>
 
@@ -24,6 +29,8 @@ namespace switchback {
 enum class Recompute : uint8_t { none, gelu, cheap, blocks };
 Recompute find_recompute(std::string_view name);  // fails when there is no such level
 
+using TwoVariables = std::array<Variable, 2>;
+TwoVariables checkpoint(const TwoVariables& x, const std::function<TwoVariables(const TwoVariables&)>& f);
 Variable checkpoint(const Variable& x, const std::function<Variable(const Variable&)>& f);
 
 }  // namespace switchback

@@ -53,6 +53,14 @@ void Gradient::set_codes(Codes codes) const {
 
 Codes Gradient::take_codes() const { return node_ ? std::exchange(node_->codes, {}) : Codes(); }
 
+void Gradient::move_to(const Gradient& other) const {
+  if (!written()) return;
+  Codes codes = take_codes();
+  other.adopt(take());
+  other.set_codes(std::move(codes));
+  if (other.needed()) other.node_->row_sum_written = node_->row_sum_written;
+}
+
 void Gradient::sum_rows_into(Gradient bias) const {
   if (needed() && bias.needed()) node_->row_sum = std::move(bias.node_);
 }

@@ -39,6 +39,8 @@ class Gradient {
   // Codes of the gradient as it is now: whatever is written to it later drops them.
   void set_codes(Codes codes) const;
   Codes take_codes() const;
+  // Another variable of the same value gets this gradient, with all that is known of it.
+  void move_to(const Gradient& other) const;
 
   // The bias of the product that made the variable: its gradient is this gradient's sum over rows, and the op
   // that computes this gradient may have that sum for nothing. Such an op writes it into row_sum_sink(), at most

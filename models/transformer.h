@@ -22,16 +22,6 @@ class Transformer {
   Variable operator()(Variable x, const Tensor& place, Recompute recompute) const {
     if (blocks_.empty()) return pool(x, place);
     const Block& last = blocks_.back();
-    if (recompute == Recompute::blocks) {
-      for (const Block& block : blocks_) {
-        if (&block == &last) break;
-        x = checkpoint(x, [&block](const Variable& input) { return block(input); });
-      }
-      if (whole_last_) return pool(checkpoint(x, [&last](const Variable& input) { return last(input); }), place);
-      return checkpoint(x, [&last, place](const Variable& input) {
-        return last.last(last.enter(input), place, Recompute::none);
-      });
-    }
     Block::Stream stream = blocks_.front().enter(std::exchange(x, {}));
     for (size_t i = 0; i + 1 < blocks_.size(); ++i) stream = blocks_[i](stream, &blocks_[i + 1], recompute);
     if (whole_last_) return pool(last(stream, nullptr, recompute).sum, place);

@@ -63,15 +63,14 @@ class Block {
   // x (B, T, C) -> (B, T, C).  next: the block whose ln_1 follows, or nullptr
   Stream operator()(const Stream& s, const Block* next, Recompute recompute) const {
     Tape::Region region(name_);
-    return finish(s.sum, attend(s.normed, recompute), next, recompute);
+    return finish(branch_off(s, nullptr, recompute), next);
   }
   // The last block of a tower, where one row of every sample is read (pool): what follows attention works row
   // by row, so it is done for these rows alone, 1/T of the work.
   // x (B, T, C), place (B) or undefined -> (B, C)
   Variable last(const Stream& s, const Tensor& place, Recompute recompute) const {
     Tape::Region region(name_);
-    const Variable heads = attend(s.normed, recompute);
-    return finish(pool(s.sum, place), pool(heads, place), nullptr, recompute).sum;
+    return finish(branch_off(s, &place, recompute), nullptr).sum;
   }
   // The block by itself: x (B, T, C) -> (B, T, C)
   Variable operator()(const Variable& x) const { return (*this)(enter(x), nullptr, Recompute::none).sum; }
@@ -79,21 +78,39 @@ class Block {
   const std::string& name() const { return name_; }
 
  private:
-  // The heads' results, before the out-projection
-  Variable attend(const Variable& normed, Recompute recompute) const {
-    Variable heads = attention(qkv_(normed), options_.heads, options_.causal);
-    if (recompute == Recompute::cheap) normed.forget_value();
-    return heads;
+  // The stream behind attention, and the MLP's branch that is to be added to it. place: the rows that are read
+  TwoVariables branch_off(const Stream& s, const Tensor* place, Recompute recompute) const {
+    if (recompute != Recompute::blocks) return compute(s, place, recompute);
+    const std::optional<Tensor> rows = place ? std::optional(*place) : std::nullopt;
+    const TwoVariables y = checkpoint({s.sum, s.normed}, [this, rows](const TwoVariables& x) {
+      Tape::Region region(name_);
+      TwoVariables y = compute({x[0], x[1]}, rows ? &*rows : nullptr, Recompute::none);
+      // Layer-scale's gradient wants the branch, which is not kept: so it is added where it is made again.
+      if (gamma_2_.defined()) y = {residual(y[0], y[1], gamma_2_), {}};
+      return y;
+    });
+    s.normed.forget_value();
+    y[1].gradient().sum_rows_into(proj_.bias().gradient());
+    return y;
   }
-  Stream finish(const Variable& x, const Variable& heads, const Block* next, Recompute recompute) const {
-    const Stream s = ln_2_(x, out_(heads), gamma_1_, formats());
+  TwoVariables compute(const Stream& x, const Tensor* place, Recompute recompute) const {
+    const auto read = [place](const Variable& v) { return place ? pool(v, *place) : v; };
+    const Variable heads = attention(qkv_(x.normed), options_.heads, options_.causal);
+    if (recompute == Recompute::cheap) x.normed.forget_value();
+    const Stream s = ln_2_(read(x.sum), out_(read(heads)), gamma_1_, formats());
     const Variable branch =
         mlp(s.normed, fc_.weight(), fc_.bias(), proj_.weight(), proj_.bias(), options_.gelu,
             recompute == Recompute::none, fc_.precision(), proj_.precision());
     if (recompute == Recompute::cheap) s.normed.forget_value();
-    if (!next) return {residual(s.sum, branch, gamma_2_), {}};
+    return {s.sum, branch};
+  }
+  // y: the stream and the branch that is to be added; without one it is added already
+  Stream finish(const TwoVariables& y, const Block* next) const {
+    const auto& [sum, branch] = y;
+    if (!next) return {branch.defined() ? residual(sum, branch, gamma_2_) : sum, {}};
     arena_->begin_part(next->name_);  // its ln_1 is a part of the op that ends this block
-    return next->ln_1_(s.sum, branch, gamma_2_, formats());
+    if (!branch.defined()) return {sum, next->ln_1_(sum)};
+    return next->ln_1_(sum, branch, gamma_2_, formats());
   }
   // A layernorm leaves codes for the linear behind it, and on the way back for the one before it.
   RowFormats formats() const {

@@ -262,6 +262,31 @@ TEST_CASE("through checkpoint: the same gradients, and only the input is kept") 
       {tensors[1], tensors[2], tensors[3]});
 }
 
+TEST_CASE("through checkpoint with two results: an op behind it takes the row sum of a bias inside it") {
+  const Function function = [](const Inputs& v) {
+    const auto inside = [v](const TwoVariables& x) {
+      return TwoVariables{residual(x[0], gelu(x[1], Gelu::exact)), linear(x[1], v[2], v[3])};
+    };
+    TwoVariables y = checkpoint({v[0], v[1]}, inside);
+    y[1].gradient().sum_rows_into(v[3].gradient());
+    const Normed z = residual_layernorm(y[0], y[1], {}, v[4], v[5]);
+    return residual(z.sum, z.normed);
+  };
+  const std::vector<Tensor> tensors = {random_tensor({2, 3, 5}, 1), random_tensor({2, 3, 5}, 2),
+                                       random_tensor({5, 5}, 3),    random_tensor({5}, 4),
+                                       random_tensor({5}, 5),       random_tensor({5}, 6)};
+  check_gradients(function, tensors);
+  // either argument may want no gradient
+  for (size_t frozen : {0, 1})
+    check_gradients(
+        [&](const Inputs& v) {
+          Inputs all(v.begin(), v.end());
+          all.insert(all.begin() + static_cast<std::ptrdiff_t>(frozen), Variable(tensors[frozen]));
+          return function(all);
+        },
+        {tensors[1 - frozen], tensors[2], tensors[3], tensors[4], tensors[5]});
+}
+
 TEST_CASE("marks run in the reverse walk, when everything after them has run") {
   Variable w(random_tensor({3, 3}, 1), true);
   std::vector<std::string> order;

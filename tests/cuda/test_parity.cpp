@@ -73,6 +73,15 @@ double tolerance(const OpCase& op, DType dtype) {
   return std::max(op.tolerance_bf16, 4e-6);
 }
 
+// The same for f32 sinks of bf16 operands, where nothing is rounded at the end. The GELU of bf16 operands is an
+// approximation to a part of a bf16 step (kernels/cuda/gelu.cuh): its slope is off by up to 2e-5, and a wide
+// sink shows it.
+double wide_tolerance(const OpCase& op) {
+  if (op.name.starts_with("gelu_backward exact") || op.name.starts_with("linear_gelu_backward_input exact"))
+    return 4e-5;
+  return std::max(op.tolerance_wide, 4e-6);
+}
+
 std::string short_name(const OpCase& op) { return op.name.substr(0, op.name.find(' ')); }
 
 // Doubles between -4 and 4 that no shorter type holds exactly.
@@ -155,7 +164,7 @@ TEST_CASE("sinks on the GPU add, and may be wider") {
             return std::ranges::find(k.op.operands, entry.first, &Operand::name)->role != Operand::sink;
           });
           // The start of a bf16 sink may be larger than the result: both are rounded once.
-          const double allowed = wide ? std::max(k.op.tolerance_wide, 4e-6)
+          const double allowed = wide ? wide_tolerance(k.op)
                                       : std::max(tolerance(k.op, dtype), dtype == DType::bf16 ? 6e-3 : 0);
           compare(k.op, results, expected, allowed,
                   concat(name_of(dtype), accumulate ? " added" : "", wide ? " wide" : ""), largest);
