@@ -5,9 +5,9 @@
 // counters, so they do). Costs one extra forward pass of f; gradient accumulation over parts of a batch is
 // checkpoint(tower) per part.
 //
-// f may have two arguments and two results, each of which may be absent. Everything known of a result's gradient
-// (codes of its rows, that its row sum is taken: variable.h) crosses the border with it, so that an op behind it
-// and an op inside work together as if there were no border.
+// f may have two arguments and two results, each of which may be absent. What is known of a result's gradient
+// (codes of its rows, that its row sum is taken: variable.h) crosses the border with it: an op behind it and
+// an op inside work together as if there were no border.
 //
 // Between "keep all" and "keep nothing" there are activations that cost little to make again. A Recompute
 // level says which of a transformer block's are given up; the results have the same bits at every level. Per

@@ -78,7 +78,7 @@ class Block {
   const std::string& name() const { return name_; }
 
  private:
-  // The stream behind attention, and the MLP's branch that is to be added to it. place: the rows that are read
+  // The stream behind attention, and the MLP's branch that is to be added to it. place: which rows are read
   TwoVariables branch_off(const Stream& s, const Tensor* place, Recompute recompute) const {
     if (recompute != Recompute::blocks) return compute(s, place, recompute);
     const std::optional<Tensor> rows = place ? std::optional(*place) : std::nullopt;

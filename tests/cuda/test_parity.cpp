@@ -73,9 +73,9 @@ double tolerance(const OpCase& op, DType dtype) {
   return std::max(op.tolerance_bf16, 4e-6);
 }
 
-// The same for f32 sinks of bf16 operands, where nothing is rounded at the end. The GELU of bf16 operands is an
-// approximation to a part of a bf16 step (kernels/cuda/gelu.cuh): its slope is off by up to 2e-5, and a wide
-// sink shows it.
+// The same for f32 sinks of bf16 operands, where nothing is rounded at the end. The GELU of bf16 operands is
+// an approximation to a part of a bf16 step (kernels/cuda/gelu.cuh): its slope is off by up to 2e-5, and a
+// wide sink shows it.
 double wide_tolerance(const OpCase& op) {
   if (op.name.starts_with("gelu_backward exact") || op.name.starts_with("linear_gelu_backward_input exact"))
     return 4e-5;
