@@ -164,7 +164,7 @@ struct GemmPlans::Library {
   cudaStream_t stream = nullptr;
   cublasLtHandle_t handle = nullptr;
   void* workspace = nullptr;
-  bool tuned = true, only_cublas = false;
+  bool tuned = true, only_cublas = false, clears = false;
   ChoiceFile choices;
 };
 
@@ -175,6 +175,7 @@ struct GemmPlans::Plan {
   int tile = -1;  // of gemm_bf16, instead
   bool possible = false;
   float beta = 0;
+  size_t bytes_of_result = 0;
 
   ~Plan() {
     for (cublasLtMatrixLayout_t l : {a, b, c})
@@ -187,6 +188,7 @@ struct GemmPlans::Plan {
       gemm_bf16(own, tile, library.stream);
       return CUBLAS_STATUS_SUCCESS;
     }
+    if (library.clears && beta == 0) CUDA_CHECK(cudaMemsetAsync(to, 0, bytes_of_result, library.stream));
     const float one = 1;
     return cublasLtMatmul(library.handle, description, &one, our_b, a, our_a, b, &beta, to, c, to, c,
                           &algorithm, library.workspace, workspace_bytes, library.stream);
@@ -203,6 +205,7 @@ GemmPlans::GemmPlans(Device device, cudaStream_t stream, Candidates candidates)
   const char* tuning = std::getenv("SWITCHBACK_GEMM_TUNING");
   library_->tuned = !(tuning && std::strcmp(tuning, "0") == 0);
   if (library_->tuned) library_->choices = ChoiceFile(choice_path(device));
+  library_->clears = std::getenv("SWITCHBACK_GEMM_CLEAR") != nullptr;
 }
 
 GemmPlans::~GemmPlans() {
@@ -215,6 +218,7 @@ const GemmPlans::Plan* GemmPlans::make(const GemmProblem& p, void* c, const void
                                        const void* bias) {
   auto plan = std::make_unique<Plan>();
   plan->beta = p.accumulate ? 1.0f : 0.0f;
+  plan->bytes_of_result = static_cast<size_t>(p.m * p.n) * size_of(p.output);
   CUBLAS_CHECK(cublasLtMatmulDescCreate(&plan->description, CUBLAS_COMPUTE_32F, CUDA_R_32F));
   set(plan->description, CUBLASLT_MATMUL_DESC_TRANSA, p.b_transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
   set(plan->description, CUBLASLT_MATMUL_DESC_TRANSB, p.a_transposed ? CUBLAS_OP_T : CUBLAS_OP_N);

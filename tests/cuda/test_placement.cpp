@@ -1,6 +1,7 @@
 // Where operands lie must not matter. Every op runs with operands inside larger blocks of memory, between
-// guard zones that nobody may touch: once on borders of 256 bytes, once one element beside them. Before it
-// runs, the allocator's free memory is filled with NaN: scratch that a kernel reads before it writes shows.
+// guard zones that nobody may touch: once on borders of 256 bytes, once one element beside them, and once
+// with f32 sinks that are added to (other paths, with scratch of their own). Before it runs, the allocator's
+// free memory is filled with NaN: scratch that a kernel reads before anybody wrote it shows.
 #include "tests/cuda/testing.h"
 #include "tests/cuda/wide_cases.h"
 
@@ -10,16 +11,6 @@ namespace {
 
 constexpr int64_t guard = 1024;   // elements before and behind; whole lines of 256 bytes in every type
 constexpr double untouched = 97;  // what guard zones hold: exact in every type
-
-// All free blocks that scratch tensors of small cases may come from become 0xff...: NaN in every float type.
-void poison_free_memory() {
-  std::vector<Tensor> blocks;
-  for (int64_t bytes = 256; bytes <= (int64_t{1} << 22); bytes *= 2)
-    for (int i = 0; i < 3; ++i) {
-      blocks.push_back(Tensor({bytes / 4}, DType::f32, gpu));
-      kernels(gpu).fill(blocks.back(), NAN);
-    }
-}
 
 // A case's operands, each a part of its own block.
 struct Guarded {
@@ -69,11 +60,17 @@ TEST_CASE("operands beside their borders, guarded, with poisoned scratch memory"
   if (no_gpu()) return;
   for (const std::vector<OpCase>& cases : {op_cases(), wide_cases()})
     for (const OpCase& op : cases)
-      for (DType dtype : {DType::f32, DType::bf16}) {
-        const Arrays expected = run(op, {.dtype = dtype, .device = gpu});
+      for (const RunOptions& options :
+           {RunOptions{.dtype = DType::f32, .device = gpu}, RunOptions{.dtype = DType::bf16, .device = gpu},
+            RunOptions{.dtype = DType::bf16, .accumulate = true, .wide_sinks = true, .device = gpu}}) {
+        if (options.accumulate && !has_sink(op)) continue;
+        const DType dtype = options.dtype;
+        const Arrays expected = run(op, options);
         for (int64_t shift : {0, 1}) {
-          INFO(op.name, " ", std::string(name_of(dtype)), ", ", shift, " elements beside a border");
-          const Guarded guarded(op, {.dtype = dtype, .device = gpu}, shift);
+          if (options.accumulate && shift) continue;
+          INFO(op.name, " ", std::string(name_of(dtype)), options.accumulate ? ", f32 sinks added to" : "",
+               ", ", shift, " elements beside a border");
+          const Guarded guarded(op, options, shift);
           poison_free_memory();
           try {
             op.call(guarded.bound);
