@@ -105,7 +105,7 @@ int run(int argc, char** argv) {
                                  }));
   if (tokens.defined())
     writer.add("text_features", text_features = all(tokens, [&](const Tensor& part) {
-                                  return clip.encode_text(part, options);
+                                  return clip.encode_text(clip.needed_columns(part), options);
                                 }));
   const Tensor scale =
       Tensor::of<float>({}, {static_cast<float>(std::exp(number(clip.logit_scale().value())))});

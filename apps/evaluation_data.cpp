@@ -236,7 +236,8 @@ std::vector<SheetQuery> EvaluationData::best_matches(const Clip& clip, const Cli
     const std::string asked = !pairs && own_texts ? fill_template(templates_[0], texts[q]) : texts[q];
     Tensor ids({1, tokenizer_->context_length()}, DType::i32);
     tokenizer_->encode(asked, ids.span<int32_t>());
-    const Tensor wanted = to_host(clip.encode_text(to_device(ids, device), clip_options).value());
+    const Tensor wanted =
+        to_host(clip.encode_text(to_device(clip.needed_columns(ids), device), clip_options).value());
     std::vector<std::pair<double, size_t>> order;  // similarity, image
     for (size_t i = 0; i < gallery.size(); ++i) {
       double dot = 0;

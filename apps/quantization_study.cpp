@@ -350,7 +350,7 @@ int run(int argc, char** argv) {
   const Device device = o.device == "cuda" ? Device{Device::cuda, 0} : cpu_device;
 
   ClipConfig config = o.checkpoint.empty() ? find_model(o.model) : checkpoint_config(o.checkpoint);
-  config.whole_last_block = true;  // so that all blocks are alike
+  config.whole_last_block = config.whole_text = true;  // so that all blocks are alike, in all steps
   config.vision.patch_dropout = 0;
   config.vision.linear = config.text.linear = "standard";
   std::filesystem::create_directories(o.output);

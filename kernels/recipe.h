@@ -56,6 +56,11 @@ struct LinearRecipe {
                ? backward_input.left.format
                : Format::none;
   }
+  // Whether the rows of an input share a scale, so that a row changes what its neighbours are rounded to.
+  bool rows_share_scales() const {
+    return (forward.kind != sixteen_bit && forward.left.by != Granularity::row) ||
+           backward_weight.kind != sixteen_bit;
+  }
   bool is_standard() const {
     return forward.kind == sixteen_bit && backward_input.kind == sixteen_bit &&
            backward_weight.kind == sixteen_bit;

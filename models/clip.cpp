@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "distributed/communicator.h"
+#include "models/text_length.h"
 
 namespace switchback {
 
@@ -27,6 +28,15 @@ Variable Clip::encode_text(const Tensor& tokens, const Options& options) const {
   Tape::Region region("text");
   arena_->begin_part("text");
   return l2_normalize(text_(tokens, options.recompute));
+}
+
+Tensor Clip::needed_columns(const Tensor& tokens) const {
+  if (!text_may_stop(config_)) return tokens;
+  const int64_t length = text_length(tokens);
+  if (length == tokens.cols()) return tokens;
+  Tensor needed({tokens.rows(), length}, tokens.dtype());
+  copy_columns(needed, tokens);
+  return needed;
 }
 
 Variable Clip::loss(const Variable& image_features, const Variable& text_features) const {

@@ -24,6 +24,8 @@ class Clip {
 
   Variable encode_image(const Tensor& images, const Options& options) const;
   Variable encode_text(const Tensor& tokens, const Options& options) const;
+  // tokens (B, T) i32 in host memory -> the columns that encode_text must see (text_length.h), or all of them
+  Tensor needed_columns(const Tensor& tokens) const;
   // The loss of features that encode_* gave; () f32
   Variable loss(const Variable& image_features, const Variable& text_features) const;
   // Of this rank's features over the batch of all ranks: this rank's share (autograd/ops.h)

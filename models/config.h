@@ -53,6 +53,8 @@ struct ClipConfig {
   std::optional<double> init_logit_bias;         // SigLIP: -10
   // The last block computes all rows, also those that nobody reads, as other programs do: for comparisons alone.
   bool whole_last_block = false;
+  // The text tower computes the whole context of every batch, also behind its longest caption (text_length.h).
+  bool whole_text = false;
 };
 
 // A preset's config. Errors: unknown names list the nearest ones; ResNets and other non-ViT models of

@@ -114,13 +114,14 @@ Retrieval evaluate_retrieval(const Clip& clip, const Clip::Options& options, Dev
   while (next(batch)) {
     const int64_t size = batch.images.shape()[0];
     Variable image = clip.encode_image(to_device(batch.images, device), options);
-    Variable text = clip.encode_text(to_device(batch.tokens, device), options);
+    Variable text = clip.encode_text(to_device(clip.needed_columns(batch.tokens), device), options);
     result.loss += number(clip.loss(image, text).value()) * static_cast<double>(size);
     images.push_back(image.value());
     texts.push_back(text.value());
     for (int64_t i = 0; i < size; ++i) owned.emplace_back(result.samples + i, std::ssize(owned));
     if (batch.more_tokens.defined()) {
-      texts.push_back(clip.encode_text(to_device(batch.more_tokens, device), options).value());
+      texts.push_back(
+          clip.encode_text(to_device(clip.needed_columns(batch.more_tokens), device), options).value());
       for (const int64_t owner : batch.more_owners)
         owned.emplace_back(result.samples + owner, std::ssize(owned));
     }
@@ -172,8 +173,8 @@ Tensor zero_shot_classifier(const Clip& clip, const Clip::Options& options, Devi
     for (int64_t t = 0; t < count; ++t) {
       tokenize(fill_template(templates[t], classes[c]), tokens.span<int32_t>().subspan(t * length, length));
     }
-    const Tensor features =
-        to_host(clip.encode_text(to_device(tokens, device), options).value());  // (templates, E)
+    const Tensor features = to_host(  // (templates, E)
+        clip.encode_text(to_device(clip.needed_columns(tokens), device), options).value());
     std::span<float> row = classifier.span<float>().subspan(c * embed, embed);
     double norm = 0;
     for (int64_t e = 0; e < embed; ++e) {
