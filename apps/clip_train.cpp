@@ -113,7 +113,7 @@ int train(const TrainingOptions& options, const ClipConfig& config, Device devic
   const Clip::Options evaluating{normalization, Recompute::none, nullptr};
   TrainingStep step(clip, arena, optimizer, plan.global_batch / world.size(),
                     {training, static_cast<uint64_t>(progress.seed), options.accum_freq, options.eager, warn,
-                     &ranks, parallel});
+                     &ranks, &world.host(), parallel});
   if (device.kind == Device::cuda) {
     step.rehearse();
     log.info(memory_plan(device));
@@ -232,6 +232,7 @@ int train(const TrainingOptions& options, const ClipConfig& config, Device devic
     world.at(concat("step ", record.step),
              record.step < first_step + 4 ? set_up_seconds : std::max(step_seconds, 5 * longest_step));
     step.bring(batch.images, batch.tokens);
+    record.text_length = step.text_length();
     step.launch(record.step, record.learning_rate, stop_signal != 0);
     if (profiled) timer->lap("optimizer");
     launched.push_back(std::move(record));
@@ -319,8 +320,8 @@ int run(int argc, char** argv) {
   const bool bytes = options.tokenizer.empty() && config.text.vocab_size == 259;
   std::shared_ptr<const Tokenizer> tokenizer;
   if (!options.dry_run)  // which reads no caption
-    tokenizer = make_tokenizer(bytes ? "bytes" : options.tokenizer,
-                               static_cast<int32_t>(config.text.context_length));
+    tokenizer =
+        make_tokenizer(bytes ? "bytes" : options.tokenizer, static_cast<int32_t>(config.text.context_length));
   if (tokenizer && tokenizer->vocabulary_size() > config.text.vocab_size)
     fail("the tokenizer has ", tokenizer->vocabulary_size(), " ids, model ", config.name, " only ",
          config.text.vocab_size, ": choose another --tokenizer or --model");

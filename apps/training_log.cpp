@@ -56,8 +56,8 @@ std::string open_clip_line(const StepRecord& r, double mean_loss, double data_se
       "Logit Scale: %.3f Contrastive_loss: %#.5g (%#.5g) Loss: %#.5g (%#.5g)",
       static_cast<long long>(r.epoch), digits, samples, per_epoch,
       100.0 * static_cast<double>(r.step_in_epoch + 1) / static_cast<double>(r.steps_per_epoch), data_seconds,
-      step_seconds, rate, rate / static_cast<double>(r.ranks), r.learning_rate, r.logit_scale, r.loss, mean_loss,
-      r.loss, mean_loss);
+      step_seconds, rate, rate / static_cast<double>(r.ranks), r.learning_rate, r.logit_scale, r.loss,
+      mean_loss, r.loss, mean_loss);
 }
 
 TrainingLog::TrainingLog(const TrainingLogOptions& options)
@@ -132,6 +132,7 @@ void TrainingLog::step(const StepRecord& r) {
   epoch_loss_.add(r.loss);
   data_seconds_.add(r.data_seconds);
   step_seconds_.add(r.step_seconds);
+  text_length_.add(static_cast<double>(r.text_length));
   data_total_ += r.data_seconds;
   step_total_ += r.step_seconds;
   ++steps_timed_;
@@ -164,6 +165,7 @@ void TrainingLog::step(const StepRecord& r) {
                                      {"largest_rms", r.largest_rms},
                                      {"largest_rms_name", r.largest_rms_name},
                                      {"patch_embedding_rms", r.patch_embedding_rms},
+                                     {"text_length", r.text_length},
                                      {"data_seconds", r.data_seconds},
                                      {"step_seconds", r.step_seconds},
                                      {"peak_memory", r.peak_memory}};
@@ -183,9 +185,9 @@ void TrainingLog::print_line(const StepRecord& r) {
       step_total_ / static_cast<double>(steps_timed_) * static_cast<double>(r.total_steps - r.step - 1);
   std::string line = open_clip_line(r, epoch_loss_.value(), data_seconds_.value(), step_seconds);
   line +=
-      format(" | data wait %.0f%% grad norm %.3g RMS %.2f %s %.3g TFLOP/s memory %.2f GiB left %s",
+      format(" | data wait %.0f%% grad norm %.3g RMS %.2f %s text %.1f %.3g TFLOP/s memory %.2f GiB left %s",
              100 * data_seconds_.value() / step_seconds, r.gradient_norm, r.largest_rms,
-             r.largest_rms_name.c_str(), rate_each * options_.flops_per_sample * 1e-12,
+             r.largest_rms_name.c_str(), text_length_.value(), rate_each * options_.flops_per_sample * 1e-12,
              static_cast<double>(r.peak_memory) / (1 << 30), duration(left).c_str());
   info(line);
   if (events_) {
@@ -204,6 +206,7 @@ void TrainingLog::print_line(const StepRecord& r) {
   }
   data_seconds_ = {};
   step_seconds_ = {};
+  text_length_ = {};
   if (now() - last_picture_ > 30) write_picture();
 }
 
@@ -255,8 +258,8 @@ void TrainingLog::write_picture() {
   Panel loss{"loss", {{"loss", steps_, losses_}}};
   loss.marks = loss_marks;
   Panel rate{"learning rate", {{"learning rate", steps_, rates_}}};
-  Panel rms{"RMS of g/√u", {{"largest of all tensors", steps_, largest_rms_},
-                            {"patch embedding", steps_, patch_rms_}}};
+  Panel rms{"RMS of g/√u",
+            {{"largest of all tensors", steps_, largest_rms_}, {"patch embedding", steps_, patch_rms_}}};
   rms.marks = rms_marks;
   try {
     write_file(options_.folder + "/training.svg", svg_chart("training", {loss, rate, rms}));

@@ -36,6 +36,7 @@ struct StepRecord {
   double loss = 0, learning_rate = 0, logit_scale = 0;  // logit_scale: exp'd
   double data_seconds = 0, step_seconds = 0;            // step_seconds includes the wait for data
   double pause_seconds = 0;  // spent on a checkpoint or an evaluation before the step; not part of it
+  int64_t text_length = 0;   // tokens of each text that are computed
   size_t peak_memory = 0;    // bytes that the run has held on the device at most
   double gradient_norm = 0, visual_gradient_norm = 0, text_gradient_norm = 0;
   double largest_rms = 0, patch_embedding_rms = 0;
@@ -86,7 +87,8 @@ class TrainingLog {
   std::unique_ptr<Logger> logger_;
   std::unique_ptr<JsonLines> records_;
   std::unique_ptr<EventFile> events_;
-  Mean epoch_loss_, data_seconds_, step_seconds_;  // the latter two since the last line
+  Mean epoch_loss_;
+  Mean data_seconds_, step_seconds_, text_length_;  // since the last line
   double data_total_ = 0, step_total_ = 0, last_picture_ = 0;
   int64_t steps_timed_ = 0;
   bool picture_failed_ = false;  // said once

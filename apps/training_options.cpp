@@ -131,6 +131,12 @@ void describe(Flags& f, TrainingOptions& o) {
   f.value("--recompute", o.recompute,
           "activations that the backward pass computes again instead of keeping them: none, gelu (3/4 of the "
           "memory), cheap (5/8), blocks (block inputs only); the same results");
+  f.flag(
+      "--whole-last-block", o.whole_last_block,
+      "compute all rows of each tower's last block, also those that nobody reads: slower, the same results");
+  f.flag("--whole-text", o.whole_text,
+         "compute the whole context of every text, also behind the longest caption of the batch: slower, the "
+         "same results");
 
   f.group("Optimization");
   f.value("--batch-size", o.batch_size, "samples per process and part (see --accum-freq)");
@@ -428,6 +434,8 @@ ClipConfig configured_model(const TrainingOptions& o) {
   if (!o.linear.empty()) c.vision.linear = c.text.linear = o.linear;
   if (!o.linear_image.empty()) c.vision.linear = o.linear_image;
   if (!o.linear_text.empty()) c.text.linear = o.linear_text;
+  c.whole_last_block = o.whole_last_block;
+  c.whole_text = o.whole_text;
   if (o.siglip && !c.init_logit_bias) {
     c.init_logit_scale = 2.302585092994046;  // ln 10
     c.init_logit_bias = -10;

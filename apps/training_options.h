@@ -50,8 +50,9 @@ struct TrainingOptions {
   bool grad_checkpointing = false;  // --recompute blocks
   std::string linear;               // recipe of the blocks' linears (kernels/recipe.h); "": as the model says
   std::string use_bnb_linear;       // open_clip's name of a recipe
-  std::string linear_image, linear_text;  // "": as --linear says
-  std::string recompute = "none";         // or gelu, cheap, blocks (autograd/checkpoint.h)
+  std::string linear_image, linear_text;              // "": as --linear says
+  std::string recompute = "none";                     // or gelu, cheap, blocks (autograd/checkpoint.h)
+  bool whole_last_block = false, whole_text = false;  // compute what nobody reads, too (models/config.h)
 
   // optimization
   int64_t batch_size = 64;
@@ -89,8 +90,8 @@ struct TrainingOptions {
   std::optional<int64_t> keep_last_k;
   bool delete_previous_checkpoint = false;
   bool save_most_recent = false;
-  std::string report_to;  // "tensorboard" (in any list) writes event files
-  int64_t threads = 0;    // CPU threads of the kernels; 0: all cores
+  std::string report_to;         // "tensorboard" (in any list) writes event files
+  int64_t threads = 0;           // CPU threads of the kernels; 0: all cores
   std::optional<int64_t> nproc;  // start this many processes, one per GPU of this host
   int64_t zero = 0;              // 1: moments sharded over ranks
   std::string reduce = "fp32";   // how gradients travel between ranks: fp32 or bf16

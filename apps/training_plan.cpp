@@ -7,6 +7,7 @@
 
 #include "distributed/rendezvous.h"
 #include "models/flops.h"
+#include "models/text_length.h"
 
 namespace switchback {
 
@@ -104,12 +105,29 @@ TrainingProgress go_on_from(const std::string& checkpoint, const std::string& ch
   return progress;
 }
 
+namespace {
+
+// What a step does not compute, because nobody reads it.
+std::string what_is_left_out(const ClipConfig& c) {
+  const bool rows = !c.whole_last_block, text = text_may_stop(c);
+  return concat(
+      "Left out: ", rows ? "rows of the last blocks that nobody reads (--whole-last-block)" : "",
+      rows && text ? ", " : "", text ? "text behind a batch's longest caption (--whole-text)" : "",
+      rows || text ? "" : "nothing", "; TFLOP/s count all rows and ", c.text.context_length, " tokens",
+      !text && !c.whole_text
+          ? concat("; tokens share a scale with --linear ", c.text.linear, ", so all of a text is computed")
+          : "");
+}
+
+}  // namespace
+
 void print_summary(TrainingLog& log, const TrainingOptions& o, const ClipConfig& config, const Plan& plan,
                    int64_t samples, const Schedule& schedule) {
   const ClipFlops flops = nominal_flops(config);
   log.info(concat("Model ", config.name, ": ", parameter_count(config), " parameters, ", flops.image / 1e9,
                   " + ", flops.text / 1e9, " GFLOP per image and text, ", flops.training() / 1e9,
                   " GFLOP per training pair"));
+  log.info(what_is_left_out(config));
   log.info(concat("Data: ", samples, " samples per epoch; batch ", o.batch_size, " x ", o.accum_freq,
                   " parts", plan.ranks > 1 ? concat(" x ", plan.ranks, " ranks") : std::string(), " = ",
                   plan.global_batch, " per step; ", plan.steps_per_epoch, " steps per epoch, ",

@@ -7,13 +7,14 @@
 
 #include "autograd/checkpoint.h"
 #include "kernels/transfer.h"
+#include "models/text_length.h"
 #include "runtime/allocator.h"
 
 namespace switchback {
 namespace {
 
-constexpr int warm_up_steps = 2;  // op by op, before the first capture
-constexpr int attempts = 3;       // to capture, before all steps go op by op
+constexpr int warm_up_steps = 2;  // op by op, before the first capture of a length
+constexpr int attempts = 3;       // to capture, before all steps of that length go op by op
 
 double value_at(const Tensor& host, int64_t i) { return number(host.part(i, {})); }
 
@@ -40,7 +41,8 @@ TrainingStep::TrainingStep(const Clip& clip, ParameterArena& arena, AdamW& optim
   const int64_t size = config.vision.image_size;
   for (Input& input : inputs_) {
     input.images = Tensor({batch_size, size, size, 3}, DType::u8, device_);
-    input.tokens = Tensor({batch_size, config.text.context_length}, DType::i32, device_);
+    input.tokens = Tensor({batch_size * config.text.context_length}, DType::i32, device_);
+    if (text_may_stop(config)) input.columns = Tensor::page_locked(input.tokens.shape(), DType::i32);
   }
   const MemoryContext results("results");
   for (Slot& slot : ring_) {
@@ -79,13 +81,26 @@ void TrainingStep::bring(const Tensor& images, const Tensor& tokens) {
   if (size % options_.parts != 0)
     fail("a batch of ", size, " cannot be cut into --accum-freq ", options_.parts, " parts");
   input.size = size;
+  input.length = agreed_length(tokens);
   Kernels& k = kernels(device_);
   if (input.arrived) input.arrived->wait();  // long ago, as a rule; its host memory goes now
+  Tensor needed = tokens;
+  if (input.length < tokens.cols()) {
+    needed = input.columns.part(0, {size, input.length});
+    copy_columns(needed, tokens);
+  }
   // The copies follow each other on their way, so the second one's arrival is the arrival of both.
-  k.upload_beside(input.images.slice(0, size), images, input.used.get());
-  input.arrived = k.upload_beside(input.tokens.slice(0, size), tokens, input.used.get());
+  k.upload_beside(input.batch_images(), images, input.used.get());
+  input.arrived = k.upload_beside(input.batch_tokens(), needed, input.used.get());
   input.host_images = images;
   input.host_tokens = tokens;
+}
+
+int64_t TrainingStep::agreed_length(const Tensor& tokens) const {
+  if (!text_may_stop(clip_.config())) return tokens.cols();
+  const Tensor length = Tensor::of<int64_t>({1}, {switchback::text_length(tokens)});
+  if (options_.host) options_.host->all_reduce(length, Reduction::max);
+  return length.span<int64_t>()[0];
 }
 
 void TrainingStep::launch(int64_t step, double learning_rate, bool stop) {
@@ -131,25 +146,29 @@ std::optional<StepNumbers> TrainingStep::collect(bool newest) {
 void TrainingStep::run_or_replay(Input& input) {
   captured_ = false;
   const bool whole = input.size == input.images.shape()[0];
-  if (options_.eager || Tape::observed() || !whole || whole_steps_ < warm_up_steps) {
+  Captures& of_length = captures_[input.length];
+  if (options_.eager || Tape::observed() || !whole || of_length.whole_steps < warm_up_steps ||
+      of_length.failures == attempts) {
     run(input);
-    whole_steps_ += whole;
+    of_length.whole_steps += whole;
     return;
   }
-  if (!input.recording) {
+  std::unique_ptr<Recording>& recording = input.recordings[input.length];
+  if (!recording) {
     try {
-      input.recording = kernels(device_).record([&] { run(input); });
-      if (!input.recording) options_.eager = true;  // the device has no such thing: the CPU
+      recording = kernels(device_).record([&] { run(input); });
+      if (!recording) options_.eager = true;  // the device has no such thing: the CPU
     } catch (const Error& error) {
       tape().clear();
-      options_.eager = ++failures_ == attempts;
-      warn(concat("the step could not be captured as a CUDA graph: ", error.what(),
-                  options_.eager ? "; all steps run op by op from now on" : "; this step runs op by op"));
+      const bool last = ++of_length.failures == attempts;
+      warn(concat("the step could not be captured as a CUDA graph: ", error.what(), "; ",
+                  last ? concat("all steps with texts of ", input.length, " tokens run") : "this step runs",
+                  " op by op", last ? " from now on" : ""));
     }
   }
-  if (input.recording) {
+  if (recording) {
     try {
-      input.recording->replay();
+      recording->replay();
       captured_ = true;
       return;
     } catch (const Error& error) {
@@ -164,7 +183,7 @@ void TrainingStep::run(const Input& input) {
   const MemoryContext memory("activations");
   Kernels& k = kernels(device_);
   parallel_.begin_backward(options_.parts);
-  const Variable loss = forward(input.images.slice(0, input.size), input.tokens.slice(0, input.size));
+  const Variable loss = forward(input.batch_images(), input.batch_tokens());
   k.cast(results_.part(0, {}), loss.value());
   k.cast(results_.part(1, {}), stop_on_device_);
   k.cast(results_.part(2, {}), clip_.logit_scale().value());  // of this loss, as open_clip logs it
@@ -209,7 +228,9 @@ void TrainingStep::rehearse() {
     k.upload(tensor, blank);
   }
   parallel_.begin_backward(options_.parts);
-  tape().backward(forward(input.images, input.tokens));
+  const Tensor& images = input.images;
+  tape().backward(
+      forward(images, input.tokens.part(0, {images.shape()[0], clip_.config().text.context_length})));
   parallel_.finish_backward();
   k.synchronize();
 }
@@ -218,7 +239,7 @@ void TrainingStep::repeat_forward(int64_t step) {
   for (const Input& input : inputs_) {
     if (input.last_step != step) continue;
     kernels(device_).upload(step_on_device_, Tensor::of<int64_t>({}, {step}));
-    forward(input.images.slice(0, input.size), input.tokens.slice(0, input.size));
+    forward(input.batch_images(), input.batch_tokens());
     return;
   }
   CHECK(false, "the batch of step ", step, " is gone");

@@ -19,6 +19,12 @@
 // pass goes on (nn/data_parallel.h), and the recording holds all of it. With the loss every rank learns
 // whether any rank was asked to stop, so that all of them stop after the same step.
 //
+// The text stops behind the longest caption of the batch (models/text_length.h). There are at most ten lengths;
+// each is captured by itself when it comes for the third time, and the graphs share the allocator's memory:
+// whoever rehearses, which is done on the whole text, has the room for all of them. All ranks compute the longest
+// of their lengths, because a captured step and its collectives must be the same on all of them; the slowest
+// rank decides how long a step takes anyhow.
+//
 // A step goes op by op, too, when somebody watches the ops (Tape::observe), and when the batch is smaller than
 // the others. Accumulation (parts > 1): each part's activations are given up and computed again in the backward
 // pass (checkpoint); the loss sees all features.
@@ -27,6 +33,7 @@
 #include <array>
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -58,6 +65,7 @@ class TrainingStep {
     bool eager = false;                            // never capture
     std::function<void(const std::string&)> warn;  // a step that cannot be captured, a batch of another size
     Communicator* ranks = nullptr;                 // null: one rank
+    Communicator* host = nullptr;                  // the same ranks, for host memory
     DataParallel::Options parallel{};              // sharded: the optimizer has a shard, too
   };
 
@@ -70,6 +78,8 @@ class TrainingStep {
   // images (B, S, S, 3) u8, tokens (B, T) i32, host tensors, page-locked if nobody is to wait; they are kept
   // until they are uploaded. B may be smaller than batch_size: such a step is not captured.
   void bring(const Tensor& images, const Tensor& tokens);
+  // How much of that batch's text is computed (B, 1 ... T)
+  int64_t text_length() const { return inputs_[current_].length; }
   // Queues the step on the batch that was brought last. At most two steps may be uncollected.
   // stop: this rank was asked to stop; all ranks read it in this step's numbers.
   void launch(int64_t step, double learning_rate, bool stop = false);
@@ -91,13 +101,23 @@ class TrainingStep {
 
  private:
   struct Input {
-    Tensor images, tokens;  // on the device, (batch_size, ...)
-    int64_t size = 0;       // rows of the batch in it
+    Tensor images;       // on the device, (batch_size, S, S, 3)
+    Tensor tokens;       // on the device, (batch_size T): the batch's (size, length) come first
+    int64_t size = 0;    // rows of the batch in it
+    int64_t length = 0;  // columns of its text
     std::unique_ptr<Moment> arrived;
     Tensor host_images, host_tokens;  // kept until then
+    Tensor columns;                   // page-locked, (batch_size T): of a text that stops early
     std::shared_ptr<Moment> used;     // the end of the last step that reads it
-    std::unique_ptr<Recording> recording;
+    std::map<int64_t, std::unique_ptr<Recording>> recordings;  // by length
     int64_t last_step = -1;
+
+    Tensor batch_images() const { return images.slice(0, size); }
+    Tensor batch_tokens() const { return tokens.part(0, {size, length}); }
+  };
+  struct Captures {       // of one length
+    int whole_steps = 0;  // that ran op by op
+    int failures = 0;     // to capture
   };
   struct Flight {                  // a step that was launched
     int64_t step = 0, update = 0;  // the optimizer counts its updates from 1
@@ -109,6 +129,7 @@ class TrainingStep {
     Tensor results, numbers;
   };
 
+  int64_t agreed_length(const Tensor& tokens) const;
   Variable forward(const Tensor& images, const Tensor& tokens) const;
   void run(const Input& input);
   void run_or_replay(Input& input);
@@ -131,8 +152,7 @@ class TrainingStep {
   size_t next_slot_ = 0;
   std::deque<Flight> flights_;
   std::shared_ptr<Moment> last_end_;
-  int whole_steps_ = 0;  // that ran op by op
-  int failures_ = 0;     // to capture
+  std::map<int64_t, Captures> captures_;  // by length
   bool captured_ = false;
 };
 

@@ -3,7 +3,7 @@
 //
 //   build/bench/bench_step --model ViT-B-32 --batch-size 1024 --device cuda --precision amp_bf16 [--steps 20]
 //     [--opt adamw|stableadamw] [--linear RECIPE] [--recompute none|gelu|cheap|blocks] [--layer-scale 0] [--eager]
-//     [--whole-last-block] [--profile] [--budget] [--json FILE]
+//     [--whole-last-block] [--text-length N] [--profile] [--budget] [--json FILE]
 //
 // Prints the median step after three to warm up (two op by op, one to capture the graph; --eager captures none),
 // samples/s, the model's FLOPs per second (nominal: three forward passes, full context, all patches) and on a
@@ -12,6 +12,8 @@
 //
 // --whole-last-block computes all rows of each tower's last block, as other programs do; clip_train computes the
 // ones that are read. The nominal FLOPs count them all, either way.
+// --text-length N: captions of at most N tokens, the text stops behind the longest one as in clip_train. Without it
+// the text tower computes its whole context, as other programs do. The nominal FLOPs count the whole context.
 //
 // --profile adds where the time goes, by kernel group and by op, op by op without a graph: time on the device
 // from the end of one op to the end of the next. Beside each group stands what its shapes ask for at least
@@ -30,6 +32,7 @@
 #include "autograd/op_timer.h"
 #include "bench/step_budget.h"
 #include "kernels/transfer.h"
+#include "models/text_length.h"
 #include "optim/stable_adamw.h"
 #include "runtime/allocator.h"
 #include "runtime/parallel.h"
@@ -47,6 +50,7 @@ struct Options {
   std::string model = "mini-28", optimizer = "adamw", precision = "fp32", device = "cpu", json;
   std::string recompute = "none", linear = "standard";
   std::optional<double> layer_scale;
+  std::optional<int64_t> text_length;
   int64_t batch_size = 256, steps = 20;
   bool profile = false, eager = false, budget = false, whole_last_block = false;
 };
@@ -58,13 +62,17 @@ bool parse(int argc, char** argv, Options& o) {
   app.add_option("--batch-size", o.batch_size, "samples per step")->check(positive())->capture_default_str();
   app.add_option("--steps", o.steps, "steps that are timed")->check(positive())->capture_default_str();
   app.add_option("--opt", o.optimizer)->check(CLI::IsMember({"adamw", "stableadamw"}))->capture_default_str();
-  app.add_option("--precision", o.precision)->check(CLI::IsMember({"fp32", "amp_bf16"}))->capture_default_str();
+  app.add_option("--precision", o.precision)
+      ->check(CLI::IsMember({"fp32", "amp_bf16"}))
+      ->capture_default_str();
   app.add_option("--device", o.device)->check(CLI::IsMember({"cpu", "cuda"}))->capture_default_str();
   app.add_option("--recompute", o.recompute, "none, gelu, cheap or blocks")->capture_default_str();
   app.add_option("--linear", o.linear, "recipe of the blocks' linears")->capture_default_str();
   app.add_option("--layer-scale", o.layer_scale, "initial value; without it there is no layer-scale");
   app.add_option("--json", o.json, "also append the figures to this file as a line");
   app.add_flag("--whole-last-block", o.whole_last_block, "compute all rows of each tower's last block");
+  app.add_option("--text-length", o.text_length, "tokens of the longest caption, where the text stops")
+      ->check(positive());
   app.add_flag("--eager", o.eager, "op by op, no captured graph");
   app.add_flag("--profile", o.profile, "where the time goes");
   app.add_flag("--budget", o.budget, "only print what the shapes ask for");
@@ -86,8 +94,8 @@ double copy_bandwidth(Device device) {
   return 8.0 * static_cast<double>(count) / *std::min_element(times.begin(), times.end());
 }
 
-void print_budget(const ClipConfig& config, int64_t batch_size) {
-  const StepBudget budget = step_budget(config, batch_size);
+void print_budget(const ClipConfig& config, int64_t batch_size, int64_t text_length) {
+  const StepBudget budget = step_budget(config, batch_size, text_length);
   double total = 0;
   std::printf("%s, batch %lld\n%-26s %10s %10s %10s\n", config.name.c_str(),
               static_cast<long long>(batch_size), "kernel group", "TFLOP", "GB", "floor ms");
@@ -99,6 +107,21 @@ void print_budget(const ClipConfig& config, int64_t batch_size) {
                 budget[g].bytes / 3.0e12 > budget[g].flops / peak_flops ? "bandwidth" : "arithmetic");
   }
   std::printf("%-26s %32.3f\n", "all", total * 1e3);
+}
+
+// tokens (B, T): ids at random; with --text-length the largest id stands within the first N places, in the first
+// row at the last of them.
+Tensor random_captions(const ClipConfig& config, const Options& o) {
+  PhiloxStream random(1, RandomPurpose::synthetic_data, 1);
+  const int64_t context = config.text.context_length, longest = o.text_length.value_or(context);
+  if (longest > context) fail("--text-length ", longest, ": ", config.name, " has a context of ", context);
+  const auto below = [&](int64_t n) { return static_cast<int64_t>(random.below(static_cast<uint64_t>(n))); };
+  const auto end = static_cast<int32_t>(config.text.vocab_size - 1);
+  Tensor tokens({o.batch_size, context}, DType::i32);
+  for (int32_t& id : tokens.span<int32_t>()) id = static_cast<int32_t>(below(o.text_length ? end : end + 1));
+  for (int64_t row = 0; o.text_length && row < o.batch_size; ++row)
+    tokens.slice(row, 1).span<int32_t>()[static_cast<size_t>(row == 0 ? longest - 1 : below(longest))] = end;
+  return tokens;
 }
 
 void print_groups(const std::vector<OpTimer::Line>& lines, const StepBudget& budget, int64_t steps,
@@ -133,9 +156,12 @@ int run(const Options& o) {
   if (o.layer_scale) config.vision.layer_scale = config.text.layer_scale = o.layer_scale;
   config.vision.linear = config.text.linear = o.linear;
   config.whole_last_block = o.whole_last_block;
+  config.whole_text = !o.text_length;
   check_config(config);
+  const Tensor tokens = random_captions(config, o);
+  const int64_t text = text_may_stop(config) ? text_length(tokens) : config.text.context_length;
   if (o.budget) {
-    print_budget(config, o.batch_size);
+    print_budget(config, o.batch_size, text);
     return 0;
   }
   const bool gpu = o.device == "cuda";
@@ -151,11 +177,9 @@ int run(const Options& o) {
   TrainingStep step(clip, arena, optimizer, o.batch_size, options);
 
   PhiloxStream random(1, RandomPurpose::synthetic_data, 0);
-  const int64_t size = config.vision.image_size, context = config.text.context_length;
-  Tensor images({o.batch_size, size, size, 3}, DType::u8), tokens({o.batch_size, context}, DType::i32);
+  const int64_t size = config.vision.image_size;
+  Tensor images({o.batch_size, size, size, 3}, DType::u8);
   for (uint8_t& v : images.span<uint8_t>()) v = static_cast<uint8_t>(random.next_u32());
-  for (int32_t& v : tokens.span<int32_t>())
-    v = static_cast<int32_t>(random.below(static_cast<uint64_t>(config.text.vocab_size)));
   step.bring(images, tokens);  // every step works on this batch
 
   // Median time from the end of a step to the end of the next one, on the device.
@@ -181,6 +205,7 @@ int run(const Options& o) {
   const std::string where = gpu ? concat(device) : concat(cpu_threads(), " threads");
   std::string mode = gpu ? captured ? "graph" : "eager" : "cpu";
   if (o.whole_last_block) mode += ", whole last block";
+  if (o.text_length) mode += concat(", text ", text, " of ", config.text.context_length);
   std::printf(
       "switchback %s, batch %lld, %s, %s, %s, %s, %s: median step %.3f ms (fastest %.3f), %.1f samples/s, ",
       config.name.c_str(), static_cast<long long>(o.batch_size), o.precision.c_str(), o.linear.c_str(),
@@ -194,6 +219,7 @@ int run(const Options& o) {
                          {"optimizer", o.optimizer},
                          {"recompute", o.recompute},
                          {"whole_last_block", o.whole_last_block},
+                         {"text_length", text},
                          {"device", where},
                          {"step_ms", median * 1e3},
                          {"fastest_ms", times[0] * 1e3},
@@ -228,7 +254,7 @@ int run(const Options& o) {
       collect(false);
     }
     collect(true);
-    print_groups(timer.table(), step_budget(config, o.batch_size), steps, bandwidth, gpu);
+    print_groups(timer.table(), step_budget(config, o.batch_size, text), steps, bandwidth, gpu);
     std::printf("%s", timer.text(steps).c_str());
   }
   return 0;

@@ -98,18 +98,19 @@ inline void add_tower(StepBudget& budget, double batch, double tokens, double c,
   }
 }
 
-inline StepBudget step_budget(const ClipConfig& config, int64_t batch_size) {
+// text_length: columns of the text that are computed
+inline StepBudget step_budget(const ClipConfig& config, int64_t batch_size, int64_t text_length) {
   const VisionConfig& v = config.vision;
   const TextConfig& t = config.text;
   const auto real = [](int64_t n) { return static_cast<double>(n); };
   const double batch = real(batch_size), patches = real(v.patches()), width = real(v.width);
   const double pixels = 3 * real(v.patch_size * v.patch_size), embed = real(config.embed_dim);
-  const double vision_rows = batch * (patches + 1), text_rows = batch * real(t.context_length);
+  const double vision_rows = batch * (patches + 1), text_rows = batch * real(text_length);
   const double parameters = real(parameter_count(config));
   StepBudget budget{};
   add_tower(budget, batch, patches + 1, width, real(v.mlp_width()), real(v.layers), false,
             config.whole_last_block);
-  add_tower(budget, batch, real(t.context_length), real(t.width), real(t.mlp_width()), real(t.layers), true,
+  add_tower(budget, batch, real(text_length), real(t.width), real(t.mlp_width()), real(t.layers), true,
             config.whole_last_block);
   // The patch embedding has no input gradient; the projections work on one row per sample.
   budget[products_forward] += {2 * batch * patches * pixels * width, 2 * batch * patches * (pixels + width)};

@@ -70,6 +70,35 @@ TEST_CASE("parts of a batch give the loss and the weights of the whole batch, to
   for (size_t i = 0; i < 3; ++i) CHECK(parts[i] == doctest::Approx(whole[i]).epsilon(1e-5));
 }
 
+TEST_CASE(
+    "texts and last blocks that stop early train as whole ones, to rounding; the log says what is left out") {
+  Workshop w;
+  const Words longer{"--force-context-length", "24"};  // captions are 9 or 10 tokens
+  const auto train = [&](const std::string& name, Words flags) {
+    flags.insert(flags.end(), longer.begin(), longer.end());
+    const Outcome outcome = w.train(name, flags);
+    INFO(outcome.output);
+    REQUIRE_EQ(outcome.status, 0);
+    const std::string log = read_file(w.path + "/logs/" + name + "/train.jsonl");
+    std::vector<double> losses;
+    for (size_t at = 0; (at = log.find("\"loss\":", at)) != std::string::npos; ++at)
+      losses.push_back(std::stod(log.substr(at + 7)));
+    CHECK_EQ(losses.size(), 6);
+    return std::tuple{losses, log, outcome.output};
+  };
+  const auto [stops, log, output] = train("stops", {});
+  const auto [whole, whole_log, whole_output] = train("whole", {"--whole-text", "--whole-last-block"});
+  for (size_t i = 0; i < stops.size(); ++i) CHECK(stops[i] == doctest::Approx(whole[i]).epsilon(1e-5));
+  CHECK(log.find("\"text_length\":16") != std::string::npos);
+  CHECK(whole_log.find("\"text_length\":24") != std::string::npos);
+  CHECK(output.find("text behind a batch's longest caption") != std::string::npos);
+  CHECK(output.find(" text 16.0 ") != std::string::npos);
+  CHECK(whole_output.find("Left out: nothing") != std::string::npos);
+  const auto [shared, shared_log, shared_output] = train("shared", {"--linear", "llm-int8"});
+  CHECK(shared_output.find("tokens share a scale with --linear llm-int8") != std::string::npos);
+  CHECK(shared_log.find("\"text_length\":24") != std::string::npos);
+}
+
 TEST_CASE("the log: open_clip's line, a JSONL twin whose first record is the configuration, a picture") {
   Workshop w;
   const Outcome outcome = w.train("log", {"--report-to", "tensorboard"});
@@ -132,8 +161,10 @@ TEST_CASE("data: what was left out is counted in the log") {
     TarWriter tar(w.file("mixed.tar"));
     for (int i = 0; i < 30; ++i) {
       const std::string key = std::to_string(1000 + i);
-      if (i % 10 == 3) tar.add(key + ".png", "not a picture");
-      else if (i % 10 != 4) tar.add(key + ".png", noise_png(static_cast<uint64_t>(i), 16, 16));
+      if (i % 10 == 3)
+        tar.add(key + ".png", "not a picture");
+      else if (i % 10 != 4)
+        tar.add(key + ".png", noise_png(static_cast<uint64_t>(i), 16, 16));
       if (i % 10 != 5)
         tar.add(key + ".txt", i % 10 == 6 ? std::string(10000, 'a') : i % 10 == 7 ? "bad \xff utf" : "ok");
     }

@@ -3,6 +3,8 @@
 #include <cmath>
 
 #include "autograd/op_timer.h"
+#include "distributed/thread_communicator.h"
+#include "runtime/allocator.h"
 #include "tests/apps/trainer.h"
 
 #undef CHECK  // from here on it is doctest's
@@ -35,9 +37,10 @@ TEST_CASE("a step is forward, backward, update: the bits of a plain loop") {
   for (int64_t i = 0; i < 5; ++i) {
     number.span<int64_t>()[0] = i;
     plain.arena.begin_backward();
-    const Variable loss =
-        plain.clip.loss(plain.clip.encode_image(plain.images(static_cast<uint64_t>(i % 4), 12), clip_options),
-                        plain.clip.encode_text(plain.tokens(static_cast<uint64_t>(i % 4), 12), clip_options));
+    const Variable loss = plain.clip.loss(
+        plain.clip.encode_image(plain.images(static_cast<uint64_t>(i % 4), 12), clip_options),
+        plain.clip.encode_text(plain.clip.needed_columns(plain.tokens(static_cast<uint64_t>(i % 4), 12)),
+                               clip_options));
     const double logit_scale = std::exp(switchback::number(plain.clip.logit_scale().value()));
     tape().backward(loss);
     plain.arena.finish_backward();
@@ -99,6 +102,81 @@ TEST_CASE("parts, recomputation and other losses change nothing that they should
   for (size_t i = 0; i < 3; ++i) CHECK(parts.losses()[i] == doctest::Approx(plain.losses()[i]).epsilon(1e-5));
   CHECK(std::isfinite(siglip.losses()[2]));
   CHECK(siglip.losses()[0] != plain.losses()[0]);
+}
+
+TEST_CASE("texts stop behind the longest caption of each batch: the same training to rounding") {
+  for (const auto& [parts, recompute, siglip] :
+       {std::tuple{1, Recompute::none, false}, {3, Recompute::none, false}, {1, Recompute::blocks, true}}) {
+    TrainerOptions options{.model = "mini-28",
+                           .siglip = siglip,
+                           .recompute = recompute,
+                           .patch_dropout = 0.5,
+                           .layer_scale = 0.1,
+                           .parts = parts,
+                           .longest = {5, 16, 17, 30}};
+    Trainer stops(options);
+    options.whole_text = true;
+    Trainer whole(options);
+    for (const int64_t length : {8, 16, 24, 32, 8, 16}) {
+      stops.launch();
+      whole.launch();
+      CHECK_EQ(stops.step->text_length(), length);
+      CHECK_EQ(whole.step->text_length(), 32);
+    }
+    stops.finish();
+    whole.finish();
+    CHECK(stops.warnings.empty());
+    for (size_t i = 0; i < 6; ++i)
+      CHECK(stops.losses()[i] == doctest::Approx(whole.losses()[i]).epsilon(2e-5));
+    CHECK(stops.losses()[0] != stops.losses()[4]);
+  }
+}
+
+TEST_CASE("who stops between two texts of different lengths and goes on has the same bits") {
+  const TrainerOptions options{.model = "mini-28", .longest = {5, 16, 17, 30}};
+  Trainer whole(options), first(options), second(options);
+  whole.train(6);
+  first.train(3);
+  std::memcpy(second.arena.masters().data(), first.arena.masters().data(),
+              CView(first.arena.masters()).bytes());
+  second.arena.publish_masters();
+  const auto state = first.optimizer->state(), other = second.optimizer->state();
+  for (size_t i = 0; i < state.size(); ++i)
+    std::memcpy(other[i].second.data(), state[i].second.data(), CView(state[i].second).bytes());
+  second.next = 3;
+  second.train(3);
+  CHECK(whole.bits() == second.bits());
+}
+
+TEST_CASE("shorter texts fit into the memory of the whole text") {
+  Trainer t({.model = "mini-28", .batch_size = 32, .longest = {5, 16, 17, 30}});
+  t.step->rehearse();
+  t.step->rehearse();
+  const MemoryStatistics before = allocator(cpu_device).statistics();
+  t.train(8);
+  const MemoryStatistics after = allocator(cpu_device).statistics();
+  CHECK_EQ(after.held, before.held);
+  CHECK_EQ(after.segments_taken, before.segments_taken);
+}
+
+TEST_CASE("all ranks compute the longest of their texts") {
+  std::array<std::vector<int64_t>, 2> lengths;
+  std::array<std::vector<double>, 2> losses;
+  ThreadGroup(2).run([&](Communicator& ranks) {
+    // The second rank's captions are shorter, longer and as long as the first one's.
+    const std::vector<int64_t> own =
+        ranks.rank() == 0 ? std::vector<int64_t>{5, 30, 12, 8} : std::vector<int64_t>{20, 5, 12, 9};
+    Trainer t({.model = "mini-28", .batch_size = 6, .longest = own, .ranks = &ranks});
+    for (int i = 0; i < 4; ++i) {
+      t.launch();
+      lengths[static_cast<size_t>(ranks.rank())].push_back(t.step->text_length());
+    }
+    t.finish();
+    losses[static_cast<size_t>(ranks.rank())] = t.losses();
+  });
+  CHECK(lengths[0] == std::vector<int64_t>{24, 32, 16, 16});
+  CHECK(lengths[1] == lengths[0]);
+  CHECK(losses[1] == losses[0]);
 }
 
 TEST_CASE("a rehearsal leaves no trace") {

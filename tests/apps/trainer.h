@@ -24,6 +24,10 @@ struct TrainerOptions {
   Recompute recompute = Recompute::none;
   double patch_dropout = 0, layer_scale = -1;  // below 0: none
   int64_t parts = 1;
+  // How long the longest caption of each batch is, batch by batch in turns; empty: token ids at random
+  std::vector<int64_t> longest{};
+  bool whole_text = false;
+  Communicator* ranks = nullptr;  // on the CPU
 };
 
 struct Trainer {
@@ -46,6 +50,7 @@ struct Trainer {
     step_options.seed = 7;
     step_options.parts = o.parts;
     step_options.eager = o.eager;
+    step_options.ranks = step_options.host = o.ranks;
     step_options.warn = [this](const std::string& line) { warnings.push_back(line); };
     step = std::make_unique<TrainingStep>(clip, arena, *optimizer, o.batch_size, step_options);
   }
@@ -55,6 +60,7 @@ struct Trainer {
     c.vision.patch_dropout = o.patch_dropout;
     if (o.layer_scale >= 0) c.vision.layer_scale = c.text.layer_scale = o.layer_scale;
     if (o.siglip) c.init_logit_bias = -10;
+    c.whole_text = o.whole_text;
     return c;
   }
   Tensor images(uint64_t number, int64_t size) const {
@@ -69,6 +75,16 @@ struct Trainer {
     const Tensor t = Tensor::page_locked({size, config.text.context_length}, DType::i32);
     for (int32_t& v : t.span<int32_t>())
       v = static_cast<int32_t>(random.below(static_cast<uint64_t>(config.text.vocab_size)));
+    if (options.longest.empty()) return t;
+    const int64_t longest = options.longest[number % options.longest.size()], columns = t.cols();
+    for (int64_t row = 0; row < size; ++row) {
+      const auto ids =
+          t.span<int32_t>().subspan(static_cast<size_t>(row * columns), static_cast<size_t>(columns));
+      const auto end =
+          row == 0 ? longest - 1 : static_cast<int64_t>(random.below(static_cast<uint64_t>(longest)));
+      for (int32_t& v : ids) v %= static_cast<int32_t>(config.text.vocab_size - 1);
+      ids[static_cast<size_t>(end)] = static_cast<int32_t>(config.text.vocab_size - 1);
+    }
     return t;
   }
   static double rate(int64_t step) { return 1e-3 / static_cast<double>(1 + step % 3); }

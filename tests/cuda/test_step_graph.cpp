@@ -74,6 +74,50 @@ TEST_CASE("graph = op by op, bit for bit: mini-28 and mini-64") {
   check_graph({.model = "mini-64", .batch_size = 96, .dtype = DType::bf16, .patch_dropout = 0.25});
 }
 
+TEST_CASE("texts of several lengths: a graph each, the same bits as op by op, the memory of the longest") {
+  if (no_gpu()) return;
+  for (const DType dtype : {DType::f32, DType::bf16})
+    for (const int64_t parts : {1, 2}) {
+      TrainerOptions options{.model = "mini-28",
+                             .batch_size = 64,
+                             .dtype = dtype,
+                             .device = gpu,
+                             .patch_dropout = 0.5,
+                             .parts = parts,
+                             .longest = {30, 5, 17, 12, 23}};
+      Trainer graph(options);
+      graph.step->rehearse();
+      graph.train(10);  // every length came twice
+      const size_t taken = segments_taken();
+      const MemoryStatistics before = allocator(gpu).statistics();
+      for (int i = 0; i < 20; ++i) {
+        graph.launch();
+        CHECK(graph.step->captured());
+      }
+      graph.finish();
+      CHECK_EQ(segments_taken(), taken);
+      if (before.room)
+        MESSAGE(concat("the graphs took ",
+                       readable_bytes(before.room->free -
+                                      std::min(before.room->free, allocator(gpu).statistics().room->free)),
+                       " of the driver's memory"));
+      CHECK(graph.warnings.empty());
+
+      options.eager = true;
+      Trainer eager(options);
+      eager.train(30);
+      CHECK(graph.losses() == eager.losses());
+      CHECK(graph.bits() == eager.bits());
+
+      options.whole_text = true;
+      Trainer whole(options);
+      whole.train(30);
+      for (size_t i = 0; i < 30; ++i)
+        CHECK(whole.losses()[i] ==
+              doctest::Approx(eager.losses()[i]).epsilon(dtype == DType::f32 ? 1e-4 : 2e-2));
+    }
+}
+
 TEST_CASE("evaluations, watched steps and smaller batches between captured steps leave the others alone") {
   if (no_gpu()) return;
   const TrainerOptions options{.model = "mini-28", .batch_size = 32, .dtype = DType::bf16, .device = gpu};
