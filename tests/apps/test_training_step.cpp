@@ -104,6 +104,15 @@ TEST_CASE("parts, recomputation and other losses change nothing that they should
   CHECK(siglip.losses()[0] != plain.losses()[0]);
 }
 
+TEST_CASE("token ids at random are texts of the whole context: what the tests of captured steps count on") {
+  for (const auto& [model, batch_size] :
+       {std::pair{"tiny", 12}, {"mini-28", 32}, {"mini-28", 64}, {"mini-64", 96}}) {
+    const Trainer t({.model = model, .batch_size = batch_size});
+    for (uint64_t number = 0; number < 4; ++number)
+      CHECK_EQ(t.clip.needed_columns(t.tokens(number, batch_size)).cols(), t.config.text.context_length);
+  }
+}
+
 TEST_CASE("texts stop behind the longest caption of each batch: the same training to rounding") {
   for (const auto& [parts, recompute, siglip] :
        {std::tuple{1, Recompute::none, false}, {3, Recompute::none, false}, {1, Recompute::blocks, true}}) {
