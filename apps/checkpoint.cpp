@@ -3,6 +3,7 @@
 #include <fcntl.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -44,32 +45,45 @@ void remove_unfinished(const std::string& folder) {
   for (const fs::path& path : rubbish) fs::remove_all(path, error);
 }
 
-void save_weights(const std::string& path, const ParameterArena& arena) {
-  SafetensorsWriter writer;
-  writer.set_metadata("format", "pt");
-  std::vector<Tensor> hosts;
-  for (const auto& segment : arena.segments()) {
-    hosts.push_back(to_host(arena.master_of(segment)));
-    writer.add(segment.name, hosts.back());
-  }
-  writer.write(path);
+// A copy in host memory, which nothing changes while it is written.
+Tensor copy_to_host(const Tensor& tensor) {
+  if (tensor.device() != cpu_device) return to_host(tensor);
+  Tensor copy(tensor.shape(), tensor.dtype());
+  kernels(cpu_device).upload(copy, tensor);
+  return copy;
 }
 
-void save_state(const std::string& path, const AdamW& optimizer, const TrainingProgress& p) {
+// What one checkpoint holds, apart from the run that goes on.
+struct Contents {
+  std::string name, config_text;
+  std::vector<std::pair<std::string, Tensor>> weights, state;  // host memory
+  std::vector<std::pair<std::string, std::string>> metadata;   // of the state
+};
+
+Contents contents_of(const ClipConfig& config, const PixelNormalization& normalization,
+                     const ParameterArena& arena, const AdamW& optimizer, const TrainingProgress& p) {
+  Contents c;
+  c.name = checkpoint_name(p.step);
+  c.config_text = open_clip_config_text(config, normalization);
+  for (const auto& segment : arena.segments())
+    c.weights.emplace_back(segment.name, copy_to_host(arena.master_of(segment)));
+  for (const auto& [name, tensor] : optimizer.state()) c.state.emplace_back(name, copy_to_host(tensor));
+  c.metadata = {{"switchback_format", format_version},
+                {"step", std::to_string(p.step)},
+                {"epoch", std::to_string(p.epoch)},
+                {"samples_seen", std::to_string(p.samples_seen)},
+                {"seed", std::to_string(p.seed)},
+                {"loader", p.loader},
+                {"options", p.options_json}};
+  return c;
+}
+
+void write_tensors(const fs::path& path, const std::vector<std::pair<std::string, Tensor>>& tensors,
+                   const std::vector<std::pair<std::string, std::string>>& metadata) {
   SafetensorsWriter writer;
-  writer.set_metadata("switchback_format", format_version);
-  writer.set_metadata("step", std::to_string(p.step));
-  writer.set_metadata("epoch", std::to_string(p.epoch));
-  writer.set_metadata("samples_seen", std::to_string(p.samples_seen));
-  writer.set_metadata("seed", std::to_string(p.seed));
-  writer.set_metadata("loader", p.loader);
-  writer.set_metadata("options", p.options_json);
-  std::vector<Tensor> hosts;
-  for (const auto& [name, tensor] : optimizer.state()) {
-    hosts.push_back(to_host(tensor));
-    writer.add(name, hosts.back());
-  }
-  writer.write(path);
+  for (const auto& [key, value] : metadata) writer.set_metadata(key, value);
+  for (const auto& [name, tensor] : tensors) writer.add(name, tensor);
+  writer.write(path.string());
 }
 
 // Every tensor of the arena from the file, in host memory. Nothing is changed before all of them are there.
@@ -105,28 +119,18 @@ int64_t number_in(const SafetensorsFile& file, const char* key) {
   fail(file.path(), " is not a training state of switchback: its metadata have no number \"", key, "\"");
 }
 
-}  // namespace
-
-std::string checkpoint_name(int64_t step) {
-  char name[32];
-  std::snprintf(name, sizeof name, "step_%08lld", static_cast<long long>(step));
-  return name;
-}
-
-std::string save_checkpoint(const std::string& checkpoints, const ClipConfig& config,
-                            const PixelNormalization& normalization, const ParameterArena& arena,
-                            const AdamW& optimizer, const TrainingProgress& progress, int64_t keep_last) {
+// Writes the folder and returns its path.
+std::string write_checkpoint(const std::string& checkpoints, const Contents& contents, int64_t keep_last) {
   remove_unfinished(checkpoints);
-  const std::string name = checkpoint_name(progress.step);
-  const fs::path complete = fs::path(checkpoints) / name;
-  const fs::path unfinished = fs::path(checkpoints) / ("unfinished-" + name);
+  const fs::path complete = fs::path(checkpoints) / contents.name;
+  const fs::path unfinished = fs::path(checkpoints) / ("unfinished-" + contents.name);
   std::error_code error;
   fs::create_directories(unfinished, error);
   if (error) fail("cannot make ", unfinished.string(), ": ", error.message());
   try {
-    save_weights((unfinished / weights_file).string(), arena);
-    write_file((unfinished / config_file).string(), open_clip_config_text(config, normalization));
-    save_state((unfinished / state_file).string(), optimizer, progress);
+    write_tensors(unfinished / weights_file, contents.weights, {{"format", "pt"}});
+    write_file((unfinished / config_file).string(), contents.config_text);
+    write_tensors(unfinished / state_file, contents.state, contents.metadata);
   } catch (...) {
     fs::remove_all(unfinished, error);
     throw;
@@ -135,7 +139,7 @@ std::string save_checkpoint(const std::string& checkpoints, const ClipConfig& co
   // any moment leaves one of them. File systems that cannot do that (NFS) have the old one step aside first.
   const bool again = fs::exists(complete);
   if (!again || renameat2(AT_FDCWD, unfinished.c_str(), AT_FDCWD, complete.c_str(), RENAME_EXCHANGE) != 0) {
-    if (again) fs::rename(complete, fs::path(checkpoints) / ("removed-" + name), error);
+    if (again) fs::rename(complete, fs::path(checkpoints) / ("removed-" + contents.name), error);
     fs::rename(unfinished, complete, error);
     if (error) fail("cannot rename ", unfinished.string(), " to ", complete.string(), ": ", error.message());
   }
@@ -151,6 +155,35 @@ std::string save_checkpoint(const std::string& checkpoints, const ClipConfig& co
   }
   remove_unfinished(checkpoints);
   return complete.string();
+}
+
+}  // namespace
+
+std::string checkpoint_name(int64_t step) {
+  char name[32];
+  std::snprintf(name, sizeof name, "step_%08lld", static_cast<long long>(step));
+  return name;
+}
+
+CheckpointWriter::~CheckpointWriter() {
+  if (writing_.valid()) writing_.wait();
+}
+
+void CheckpointWriter::save(const ClipConfig& config, const PixelNormalization& normalization,
+                            const ParameterArena& arena, const AdamW& optimizer,
+                            const TrainingProgress& progress) {
+  CHECK(!writing_.valid(),
+        "a checkpoint begins before the one before was asked for: its error would be lost");
+  writing_ = std::async(
+      std::launch::async,
+      [contents = contents_of(config, normalization, arena, optimizer, progress), folder = checkpoints_,
+       keep = keep_last_] { return write_checkpoint(folder, contents, keep); });
+}
+
+std::string CheckpointWriter::completed(bool wait) {
+  if (!writing_.valid()) return "";
+  if (!wait && writing_.wait_for(std::chrono::seconds(0)) != std::future_status::ready) return "";
+  return writing_.get();
 }
 
 std::string latest_checkpoint(const std::string& checkpoints, const std::string& before) {

@@ -120,19 +120,22 @@ int train(const TrainingOptions& options, const ClipConfig& config, Device devic
   }
 
   const bool writes = !world.agree(folder.path()).empty();
+  CheckpointWriter writer(folder.checkpoints(), options.keep_last_k.value_or(0));
+  auto report_saved = [&](bool wait) {
+    if (const std::string path = writer.completed(wait); !path.empty()) log.info("saved " + path);
+  };
   auto save = [&] {
     if (!writes) return;
     world.at("saving a checkpoint", long_seconds);
+    report_saved(true);  // the one before
     step.share_masters();
     if (!world.leads()) {
       if (parallel.sharded) optimizer.state();  // rank 0 asks for all moments
-      return world.host().barrier();            // nobody goes on before the checkpoint is complete
+      return world.host().barrier();            // nobody goes on before the values are copied
     }
     progress.loader = loader.state().to_string();
-    const std::string path = save_checkpoint(folder.checkpoints(), config, normalization, arena, optimizer,
-                                             progress, options.keep_last_k.value_or(0));
+    writer.save(config, normalization, arena, optimizer, progress);  // written while training goes on
     world.host().barrier();
-    log.info("saved " + path);
     log.write_picture();
   };
   auto evaluate = [&](bool retrieval, bool zero_shot) {
@@ -198,6 +201,7 @@ int train(const TrainingOptions& options, const ClipConfig& config, Device devic
     } catch (...) {
       report_all();  // a loss that is not finite is the greater trouble
       if (saved_at != progress.step && world.size() == 1) save();  // else the others are elsewhere
+      report_saved(true);
       throw;
     }
   };
@@ -242,6 +246,7 @@ int train(const TrainingOptions& options, const ClipConfig& config, Device devic
     world.watch().waiting(true, "the results of the step before");
     if (auto done = step.collect()) report(*done);
     world.watch().waiting(false);
+    report_saved(false);
     if (profiled && (progress.step > (*options.profiled)[1] || progress.step == plan.total_steps)) {
       log.info("Where the time goes, steps " + options.profile_steps + ":\n" +
                timer->text(progress.step - (*options.profiled)[0]));
@@ -268,8 +273,10 @@ int train(const TrainingOptions& options, const ClipConfig& config, Device devic
   }
 
   report_all();
+  if ((stopping || stop_signal) && saved_at != progress.step) save();
+  world.at("writing the last checkpoint", long_seconds);
+  report_saved(true);
   if (stopping || stop_signal) {
-    if (saved_at != progress.step) save();
     log.info(concat("stopped by signal ", stop_signal ? static_cast<int>(stop_signal) : SIGTERM,
                     " after step ", progress.step, "; --resume latest goes on"));
   } else {
