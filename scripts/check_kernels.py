@@ -41,7 +41,8 @@ HOT = [
     ("quantize", "quantize_held_rows|quantize_tiles", (AMPERE, HOPPER), [LOADS_16]),
     ("quantize_weights", "quantize_weight_tiles", (AMPERE, HOPPER), [LOADS_16]),
     ("gelu_quantized", "forwardI|backwardI", (AMPERE, HOPPER), [LOADS_16]),
-    ("layernorm_rows", "(forward|backward)I13__nv_bfloat16", (AMPERE, HOPPER), [LOADS_16, STORES_16]),
+    ("layernorm_rows_forward", "forwardI13__nv_bfloat16", (AMPERE, HOPPER), [LOADS_16, STORES_16]),
+    ("layernorm_rows_backward", "backwardI13__nv_bfloat16", (AMPERE, HOPPER), [LOADS_16, STORES_16]),
     ("adam", "update_allI|update_momentsI|update_mastersI", (AMPERE, HOPPER), [LOADS_16, STORES_16]),
 ]
 

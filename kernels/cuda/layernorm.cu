@@ -1,6 +1,6 @@
 // layernorm.cu: y = gain x̂ + bias,  x̂ = (x - mean) rstd,  rstd = 1/sqrt(var + epsilon),  over the columns.
 //
-// Rows of real models go through layernorm_rows.cu. Here is the way for all others:
+// Rows of real models go through layernorm_rows.cuh. Here is the way for all others:
 // one warp a row, which stays in registers between the passes over it (mean, variance, result) up to
 // 256 `held` columns; what is wider is read again from the cache. dgain and dbias are a sweep of their own.
 // x, y, dy (M, C), mean, rstd (M) f32, gain, bias (C).

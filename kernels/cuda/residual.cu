@@ -1,6 +1,6 @@
 // residual.cu: y = x + gamma branch, with or without layer-scale.
 //   dbranch = gamma dy,   dgamma = Σ_rows dy branch.   x, y, branch (M, C), gamma (C)
-// Rows of real models take layer-scale's backward pass in one sweep (layernorm_rows.cu).
+// Rows of real models take layer-scale's backward pass in one sweep (layernorm_rows.cuh).
 #include "kernels/cuda/layernorm_rows.cuh"
 #include "kernels/cuda/reduce.cuh"
 

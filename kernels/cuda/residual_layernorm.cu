@@ -1,5 +1,5 @@
 // residual_layernorm.cu: a residual connection and the layernorm behind it, in one sweep over the rows where
-// layernorm_rows.cu can, else one after the other: the same bits.
+// layernorm_rows.cuh can, else one after the other: the same bits.
 //   sum = x + gamma branch,   normed = gain x̂(sum) + bias
 //   dx = dsum + layernorm_backward(dnormed),   dbranch = gamma dx,   dgamma = Σ_rows dx branch,
 //   dbranch_sum = Σ_rows dbranch
