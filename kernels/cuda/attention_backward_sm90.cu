@@ -38,9 +38,9 @@ __device__ __forceinline__ void multiply_and_add(float (&sum)[D / 8][4], const f
       round_to_fragment(ds[j], product[0], product[1]);
     }
     hold(ds);
-    warpgroup_fence();
+    wgmma_fence();
     issue_sums<D, half / 2>(sum, ds, x, row0 + 8 * from);
-    commit_products();
+    wgmma_commit();
   }
 }
 
@@ -74,12 +74,12 @@ struct QueryTile {
       dp[n][2] = dp[n][3] = -delta[1];
     }
     hold(dp);
-    warpgroup_fence();
+    wgmma_fence();
     issue_scores<D, n_tiles>(s, q, tile_row0, k, key0, false);
-    commit_products();
+    wgmma_commit();
     issue_scores<D, n_tiles>(dp, dout, tile_row0, v, key0, true);
-    commit_products();
-    wait_for_products<1>();
+    wgmma_commit();
+    wgmma_wait<1>();
     hold(s);
     if (key0 + 8 * n_tiles > (causal ? min(tokens, row0 + 1) : tokens)) {
 #pragma unroll
@@ -97,7 +97,7 @@ struct QueryTile {
 #pragma unroll
       for (int e = 0; e < 4; ++e) s[n][e] = exp2_fast(fmaf(s[n][e], scale_log2, -lse_log2[e >> 1]));
     }
-    wait_for_products<0>();
+    wgmma_wait<0>();
     hold(dp);
     multiply_and_add<D, n_tiles>(dq, dp, s, k, key0);
   }
@@ -132,12 +132,12 @@ struct KeyTile {
       dp[n][1] = dp[n][3] = -delta.y;
     }
     hold(dp);
-    warpgroup_fence();
+    wgmma_fence();
     issue_scores<D, n_tiles>(s, k, tile_row0, q, query0, false);
-    commit_products();
+    wgmma_commit();
     issue_scores<D, n_tiles>(dp, v, tile_row0, dout, query0, true);
-    commit_products();
-    wait_for_products<1>();
+    wgmma_commit();
+    wgmma_wait<1>();
     hold(s);
     if (causal && query0 < row0 + 15) {
 #pragma unroll
@@ -164,11 +164,11 @@ struct KeyTile {
 #pragma unroll
       for (int j = 0; j < half / 2; ++j) round_to_fragment(p[j], s[from + 2 * j], s[from + 2 * j + 1]);
       hold(p);
-      warpgroup_fence();
+      wgmma_fence();
       issue_sums<D, half / 2>(dv, p, dout, query0 + 8 * from);
-      commit_products();
+      wgmma_commit();
     }
-    wait_for_products<n_tiles / half>();  // dp; dv goes on
+    wgmma_wait<n_tiles / half>();  // dp; dv goes on
     hold(dp);
     multiply_and_add<D, n_tiles>(dk, dp, s, q, query0);
   }
@@ -261,7 +261,7 @@ __global__ void __launch_bounds__(threads, 1)
         for_each_step_of_64(causal ? 64 * tile : 0, T, [&](auto n_tiles, int query) {
           own.template walk<decltype(n_tiles)::value>(k, v, q, g, statistics, query, head.scale_log2);
         });
-        wait_for_products<0>();
+        wgmma_wait<0>();
         hold(own.dk);
         hold(own.dv);
         store_own_rows<D>(head.dk, head.pitch, own.row0, T, own.dk, head.scale, head.scale, accumulate);
@@ -275,7 +275,7 @@ __global__ void __launch_bounds__(threads, 1)
         for_each_step_of_64(0, causal ? min(T, 64 * tile + 64) : T, [&](auto n_tiles, int key) {
           own.template walk<decltype(n_tiles)::value>(q, g, k, v, key, T, head.scale_log2);
         });
-        wait_for_products<0>();
+        wgmma_wait<0>();
         hold(own.dq);
         store_own_rows<D>(head.dq, head.pitch, own.row0, T, own.dq, head.scale, head.scale, accumulate);
       }

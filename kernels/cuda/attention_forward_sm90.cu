@@ -39,10 +39,10 @@ struct QueryTile {
   __device__ __forceinline__ void attend(const SwizzledRows<D>& q, const SwizzledRows<D>& k,
                                          const SwizzledRows<D>& v, int key0, int tokens, float scale_log2) {
     float s[n_tiles][4];
-    warpgroup_fence();
+    wgmma_fence();
     issue_scores<D, n_tiles>(s, q, tile_row0, k, key0, false);
-    commit_products();
-    wait_for_products<0>();
+    wgmma_commit();
+    wgmma_wait<0>();
     hold(s);
     hold(o);
     if (key0 + 8 * n_tiles > (causal ? min(tokens, row0 + 1) : tokens)) {
@@ -74,9 +74,9 @@ struct QueryTile {
       for (int j = 0; j < half / 2; ++j) round_to_fragment(p[j], s[from + 2 * j], s[from + 2 * j + 1]);
       hold(p);
       if (from == 0) hold(o);
-      warpgroup_fence();
+      wgmma_fence();
       issue_sums<D, half / 2>(o, p, v, key0 + 8 * from);
-      commit_products();
+      wgmma_commit();
     }
   }
 
@@ -167,7 +167,7 @@ __global__ void __launch_bounds__(128 * (groups + 1), 1)
         for_each_step_of_64(0, causal ? min(T, 64 * tile + 64) : T, [&](auto n_tiles, int key) {
           own.template attend<decltype(n_tiles)::value>(q, k, v, key, T, scale_log2);
         });
-        wait_for_products<0>();
+        wgmma_wait<0>();
         hold(own.o);
         const float l0 = quad_sum(own.l[0]), l1 = quad_sum(own.l[1]);
         store_own_rows<D>(out + static_cast<int64_t>(number / shape.heads) * T * C + number % shape.heads * D,

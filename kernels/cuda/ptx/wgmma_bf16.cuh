@@ -1,13 +1,13 @@
-// wgmma_bf16.cuh: the warpgroup matrix product of Hopper (sm_90a), in the forms that attention uses: bf16
-// operands, f32 sums, 64 rows of result for the four warps of a warpgroup. Warp w owns rows 16 w ... 16 w +
-// 15, and its registers hold exactly the fragments of mma.cuh: a[4] of one A, c[n][4] of the n-th (16, 8)
+// wgmma_bf16.cuh: the warpgroup matrix product of Hopper (wgmma.cuh) in the forms that attention uses: bf16
+// operands, f32 sums, A from shared memory or from registers. Warp w owns rows 16 w ... 16 w + 15 of the
+// result, and its registers hold exactly the fragments of mma.cuh: a[4] of one A, c[n][4] of the n-th (16, 8)
 // tile of C.
 //
 // The product runs by itself once issued:
-//   warpgroup_fence()        before the first product that reads or writes registers written by ordinary code
+//   wgmma_fence()            before the first product that reads or writes registers written by ordinary code
 //   multiply_rows, add_rows  any number; those on the same accumulators run in order
-//   commit_products()        closes a group
-//   wait_for_products<n>()   until at most the n youngest groups still run; then hold(c) for every c read
+//   wgmma_commit()           closes a group
+//   wgmma_wait<n>()          until at most the n youngest groups still run; then hold(c) for every c read
 //
 // Operands in shared memory are rows of 128 (or 32) bytes, 8 of them next to one another forming the
 // swizzle's atom, as the bulk tensor copy writes them: chunk c of 16 bytes of row r stands in place c ^ (r %
@@ -16,11 +16,16 @@
 
 #include <cstdint>
 
+#include "kernels/cuda/ptx/wgmma.cuh"
+
 namespace switchback::cuda {
+
+using ptx::wgmma_commit, ptx::wgmma_fence, ptx::wgmma_wait;
 
 // 64 columns (128 bytes) or 16 columns (32 bytes) of rows from `address` on, a multiple of 8 rows from the
 // matrix's start; for a step of 16 columns within the 64 add 32 bytes. The only stride that is read is the
-// one between groups of 8 rows, whether rows count as N or, transposed, as K.
+// one between groups of 8 rows, whether rows count as N or, transposed, as K. The 64 columns are what
+// wgmma_descriptor gives; it masks before it shifts, and attention's machine code is shorter this way.
 __device__ __forceinline__ uint64_t describe_64_columns(uint32_t address) {
   return ((address >> 4) & 0x3fff) | (1ull << 16) | (uint64_t{1024 >> 4} << 32) | (1ull << 62);
 }
@@ -28,14 +33,6 @@ __device__ __forceinline__ uint64_t describe_16_columns(uint32_t address) {
   return ((address >> 4) & 0x3fff) | (1ull << 16) | (uint64_t{256 >> 4} << 32) | (3ull << 62);
 }
 
-__device__ __forceinline__ void warpgroup_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
-__device__ __forceinline__ void commit_products() {
-  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-}
-template <int still_running>
-__device__ __forceinline__ void wait_for_products() {
-  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(still_running) : "memory");
-}
 // The compiler sees neither that a fence wants registers written before it nor that a wait changes them. This
 // pins the place: hold(c) before a fence keeps writes of c above it, hold(c) after a wait keeps reads of c
 // below it.
