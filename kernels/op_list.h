@@ -38,8 +38,10 @@ KERNEL(linear_backward_weight, (Sink dw, Sink dbias, CView dy, CView x))
 KERNEL(absolute_maximum, (View largest, CView x, Granularity by))
 // codes (M, C) = nearest(x/scale), transposed (C, M') the same the other way round, M' >= M padded with zeros;
 // either may be empty. scale: (M) or (C), or for `tensor` any number of copies of the one. `largest`: the
-// absolute maximum where it is known, else empty.
-KERNEL(quantize, (View codes, View transposed, View scale, CView x, CView largest, Format format, Granularity by))
+// absolute maximum where it is known, else empty. sums (C), optional: Σ_rows x, in the same sweep where there is one:
+// the bias gradient, where x is the gradient of a linear layer's output.
+KERNEL(quantize, (View codes, View transposed, View scale, CView x, CView largest, Format format, Granularity by,
+                  Sink sums = {}))
 // Many weights at once, one scale a weight: what quantize by `tensor` does for each
 KERNEL(quantize_weights, (std::span<const WeightCodes> weights, Format format))
 // x (M, C) = value(codes) scale;  scale (1) or (M)
@@ -76,9 +78,9 @@ KERNEL(linear_gelu_backward_input,
 // The same, and the codes of the result's rows (formats.h): what quantize would make of it, in the same sweep.
 // y is optional here.  x, y (M, C), codes (M, C), scale (M)
 KERNEL(gelu_forward_quantized, (View y, View codes, View scale, CView x, Format format, Gelu kind))
-// dx, its codes, and y = gelu(x) once more (optional)
+// dx, its codes, y = gelu(x) once more (optional) and sums = Σ_rows dx (optional): the bias gradient of who made x
 KERNEL(gelu_backward_quantized,
-       (View dx, View codes, View scale, View y, CView dy, CView x, Format format, Gelu kind))
+       (View dx, View codes, View scale, View y, CView dy, CView x, Format format, Gelu kind, Sink sums = {}))
 // Per sample and head: out = softmax(q kᵀ/√D + mask) v, lse = log Σ exp of the scores.
 // qkv (B, T, 3C): q, k, v one after the other, each H heads of D = C/H; out (B, T, C); lse (B, H, T) in R
 KERNEL(attention_forward, (View out, View lse, CView qkv, int64_t heads, bool causal))

@@ -220,6 +220,16 @@ void linear_forward(const LinearRecipe& r, View y, SavedInput* saved, const RowO
   }
 }
 
+bool quantize_gradient(const LinearRecipe& r, RowOperand& dy, Sink dbias) {
+  const Format format = r.gradient_row_codes();
+  if (format == Format::none || dy.codes.defined()) return false;
+  dy.codes = Codes{Tensor(dy.value.shape(), code_dtype(format, dy.value.dtype()), dy.value.device()),
+                   Tensor({dy.value.rows()}, DType::f32, dy.value.device()), format};
+  kernels(dy.value.device())
+      .quantize(dy.codes.codes, {}, dy.codes.scale, dy.value, {}, format, Granularity::row, dbias);
+  return true;
+}
+
 void linear_backward_input(const LinearRecipe& r, Sink dx, const RowOperand& dy, CView w,
                            const PreparedWeight& prepared) {
   if (!dx) return;

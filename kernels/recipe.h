@@ -100,6 +100,10 @@ struct RowOperand {
   Codes codes;
 };
 
+// Before linear_backward_input: makes the codes of dy's rows where the recipe wants some and nobody has made them,
+// and in the same sweep dbias. True: dbias is done; linear_backward_weight is to have none.
+bool quantize_gradient(const LinearRecipe& recipe, RowOperand& dy, Sink dbias);
+
 // What the forward pass keeps for dw.
 struct SavedInput {
   Tensor value;  // (M, K)

@@ -37,9 +37,10 @@ Variable linear(const Variable& x, const Variable& w, const Variable& bias,
                               result = y.gradient()] {
     RowOperand dy{.value = {}, .codes = result.take_codes()};
     dy.value = result.take();
+    Sink dbias = result.row_sum_written() ? Sink{} : bias.grad_sink();
+    if (dx.needed() && quantize_gradient(recipe, dy, dbias)) dbias = {};
     linear_backward_input(recipe, dx.sink(), dy, matrix(CView(w.value())), *weight);
     Tape::part_done("linear", "input gradient");
-    const Sink dbias = result.row_sum_written() ? Sink{} : bias.grad_sink();
     linear_backward_weight(recipe, matrix(w.grad_sink()), dbias, dy.value, {kept.value(), codes});
     Tape::part_done("linear", "weight gradient");
   });

@@ -51,6 +51,8 @@ Variable mlp_by_recipe(const Variable& x, const Variable& fc_w, const Variable& 
                            result = y.gradient(), dtype = x.dtype(), device = x.device()]() mutable {
     RowOperand dy{.value = {}, .codes = result.take_codes()}, du{.value = hidden(dtype, device), .codes = {}};
     dy.value = result.take();
+    Sink dproj_b = result.row_sum_written() ? Sink{} : proj_b.grad_sink();
+    if (quantize_gradient(recipe, dy, dproj_b)) dproj_b = {};
     linear_backward_input(recipe, {du.value}, dy, proj_w.value(), *proj_weight);  // dg
     Tensor g_again;
     if (recipe.saved == LinearRecipe::input && !saved_g.value.defined())
@@ -59,19 +61,19 @@ Variable mlp_by_recipe(const Variable& x, const Variable& fc_w, const Variable& 
       const Tensor codes = hidden(code_dtype(backward, dtype), device);
       du.codes = {codes, Tensor({codes.rows()}, DType::f32, device), backward};
       k.gelu_backward_quantized(du.value, du.codes.codes, du.codes.scale, g_again, du.value, u, backward,
-                                kind);
+                                kind, fc_b.grad_sink());
     } else {
       if (g_again.defined()) k.gelu_forward(g_again, u, kind);
       k.gelu_backward({du.value}, du.value, u, kind);
     }
     Tape::part_done("mlp", "input gradient");
-    const Sink dproj_b = result.row_sum_written() ? Sink{} : proj_b.grad_sink();
     linear_backward_weight(recipe, proj_w.grad_sink(), dproj_b, dy.value, saved_g);
     Tape::part_done("mlp", "weight gradient");
     dy = {}, u = g_again = {}, saved_g = {};  // their memory may serve what comes
     linear_backward_input(recipe, dx.sink(), du, fc_w.value(), *fc_weight);
     Tape::part_done("mlp", "input gradient");
-    linear_backward_weight(recipe, fc_w.grad_sink(), fc_b.grad_sink(), du.value, {kept_x.value(), x_codes});
+    const Sink dfc_b = backward == Format::none ? fc_b.grad_sink() : Sink{};
+    linear_backward_weight(recipe, fc_w.grad_sink(), dfc_b, du.value, {kept_x.value(), x_codes});
     Tape::part_done("mlp", "weight gradient");
   });
   return y;

@@ -101,10 +101,10 @@ void CpuKernels::gelu_forward_quantized(View y, View codes, View scale, CView x,
 }
 
 void CpuKernels::gelu_backward_quantized(View dx, View codes, View scale, View y, CView dy, CView x,
-                                         Format format, Gelu kind) {
+                                         Format format, Gelu kind, Sink sums) {
   if (y) gelu_forward(y, x, kind);
   gelu_backward({dx}, dy, x, kind);
-  quantize(codes, {}, scale, dx, {}, format, Granularity::row);
+  quantize(codes, {}, scale, dx, {}, format, Granularity::row, sums);
 }
 
 }  // namespace switchback

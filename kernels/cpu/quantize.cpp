@@ -163,8 +163,9 @@ void CpuKernels::absolute_maximum(View largest, CView x, Granularity by) {
 }
 
 void CpuKernels::quantize(View codes, View transposed, View scale, CView x, CView largest, Format format,
-                          Granularity by) {
+                          Granularity by, Sink sums) {
   const char* op = "quantize";
+  if (sums) linear_backward_weight({}, sums, x, x);
   const int64_t rows = x.rows(), cols = x.cols(), padded = transposed ? transposed.cols() : rows;
   const DType code = code_dtype(format, x.dtype);
   check_place(op, "x", x, x.dtype);

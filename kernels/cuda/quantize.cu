@@ -2,8 +2,10 @@
 //
 //   by row, bf16       one sweep: the row stays in registers between its absmax and its codes; 3 bytes an
 //                      element move, and the memory is what it waits for
+//                      With sums over the rows: blocks of whole rows (coded_rows.cuh)
 //   everything else    absmax first (one sweep, integer maxima: any order gives the same bits), then tiles of
 //                      64 x 64 that are written as they lie, transposed, or both
+#include "kernels/cuda/coded_rows.cuh"
 #include "kernels/cuda/quantize_tile.cuh"
 
 namespace switchback::cuda {
@@ -36,12 +38,50 @@ __global__ void __launch_bounds__(threads < 128 ? 128 : threads)
   }
 }
 
+struct Values {  // a source of code_and_sum_rows
+  using Raw = uint4;
+  const uint4* x;
+  __device__ __forceinline__ Raw load(uint32_t at) const { return x[at]; }
+  __device__ __forceinline__ uint4 result(const Raw& raw, uint32_t) const { return raw; }
+};
+template <Format format, int held, int abreast, int most_threads, int blocks>
+__global__ void __launch_bounds__(most_threads, blocks)
+    quantize_and_sum_rows(uint2* codes, float* scale, float* partials, uint32_t rows, uint32_t groups, Values x) {
+  code_and_sum_rows<format, held, abreast>(codes, scale, partials, rows, groups, x);
+}
+
+// Whether the rows of x can be held in registers, and move 16 bytes at a time.
+bool holds_rows(const View& codes, const CView& x) {
+  const auto aligned = [](const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; };
+  return x.dtype == DType::bf16 && x.cols() % group == 0 && x.cols() <= 16384 && aligned(x.data) &&
+         aligned(codes.data);
+}
+
+template <Format format>
+void quantize_and_sum(CudaKernels& k, View codes, View scale, const CView& x, Sink sums) {
+  const int64_t rows = x.rows(), width = x.cols();
+  const int groups = static_cast<int>(width / group);
+  const auto launch = [&]<int held, int abreast, int most_threads, int blocks>() {
+    const CodedRowsGrid grid = coded_rows_grid(rows, groups, held, abreast, blocks * most_threads);
+    const Tensor partials = k.scratch({grid.blocks, width});
+    quantize_and_sum_rows<format, held, abreast, most_threads, blocks><<<grid.blocks, grid.threads, 0, k.stream()>>>(
+        static_cast<uint2*>(codes.data), data<float>(scale), data<float>(partials),
+        static_cast<uint32_t>(rows), static_cast<uint32_t>(groups), Values{static_cast<const uint4*>(x.data)});
+    check_launch("quantize");
+    add_partials("quantize", k, {sums}, data<float>(partials), grid.blocks, 1, width);
+  };
+  if (groups <= 640)
+    launch.template operator()<1, 2, 640, 2>();
+  else if (groups <= 1024)
+    launch.template operator()<2, 1, 512, 2>();
+  else
+    launch.template operator()<4, 1, 512, 1>();
+}
+
 template <Format format>
 bool try_held_rows(const CudaKernels& k, View codes, View scale, const CView& x) {
+  if (!holds_rows(codes, x)) return false;
   const int64_t rows = x.rows(), width = x.cols();
-  const auto aligned = [](const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; };
-  if (x.dtype != DType::bf16 || width % group || width > 16384 || !aligned(x.data) || !aligned(codes.data))
-    return false;
   const int groups = static_cast<int>(width / group);
   const auto launch = [&]<int threads, int held>() {
     constexpr int rows_of_block = threads < 128 ? 128 / threads : 1;
@@ -212,7 +252,7 @@ void CudaKernels::absolute_maximum(View largest, CView x, Granularity by) {
 }
 
 void CudaKernels::quantize(View codes, View transposed, View scale, CView x, CView largest, Format format,
-                           Granularity by) {
+                           Granularity by, Sink sums) {
   const char* op = "quantize";
   const int64_t rows = x.rows(), cols = x.cols(), padded = transposed ? transposed.cols() : rows;
   const DType code = code_dtype(format, x.dtype);
@@ -223,8 +263,15 @@ void CudaKernels::quantize(View codes, View transposed, View scale, CView x, CVi
   const bool spread = by == Granularity::tensor;
   check_vector(op, "scale", scale, spread ? scale.size() : scales_of(x, by), DType::f32);
   if (largest) check_vector(op, "largest", largest, scales_of(x, by), DType::f32);
+  if (sums) check_sink_vector(op, "sums", sums, cols, x.dtype);
+  const bool plain_rows = by == Granularity::row && codes && !transposed && rows > 0;
+  if (sums && !(plain_rows && holds_rows(codes, x) && counts_in_32_bits(x))) {
+    linear_backward_weight({}, sums, x, x);
+    sums = {};
+  }
   visit_codes(format, op, [&]<Format f>() {
-    if (by == Granularity::row && codes && !transposed && rows > 0 &&
+    if (sums) return quantize_and_sum<f>(*this, codes, scale, x, sums);
+    if (plain_rows &&
         try_held_rows<f>(*this, codes, scale, x))
       return;
     Tensor scratch;

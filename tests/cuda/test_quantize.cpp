@@ -194,7 +194,7 @@ TEST_CASE("products of int8 codes have the CPU's bits; those of 8-bit floats are
 TEST_CASE("every recipe on the GPU is the CPU's") {
   if (no_gpu()) return;
   struct Layer {
-    Tensor y, dx, dw, dbias;
+    Tensor y, dx, dw, dbias, plain_dw;
   };
   const auto step = [](const LinearRecipe& recipe, DType dtype, Device device, int64_t M, int64_t K,
                        int64_t N) {
@@ -202,13 +202,18 @@ TEST_CASE("every recipe on the GPU is the CPU's") {
     const Tensor x = on(matrix(M, K, dtype, 1)), w = on(matrix(N, K, dtype, 2, 0.1)),
                  bias = on(matrix(1, N, dtype, 3).reshape({N})), dy = on(matrix(M, N, dtype, 4, 1e-3));
     Layer l{Tensor({M, N}, dtype, device), Tensor({M, K}, dtype, device), Tensor({N, K}, DType::f32, device),
-            Tensor({N}, DType::f32, device)};
+            Tensor({N}, DType::f32, device), Tensor({N, K}, DType::f32, device)};
     SavedInput saved;
     const PreparedWeight prepared = prepared_weight(recipe, w.shape(), dtype, device);
     prepare_weight(prepared, recipe, w);
     linear_forward(recipe, l.y, &saved, {x, {}}, w, prepared, bias);
-    linear_backward_input(recipe, {l.dx}, {dy, {}}, w, prepared);
-    linear_backward_weight(recipe, {l.dw}, {l.dbias}, dy, saved);
+    RowOperand gradient{dy, {}};
+    const Sink left_dbias = quantize_gradient(recipe, gradient, {l.dbias}) ? Sink{} : Sink{l.dbias};
+    linear_backward_input(recipe, {l.dx}, gradient, w, prepared);
+    linear_backward_weight(recipe, {l.dw}, left_dbias, dy, saved);
+    // The same product with or without a bias gradient beside it: kernels may differ, and so the order of sums.
+    Tensor unused({N}, DType::f32, device);
+    kernels(device).linear_backward_weight({l.plain_dw}, left_dbias ? Sink{unused} : Sink{}, dy, x);
     kernels(device).synchronize();
     return l;
   };
@@ -217,7 +222,6 @@ TEST_CASE("every recipe on the GPU is the CPU's") {
   };
   for (const Size& s : {Size{37, 21, 19}, Size{272, 128, 384}, Size{144, 640, 64}})
     for (DType dtype : {DType::bf16, DType::f32}) {
-      const Layer standard = step(standard_recipe(), dtype, gpu, s.m, s.k, s.n);
       for (const LinearRecipe& recipe : linear_recipes()) {
         const Layer own = step(recipe, dtype, cpu_device, s.m, s.k, s.n),
                     l = step(recipe, dtype, gpu, s.m, s.k, s.n);
@@ -237,9 +241,51 @@ TEST_CASE("every recipe on the GPU is the CPU's") {
           CHECK(distance(l.dw, own.dw) <= bar);
         CHECK(distance(l.dbias, own.dbias) <= 1e-5);
         if (recipe.backward_weight.kind == LinearRecipe::sixteen_bit && recipe.saved == LinearRecipe::input)
-          CHECK(differences(l.dw, to_host(standard.dw)) == 0);
+          CHECK(differences(l.dw, to_host(l.plain_dw)) == 0);
       }
     }
+}
+
+// Σ_rows x in f64, and how far the sink may be from it: f32 sums of bf16 or f32 values.
+void check_sums(const Tensor& sums, const Tensor& x, double expected_scale = 1, double start = 0) {
+  const Array of_rows = as_doubles(to_host(x)), got = as_doubles(to_host(sums));
+  for (int64_t c = 0; c < x.cols(); ++c) {
+    double sum = 0, magnitude = 0;
+    for (int64_t row = 0; row < x.rows(); ++row) {
+      const double value = of_rows[static_cast<size_t>(row * x.cols() + c)];
+      sum += value, magnitude += std::abs(value);
+    }
+    const double error = std::abs(got[static_cast<size_t>(c)] - (start + expected_scale * sum));
+    CHECK_MESSAGE(error <= 1e-5 * magnitude + (start != 0 ? 1e-5 : 1e-30), "column ", c);
+  }
+}
+
+TEST_CASE("codes and sums over rows in one sweep: the same codes, the sums, and the same bits twice") {
+  if (no_gpu()) return;
+  Kernels& k = kernels(gpu);
+  std::vector<std::pair<int64_t, int64_t>> shapes = sizes;
+  for (const auto& shape : {std::pair<int64_t, int64_t>{4099, 1280}, {2305, 5120}, {1031, 8192}, {517, 16384},
+                            {2, 10240}, {0, 64}})
+    shapes.push_back(shape);
+  for (const auto& [rows, cols] : shapes)
+    for (DType dtype : {DType::bf16, DType::f32})
+      for (Format format : {Format::int8, Format::e5m2}) {
+        const Tensor x = to_device(matrix(rows, cols, dtype), gpu);
+        const DType code = code_dtype(format, dtype);
+        Tensor codes({rows, cols}, code, gpu), scale({rows}, DType::f32, gpu), other({rows, cols}, code, gpu),
+            other_scale({rows}, DType::f32, gpu), sums({cols}, DType::f32, gpu), again({cols}, DType::f32, gpu);
+        k.quantize(codes, {}, scale, x, {}, format, Granularity::row);
+        k.quantize(other, {}, other_scale, x, {}, format, Granularity::row, {sums});
+        INFO(rows, " x ", cols, " ", std::string(name_of(dtype)), " ", std::string(name_of(format)));
+        CHECK(differences(other, to_host(codes)) == 0);
+        CHECK(differences(other_scale, to_host(scale)) == 0);
+        check_sums(sums, x);
+        k.quantize(other, {}, other_scale, x, {}, format, Granularity::row, {again});
+        CHECK(differences(again, to_host(sums)) == 0);
+        k.fill(again, 3);
+        k.quantize(other, {}, other_scale, x, {}, format, Granularity::row, {again, true});
+        check_sums(again, x, 1, 3);
+      }
 }
 
 TEST_CASE("GELU and codes in one sweep are GELU and then codes") {
@@ -275,6 +321,15 @@ TEST_CASE("GELU and codes in one sweep are GELU and then codes") {
             if (!with_y) continue;
             CHECK(differences(y2, to_host(y)) == 0);
             CHECK(differences(y3, to_host(y)) == 0);
+            // With the sums of dx over the rows, dx where dy was.
+            Tensor sums({cols}, DType::f32, gpu), in_place = make(dtype);
+            k.cast(in_place, dy);
+            k.gelu_backward_quantized(in_place, d_codes2, d_scale2, y3, in_place, x, format, kind, {sums});
+            CHECK(differences(in_place, to_host(dx)) == 0);
+            CHECK(differences(d_codes2, to_host(d_codes)) == 0);
+            CHECK(differences(d_scale2, to_host(d_scale)) == 0);
+            CHECK(differences(y3, to_host(y)) == 0);
+            check_sums(sums, dx);
           }
         }
 }
@@ -374,6 +429,8 @@ TEST_CASE("each op once, for compute-sanitizer" * doctest::skip()) {
                      rstd = statistics.slice(1, 1).reshape({rows});
         k.gelu_forward_quantized(a, codes, scale, x, format, Gelu::exact);
         k.gelu_backward_quantized(a, codes, scale, b, x, x, format, Gelu::quick);
+        k.gelu_backward_quantized(a, codes, scale, b, x, x, format, Gelu::quick, {sums});
+        k.quantize(codes, {}, scale, x, {}, format, Granularity::row, {sums});
         const RowCodes out{codes, scale, format};
         k.residual_layernorm_forward(a, b, mean, rstd, x, x, {}, gain, gain, 1e-5, out);
         k.residual_layernorm_backward(b, {}, {}, {}, {sums}, {sums}, x, x, a, mean, rstd, gain, {}, {}, out);

@@ -217,6 +217,19 @@ TEST_CASE("quantize: every format, granularity and type, against its definition"
       }
 }
 
+TEST_CASE("quantize with sums over the rows: the same codes, and the sums") {
+  Kernels& k = kernels(cpu_device);
+  const Tensor x = Tensor::of<float>({3, 2}, {1, 2, 4, -8, 16, 32});
+  Tensor codes({3, 2}, DType::i8), other({3, 2}, DType::i8), scale({3}, DType::f32), sums({2}, DType::f32);
+  k.quantize(codes, {}, scale, x, {}, Format::int8, Granularity::row);
+  k.quantize(other, {}, scale, x, {}, Format::int8, Granularity::row, {sums});
+  for (int i = 0; i < 6; ++i) CHECK(other.span<int8_t>()[i] == codes.span<int8_t>()[i]);
+  CHECK(sums.span<float>()[0] == 21);
+  CHECK(sums.span<float>()[1] == 26);
+  k.quantize(other, {}, scale, x, {}, Format::int8, Granularity::row, {sums, true});
+  CHECK(sums.span<float>()[0] == 42);
+}
+
 TEST_CASE("a row of zeros stays zero; an Inf or a NaN spoils its own row, visibly") {
   Kernels& k = kernels(cpu_device);
   const float inf = INFINITY, nan = NAN;
