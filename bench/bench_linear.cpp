@@ -6,12 +6,12 @@
 //
 // For every dim two layers, dim -> 4 dim and 4 dim -> dim, in bf16 with a bias; the last lines give the average of
 // both. Parts are timed apart, and a whole layer as one stretch: forward, input gradient, weight and bias gradient,
-// with all quantising that the layer does for itself; where codes of dy's rows are made, the bias gradient comes out
-// of that sweep and counts as quantising. What a training step does once for many products (the
+// with all quantising that the layer does for itself; where codes of dy's rows are made, the bias gradient
+// comes out of that sweep and counts as quantising. What a training step does once for many products (the
 // weight's codes) is a part of its own and is counted in the whole.
-// Normal random values: zeros and small integers make a GPU faster than it is. Medians of 5 to 9 stretches of recorded
-// calls; standard and recipe take turns within one run, and the ratio is taken of those. bench_plot makes pictures
-// of the --json lines.
+// Normal random values: zeros and small integers make a GPU faster than it is. Medians of 5 to 9 stretches of
+// recorded calls; standard and recipe take turns within one run, and the ratio is taken of those. bench_plot
+// makes pictures of the --json lines.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -78,6 +78,7 @@ std::vector<double> times_of(const std::vector<std::function<void()>>& works) {
       for (int i = 0; i < calls; ++i) work();
     };
     several();
+    several();
     recordings.push_back(k.record(several));
   }
   std::vector<std::vector<double>> times(works.size());
@@ -125,30 +126,29 @@ Totals show(const LinearRecipe& recipe, int64_t M, int64_t K, int64_t N) {
   const auto forward = [&](const LinearRecipe& r, const PreparedWeight& p, SavedInput* saved) {
     linear_forward(r, y, saved, {x, &r == &recipe ? x_codes : Codes()}, w, p, bias);
   };
-  // The codes of dy, and the bias gradient where the recipe has it in the same sweep.
-  RowOperand gradient;
-  const auto quantise_gradient = [&] {
-    gradient = {dy, {}};
-    return quantize_gradient(recipe, gradient, {dbias});
-  };
-  const auto backward_input = [&](const LinearRecipe& r, const PreparedWeight& p) {
-    linear_backward_input(r, {dx}, &r == &recipe ? gradient : RowOperand{dy, {}}, w, p);
+  // The codes of dy; dbias is done where the recipe has it in the same sweep, else it is left to the weight
+  // gradient.
+  RowOperand quantised{dy, {}};
+  const Sink left_dbias = quantize_gradient(recipe, quantised, {dbias}) ? Sink{} : Sink{dbias};
+  const auto backward_input = [&](const LinearRecipe& r, const PreparedWeight& p,
+                                  const RowOperand& gradient) {
+    linear_backward_input(r, {dx}, gradient, w, p);
   };
   prepare_weights(weights);
   quantise(x_codes, x);
-  const Sink left_dbias = quantise_gradient() ? Sink{} : Sink{dbias};
   SavedInput kept;
   forward(recipe, prepared, &kept);
   const LinearRecipe& standard = standard_recipe();
   const auto whole = [&](const LinearRecipe& r, const PreparedWeight& p) {
     SavedInput saved;
+    RowOperand gradient{dy, {}};
     if (&r == &recipe) {
       prepare_weights(weights);
       quantise(x_codes, x);
-      quantise_gradient();
+      quantize_gradient(recipe, gradient, {dbias});
     }
     forward(r, p, &saved);
-    backward_input(r, p);
+    backward_input(r, p, gradient);
     linear_backward_weight(r, {dw}, &r == &recipe ? left_dbias : Sink{dbias}, dy, saved);
   };
   const std::vector<double> t = times_of({
@@ -156,14 +156,23 @@ Totals show(const LinearRecipe& recipe, int64_t M, int64_t K, int64_t N) {
       [&] { whole(recipe, prepared); },
       [&] { forward(standard, none, nullptr); },
       [&] { forward(recipe, prepared, nullptr); },
-      [&] { backward_input(standard, none); },
-      [&] { backward_input(recipe, prepared); },
-      [&] { linear_backward_weight(standard, {dw}, {dbias}, dy, {x, {}}); },
+      [&] {
+        backward_input(standard, none, {dy, {}});
+      },
+      [&] { backward_input(recipe, prepared, quantised); },
+      [&] {
+        linear_backward_weight(standard, {dw}, {dbias}, dy, {x, {}});
+      },
       [&] { linear_backward_weight(recipe, {dw}, left_dbias, dy, kept); },
       [&] { quantise(x_codes, x); },
-      [&] { quantise_gradient(); },
+      [&] {
+        RowOperand gradient{dy, {}};
+        quantize_gradient(recipe, gradient, {dbias});
+      },
       [&] { prepare_weights(weights); },
-      [&] { linear_backward_weight(standard, {dw}, {}, dy, {x, {}}); },
+      [&] {
+        linear_backward_weight(standard, {dw}, {}, dy, {x, {}});
+      },
   });
   const double of_quantisers = t[8] + t[9] + t[10];
   const auto bandwidth = [&](int64_t elements, double seconds) { return 3.0 * double(elements) / seconds * 1e-12; };

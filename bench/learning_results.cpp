@@ -99,6 +99,31 @@ Series series_of(const std::vector<LearningRun>& runs, const std::string& name, 
   }
 }
 
+// A sentence a recipe: whether its mean lies within the noise between standard's seeds.
+std::string verdicts(const std::vector<LearningRun>& runs) {
+  std::string text;
+  for (const std::string& name : names_of(runs)) {
+    const auto any = std::find_if(runs.begin(), runs.end(), [&](const auto& r) { return r.name() == name; });
+    LearningRun standard{.recipe = "standard", .layer_scale = any->layer_scale};
+    std::vector<double> own, others;
+    for (const LearningRun& run : runs) {
+      if (!std::isfinite(run.loss)) continue;
+      if (run.name() == name) own.push_back(run.loss);
+      if (run.name() == standard.name()) others.push_back(run.loss);
+    }
+    if (name == standard.name() || own.empty() || others.size() < 2) continue;
+    const double apart = spread(own).mean - spread(others).mean, noise = spread(others).deviation;
+    char line[200];
+    std::snprintf(line, sizeof line, "- %s: mean loss %+.4f from %s's, whose seeds deviate by %.4f: %s\n",
+                  name.c_str(), apart, standard.name().c_str(), noise,
+                  std::fabs(apart) <= noise ? "within the noise"
+                  : apart > 0               ? "behind"
+                                            : "ahead");
+    text += line;
+  }
+  return text;
+}
+
 }  // namespace
 
 std::string LearningRun::name() const {
@@ -212,7 +237,7 @@ std::string learning_table(const std::vector<LearningRun>& runs) {
                written(spread(difference), true), " | ", written(spread(validation)), " | ",
                written(spread(image_to_text)), " | ", written(spread(text_to_image)), " | ", time, " |\n");
   }
-  return table;
+  return table + "\n" + verdicts(runs);
 }
 
 std::string learning_picture(const std::vector<LearningRun>& runs, const std::string& title) {

@@ -8,7 +8,8 @@ Of FOLDER only bitsandbytes/triton/*.py and bitsandbytes/nn/triton_based_modules
 SwitchBackLinear with one scale a weight (the paper's algorithm 1) in fp16, the type its kernels write; beside it
 nn.Linear in fp16 and bf16. Everything is recorded as a CUDA graph, so the host costs nothing; layers take turns,
 4 calls each, 9 rounds, medians. Random normal values. With --against, bench_linear is run before and after in a
-process of its own; the ratio is of the averages of both runs.
+process of its own (--lines: what it wrote with --json just before counts as the run before); the ratio is of the
+averages of both runs.
 
 The code is of 2023 and does not run with today's Triton as it is. It is changed while it is loaded, in no other way
 than PATCHES says; where there is a choice, it is made in its favour.
@@ -30,8 +31,9 @@ import tempfile
 
 # (file, published text, text that takes its place); "*": every file
 PATCHES = [
-    # Triton 3 has no model of a product's time. The published code lets it choose 10 of 118 configurations to try;
-    # here all 18 that are meant for large products are tried (those for narrow ones, of 16 or 32 rows, are not).
+    # Triton 3 has no model of a product's time. The published code lets it choose 10 of 118 configurations to
+    # try; here all 18 that are meant for large products are tried (those for narrow ones, of 16 or 32 rows,
+    # are not).
     ("*", "from triton.ops.matmul_perf_model import early_config_prune, estimate_matmul_time\n",
      "from triton.language.extra import libdevice\n"
      "    def early_config_prune(configs, named_args, **kwargs):\n"
@@ -210,14 +212,19 @@ def measure(o, modules, quantize_rowwise, quantize_global, product, k, n):
             **{name: seconds for name, seconds in zip(names, parts)}}
 
 
+def of_dims(o, path):
+    with open(path) as file:
+        lines = [json.loads(line) for line in file]
+    return {line["dim"]: line for line in lines if line["tokens"] == o.tokens and line["recipe"] == "switchback"}
+
+
 def ours(o):
-    """{dim: (layer up, layer down)} in seconds, and the same of our 16-bit layer."""
+    """{dim: bench_linear's line}"""
     with tempfile.TemporaryDirectory() as folder:
         lines = os.path.join(folder, "lines.jsonl")
         subprocess.run([o.against, "--dims", o.dims, "--tokens", str(o.tokens), "--recipes", "switchback",
                         "--json", lines], check=True)
-        with open(lines) as file:
-            return {line["dim"]: line for line in map(json.loads, file)}
+        return of_dims(o, lines)
 
 
 def main():
@@ -226,6 +233,7 @@ def main():
     parser.add_argument("--dims", default="1024,1280,2048,4096")
     parser.add_argument("--tokens", type=int, default=32768)
     parser.add_argument("--against", help="bench_linear")
+    parser.add_argument("--lines", help="bench_linear's --json of just before")
     parser.add_argument("--json", help="a line is added for every layer")
     parser.add_argument("--prepare", action="store_true")
     parser.add_argument("--share")
@@ -238,7 +246,7 @@ def main():
         if o.share:
             share, shares = o.share.split("/")
             return compile_share(o, int(share), int(shares))
-        runs = [ours(o)] if o.against else []
+        runs = [of_dims(o, o.lines)] if o.lines else [ours(o)] if o.against else []
         import torch
         import triton
         modules, rows, of_all, product, kernels = load()

@@ -54,7 +54,8 @@ struct RowCodes {
 // A weight and where its codes go: codes (N, K), transposed (K, N), scale: copies of the one.
 struct WeightCodes {
   View codes, transposed, scale;
-  CView w;  // (N, K)
+  CView w;        // (N, K)
+  CView largest;  // (1) f32: its absolute maximum, where it is known
 };
 
 struct Codes {  // owns

@@ -38,8 +38,8 @@ KERNEL(linear_backward_weight, (Sink dw, Sink dbias, CView dy, CView x))
 KERNEL(absolute_maximum, (View largest, CView x, Granularity by))
 // codes (M, C) = nearest(x/scale), transposed (C, M') the same the other way round, M' >= M padded with zeros;
 // either may be empty. scale: (M) or (C), or for `tensor` any number of copies of the one. `largest`: the
-// absolute maximum where it is known, else empty. sums (C), optional: Σ_rows x, in the same sweep where there is one:
-// the bias gradient, where x is the gradient of a linear layer's output.
+// absolute maximum where it is known, else empty. sums (C), optional: Σ_rows x, in the same sweep where there
+// is one: the bias gradient, where x is the gradient of a linear layer's output.
 KERNEL(quantize, (View codes, View transposed, View scale, CView x, CView largest, Format format, Granularity by,
                   Sink sums = {}))
 // Many weights at once, one scale a weight: what quantize by `tensor` does for each
@@ -78,7 +78,8 @@ KERNEL(linear_gelu_backward_input,
 // The same, and the codes of the result's rows (formats.h): what quantize would make of it, in the same sweep.
 // y is optional here.  x, y (M, C), codes (M, C), scale (M)
 KERNEL(gelu_forward_quantized, (View y, View codes, View scale, CView x, Format format, Gelu kind))
-// dx, its codes, y = gelu(x) once more (optional) and sums = Σ_rows dx (optional): the bias gradient of who made x
+// dx, its codes, y = gelu(x) once more (optional) and sums = Σ_rows dx (optional): the bias gradient of who
+// made x
 KERNEL(gelu_backward_quantized,
        (View dx, View codes, View scale, View y, CView dy, CView x, Format format, Gelu kind, Sink sums = {}))
 // Per sample and head: out = softmax(q kᵀ/√D + mask) v, lse = log Σ exp of the scores.
@@ -169,9 +170,11 @@ KERNEL(adam_moments, (View first, View second, View rms, CView gradients, CView 
                       const Segments& segments, CView scalars, const AdamOptions& options))
 // Steps 5-6. rate = lr rate_scale[s] / max(1, rms[s]/clip_threshold) (AdamW: lr rate_scale[s])
 //   master = master (1 - decay_rate weight_decay[s]) - rate first/(sqrt(second) + ε);   values = master, rounded to T
-// values is empty where values and masters are the same memory.
+// values is empty where values and masters are the same memory. largest (S) f32, optional: max |master| of
+// each tensor that is updated, for its codes (absolute_maximum of it); a tensor left alone keeps its own.
 KERNEL(adam_update, (View masters, View values, CView first, CView second, CView rms,
-                     const Segments& segments, CView scalars, const AdamOptions& options))
+                     const Segments& segments, CView scalars, const AdamOptions& options, View largest = {}))
 // adam_moments and adam_update in one pass over the arena, for options without update clipping: the same bits.
-KERNEL(adam_step, (View masters, View values, View first, View second, View rms, CView gradients,
-                   CView sum_squares, const Segments& segments, CView scalars, const AdamOptions& options))
+KERNEL(adam_step,
+       (View masters, View values, View first, View second, View rms, CView gradients, CView sum_squares,
+        const Segments& segments, CView scalars, const AdamOptions& options, View largest = {}))

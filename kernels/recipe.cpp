@@ -162,18 +162,20 @@ PreparedWeight prepared_weight(const LinearRecipe& r, Shape shape, DType values,
   return w;
 }
 
-void prepare_weight(const PreparedWeight& to, const LinearRecipe& r, CView w) {
+void prepare_weight(const PreparedWeight& to, const LinearRecipe& r, CView w, CView largest) {
   Kernels& k = kernels(w.device);
+  const auto known = [&](const Operand& o) { return o.by == tensor ? largest : CView{}; };
   const Operand forward = r.forward.right, input = r.backward_input.right;
   if (r.forward.kind == LinearRecipe::simulated)
-    k.round_to_grid(to.rounded, w, {}, forward.format, forward.by);
+    k.round_to_grid(to.rounded, w, known(forward), forward.format, forward.by);
   if (r.forward.kind != LinearRecipe::codes) return;
   if (forward.format == input.format && forward.by == input.by) {  // both ways at once
-    k.quantize(to.forward.codes, to.input.codes, to.forward.scale, w, {}, forward.format, forward.by);
+    k.quantize(to.forward.codes, to.input.codes, to.forward.scale, w, known(forward), forward.format,
+               forward.by);
     return;
   }
-  k.quantize(to.forward.codes, {}, to.forward.scale, w, {}, forward.format, forward.by);
-  k.quantize({}, to.input.codes, to.input.scale, w, {}, input.format, input.by);
+  k.quantize(to.forward.codes, {}, to.forward.scale, w, known(forward), forward.format, forward.by);
+  k.quantize({}, to.input.codes, to.input.scale, w, known(input), input.format, input.by);
 }
 
 void prepare_weights(const std::vector<WeightToPrepare>& weights) {
@@ -183,9 +185,10 @@ void prepare_weights(const std::vector<WeightToPrepare>& weights) {
     const PreparedWeight& to = *weight.to;
     if (has_codes(forward.format) && forward.by == tensor && input.by == tensor &&
         forward.format == input.format)
-      at_once[forward.format].push_back({to.forward.codes, to.input.codes, to.forward.scale, weight.w});
+      at_once[forward.format].push_back(
+          {to.forward.codes, to.input.codes, to.forward.scale, weight.w, weight.largest});
     else
-      prepare_weight(to, *weight.recipe, weight.w);
+      prepare_weight(to, *weight.recipe, weight.w, weight.largest);
   }
   for (const auto& [format, group] : at_once) kernels(group[0].w.device).quantize_weights(group, format);
 }

@@ -83,13 +83,15 @@ struct PreparedWeight {
 };
 // Memory for it (T: the type of the values).
 PreparedWeight prepared_weight(const LinearRecipe& recipe, Shape shape, DType values, Device device);
-// w (N, K): the values, or the f32 masters that they were rounded from.
-void prepare_weight(const PreparedWeight& to, const LinearRecipe& recipe, CView w);
+// w (N, K): the values, or the f32 masters that they were rounded from. largest (1) f32: max |w|, where it is
+// known.
+void prepare_weight(const PreparedWeight& to, const LinearRecipe& recipe, CView w, CView largest = {});
 // Many at once, in few launches where recipes allow.
 struct WeightToPrepare {
   const PreparedWeight* to;
   const LinearRecipe* recipe;
   CView w;
+  CView largest = {};
 };
 void prepare_weights(const std::vector<WeightToPrepare>& weights);
 
@@ -100,8 +102,8 @@ struct RowOperand {
   Codes codes;
 };
 
-// Before linear_backward_input: makes the codes of dy's rows where the recipe wants some and nobody has made them,
-// and in the same sweep dbias. True: dbias is done; linear_backward_weight is to have none.
+// Before linear_backward_input: makes the codes of dy's rows where the recipe wants some and nobody has made
+// them, and in the same sweep dbias. True: dbias is done; linear_backward_weight is to have none.
 bool quantize_gradient(const LinearRecipe& recipe, RowOperand& dy, Sink dbias);
 
 // What the forward pass keeps for dw.

@@ -74,6 +74,10 @@ void ParameterArena::allocate(int64_t shards) {
   {
     MemoryContext weights("low-precision weights");
     for (Prepared& p : prepared_) *p.to = prepared_weight(*p.recipe, p.weight->shape, value_dtype_, device_);
+    if (!prepared_.empty()) {
+      largest_ = Tensor({static_cast<int64_t>(segments_.size())}, DType::f32, device_);
+      k.fill(largest_, 0);
+    }
   }
   publish_masters();
 }
@@ -89,19 +93,28 @@ std::shared_ptr<const PreparedWeight> ParameterArena::prepare(const Parameter& w
                                                               const LinearRecipe& recipe) {
   CHECK(!masters_.defined(), "weight ", weight.name(), " is to be prepared after allocate()");
   if (recipe.is_standard()) return nullptr;
-  prepared_.push_back({find(weight.name()), &recipe, std::make_shared<PreparedWeight>()});
+  const Segment* segment = find(weight.name());
+  const auto number =
+      std::find_if(segments_.begin(), segments_.end(), [&](const Segment& s) { return &s == segment; }) -
+      segments_.begin();
+  prepared_.push_back({segment, number, &recipe, std::make_shared<PreparedWeight>()});
   return prepared_.back().to;
 }
 
-void ParameterArena::prepare_weights() {
+void ParameterArena::prepare_weights(bool largest_known) {
   std::vector<WeightToPrepare> weights;
-  for (const Prepared& p : prepared_) weights.push_back({p.to.get(), p.recipe, master_of(*p.weight)});
+  for (const Prepared& p : prepared_)
+    weights.push_back({p.to.get(), p.recipe, master_of(*p.weight),
+                       largest_known ? CView(largest_.part(p.segment, {1})) : CView{}});
   switchback::prepare_weights(weights);
 }
 
 void ParameterArena::publish_masters() {
   if (values_.defined()) kernels(device_).cast(values_, masters_);
-  prepare_weights();
+  for (const Prepared& p : prepared_)
+    kernels(device_).absolute_maximum(largest_.part(p.segment, {1}), master_of(*p.weight),
+                                      Granularity::tensor);
+  prepare_weights(true);
 }
 
 void ParameterArena::begin_backward() {

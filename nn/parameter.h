@@ -70,8 +70,10 @@ class ParameterArena {
 
   // What a recipe makes of a weight (kernels/recipe.h), from the masters; null for the standard recipe. Whoever
   // changes masters and values calls prepare_weights() afterwards: once a step, for all products of that step.
+  // largest_known: max |master| of all that was changed has been written to largest().
   std::shared_ptr<const PreparedWeight> prepare(const Parameter& weight, const LinearRecipe& recipe);
-  void prepare_weights();
+  void prepare_weights(bool largest_known = false);
+  const Tensor& largest() const { return largest_; }  // (S) f32; undefined where no weight is prepared
   bool prepares_weights() const { return !prepared_.empty(); }
 
   const std::deque<Segment>& segments() const { return segments_; }
@@ -102,11 +104,12 @@ class ParameterArena {
   std::vector<double> weight_decay_, rate_scale_;
   struct Prepared {
     const Segment* weight;
+    int64_t segment;  // its number
     const LinearRecipe* recipe;
     std::shared_ptr<PreparedWeight> to;
   };
   std::vector<Prepared> prepared_;
-  Tensor masters_, values_, gradients_;
+  Tensor masters_, values_, gradients_, largest_;
   PartListener listener_;
   Tensor ranges_table_, decay_table_, rate_table_;
 };

@@ -120,16 +120,18 @@ void AdamW::update() {
     shard_.ranks->all_reduce(sum_squares_);
     shard_.ranks->join();
   }
+  // A shard's maxima are not those of whole tensors.
+  const Tensor largest = shard_.ranks ? Tensor() : arena_.largest();
   if (!options_.update.clip_update) {
     k.adam_step(masters, values, first_, second_, rms_, gradients, sum_squares_, table, scalars_,
-                options_.update);
+                options_.update, largest);
     if (shard_.ranks) share_rms();  // for the report
   } else {
     k.adam_moments(first_, second_, rms_, gradients, sum_squares_, table, scalars_, options_.update);
     if (shard_.ranks) share_rms();
-    k.adam_update(masters, values, first_, second_, rms_, table, scalars_, options_.update);
+    k.adam_update(masters, values, first_, second_, rms_, table, scalars_, options_.update, largest);
   }
-  if (!shard_.ranks) arena_.prepare_weights();  // else after the values were shared
+  if (!shard_.ranks) arena_.prepare_weights(largest.defined());  // else after the values were shared
 }
 
 Segments AdamW::shard_table() const {

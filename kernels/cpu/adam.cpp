@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "kernels/cpu/access.h"
+#include "kernels/quantize.h"
 
 namespace switchback {
 namespace {
@@ -148,7 +149,8 @@ void CpuKernels::adam_moments(View first, View second, View rms, CView gradients
 }
 
 void CpuKernels::adam_update(View masters, View values, CView first, CView second, CView rms,
-                             const Segments& segments, CView scalars, const AdamOptions& options) {
+                             const Segments& segments, CView scalars, const AdamOptions& options,
+                             View largest) {
   const char* op = "adam_update";
   const int64_t elements = masters.size(), count = segments.count();
   const std::vector<Piece> pieces = pieces_of(op, segments, elements);
@@ -157,6 +159,8 @@ void CpuKernels::adam_update(View masters, View values, CView first, CView secon
   check_vector(op, "second", second, elements, masters.dtype);
   check_vector(op, "rms", rms, count, masters.dtype);
   if (values) check_vector(op, "values", values, elements, values.dtype);
+  if (largest) check_vector(op, "largest", largest, count, DType::f32);
+  std::vector<uint32_t> most(largest ? pieces.size() : 0);  // magnitude_bits of each piece
   const double learning_rate = step_scalars(op, scalars)[scalar_learning_rate];
   const auto update = [&]<class R, class T>(R* master, T* value) {
     const R *v = first.as<R>(), *u = second.as<R>(), *measured = rms.as<R>();
@@ -179,8 +183,18 @@ void CpuKernels::adam_update(View masters, View values, CView first, CView secon
           master[i] = updated;
           if (value) value[i] = static_cast<T>(updated);
         }
+        if (largest)
+          for (int64_t i = begin; i < end; ++i)
+            most[p] = std::max(most[p], magnitude_bits(static_cast<float>(master[i])));
       }
     });
+    if (!largest) return;
+    std::vector<uint32_t> of_tensor(static_cast<size_t>(count));
+    for (size_t p = 0; p < pieces.size(); ++p)
+      of_tensor[pieces[p].segment] = std::max(of_tensor[pieces[p].segment], most[p]);
+    for (int64_t s = 0; s < count; ++s)
+      if (!(measured[s] < 0 || rate_scale[s] == 0))
+        largest.as<float>()[s] = rounded::from_bits(of_tensor[static_cast<size_t>(s)]);
   };
   visit_float(masters.dtype, op, [&](auto tag) {
     using R = Statistics<decltype(tag)>;
@@ -192,11 +206,11 @@ void CpuKernels::adam_update(View masters, View values, CView first, CView secon
 
 void CpuKernels::adam_step(View masters, View values, View first, View second, View rms, CView gradients,
                            CView sum_squares, const Segments& segments, CView scalars,
-                           const AdamOptions& options) {
+                           const AdamOptions& options, View largest) {
   CHECK(!options.clip_update,
         "adam_step: update clipping needs the RMS of the whole tensor before its update");
   adam_moments(first, second, rms, gradients, sum_squares, segments, scalars, options);
-  adam_update(masters, values, first, second, rms, segments, scalars, options);
+  adam_update(masters, values, first, second, rms, segments, scalars, options, largest);
 }
 
 }  // namespace switchback

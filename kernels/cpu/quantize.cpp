@@ -192,7 +192,7 @@ void CpuKernels::quantize(View codes, View transposed, View scale, CView x, CVie
 
 void CpuKernels::quantize_weights(std::span<const WeightCodes> weights, Format format) {
   for (const WeightCodes& w : weights)
-    quantize(w.codes, w.transposed, w.scale, w.w, {}, format, Granularity::tensor);
+    quantize(w.codes, w.transposed, w.scale, w.w, w.largest, format, Granularity::tensor);
 }
 
 void CpuKernels::dequantize(View x, CView codes, CView scale, Format format, Granularity by) {

@@ -7,6 +7,9 @@
 //   adam_update           master = master (1 - decay_rate weight_decay[s]) - rate first/(sqrt(second) + ε)        18
 //   adam_step             the latter two at once, where the update does not wait for the tensor's RMS             30
 //
+// The last two also find max |master| of each tensor where somebody asks, so that quantising the weights
+// needs no sweep for it: integer maxima, the same bits in any order.
+//
 // Moments and masters are rounded product by product, sum by sum, as on the CPU: no fused multiply-add that
 // the compiler might place differently in the two forms.
 //
@@ -15,6 +18,7 @@
 // blocks as there can be pieces at most; a block finds its tensor by bisection. One block sums one piece (in
 // f32 by thread, f64 over threads), one block a tensor adds the pieces' sums in order: the same bits every
 // time. Everything that changes from step to step is read on the device.
+#include "kernels/cuda/codes.cuh"
 #include "kernels/cuda/reduce.cuh"
 
 namespace switchback::cuda {
@@ -163,6 +167,20 @@ __device__ bool left_alone(const Table& t, int segment, const float* sum_squares
   return segment < 0 || t.rate_scale[segment] == 0 || !isfinite(sum_squares[segment]);
 }
 
+// largest[s] = 0 where the tensor is going to be updated; what is left alone keeps its own.
+__global__ void __launch_bounds__(threads)
+    clear_largest(uint32_t* largest, Table t, const float* sum_squares, const float* rms) {
+  const int s = static_cast<int>(blockIdx.x) * threads + static_cast<int>(threadIdx.x);
+  if (s >= t.count || t.rate_scale[s] == 0) return;
+  if (sum_squares ? isfinite(sum_squares[s]) : !(rms[s] < 0)) largest[s] = 0;
+}
+// The maximum over a block's threads, which all come here.
+__device__ __forceinline__ void add_largest(uint32_t* largest, int segment, uint32_t most) {
+  if (!largest) return;
+  most = block_maximum<threads>(most);
+  if (threadIdx.x == 0) atomicMax(largest + segment, most);
+}
+
 // of_piece[p] = Σ g'²/max(second, ε²) over the piece
 template <class T>
 __global__ void __launch_bounds__(threads)
@@ -189,8 +207,8 @@ __global__ void __launch_bounds__(threads)
 
 template <class T>
 __global__ void __launch_bounds__(threads)
-update_masters(float* masters, T* values, const float* first, const float* second, const float* rms, Table t,
-               const double* scalars, AdamOptions options) {
+    update_masters(float* masters, T* values, const float* first, const float* second, const float* rms,
+                   Table t, const double* scalars, AdamOptions options, uint32_t* largest) {
   const Piece p(t);
   if (p.segment < 0) return;
   const float measured = rms[p.segment];
@@ -198,16 +216,21 @@ update_masters(float* masters, T* values, const float* first, const float* secon
   if (measured < 0 || rate_scale == 0) return;
   const UpdateRule rule(scalars[scalar_learning_rate] * rate_scale, static_cast<double>(measured),
                         t.weight_decay[p.segment], options);
+  uint32_t most = 0;
   for (int64_t i = p.from + threadIdx.x * per_thread; i < p.to; i += threads * per_thread) {
     float m[per_thread], v[per_thread], u[per_thread];
     load(m, masters + i, p.to - i);
     load(v, first + i, p.to - i);
     load(u, second + i, p.to - i);
 #pragma unroll
-    for (int e = 0; e < per_thread; ++e) m[e] = rule(m[e], v[e], u[e]);
+    for (int e = 0; e < per_thread; ++e) {
+      m[e] = rule(m[e], v[e], u[e]);  // beyond the piece 0
+      most = max(most, magnitude_bits(m[e]));
+    }
     Out<float>{masters, false}.store(i, m, p.to - i);
     if (values) Out<T>{values, false}.store(i, m, p.to - i);
   }
+  add_largest(largest, p.segment, most);
 }
 
 // Both of the above on one piece, without update clipping.
@@ -215,13 +238,14 @@ template <class T, class V>
 __global__ void __launch_bounds__(threads)
     update_all(float* masters, V* values, float* first, float* second, double* of_piece, const T* gradients,
                const float* sum_squares, Table t, const float* factor, const double* scalars,
-               AdamOptions options) {
+               AdamOptions options, uint32_t* largest) {
   const Piece p(t);
   if (left_alone(t, p.segment, sum_squares)) return;
   const MomentsRule moments(*factor, scalars, static_cast<float>(options.epsilon * options.epsilon));
   const UpdateRule update(scalars[scalar_learning_rate] * t.rate_scale[p.segment], 0.0,
                           t.weight_decay[p.segment], options);
   float sum = 0;
+  uint32_t most = 0;
   for (int64_t i = p.from + threadIdx.x * per_thread; i < p.to; i += threads * per_thread) {
     float g[per_thread], v[per_thread], u[per_thread], m[per_thread];
     load(g, gradients + i, p.to - i);
@@ -232,12 +256,14 @@ __global__ void __launch_bounds__(threads)
     for (int e = 0; e < per_thread; ++e) {
       sum += moments(v[e], u[e], g[e]);
       m[e] = update(m[e], v[e], u[e]);
+      most = max(most, magnitude_bits(m[e]));
     }
     Out<float>{first, false}.store(i, v, p.to - i);
     Out<float>{second, false}.store(i, u, p.to - i);
     Out<float>{masters, false}.store(i, m, p.to - i);
     if (values) Out<V>{values, false}.store(i, m, p.to - i);
   }
+  add_largest(largest, p.segment, most);
   const double total = block_sum<threads>(static_cast<double>(sum));
   if (threadIdx.x == 0) of_piece[blockIdx.x] = total;
 }
@@ -258,6 +284,16 @@ struct Pass {
     of_piece = k.scratch({pieces}, DType::f64);
     table = {data<int64_t>(segments.ranges), data<double>(segments.rate_scale),
              data<double>(segments.weight_decay), static_cast<int>(count), data<int32_t>(first_piece)};
+  }
+  // Before a kernel that finds the largest values; sum_squares or rms says which tensors it leaves alone.
+  uint32_t* clear(const char* op, const View& largest, const float* sum_squares, const float* rms,
+                  cudaStream_t stream) const {
+    if (!largest) return nullptr;
+    check_vector(op, "largest", largest, table.count, DType::f32);
+    auto* to = static_cast<uint32_t*>(largest.data);
+    clear_largest<<<blocks_for(table.count, threads), threads, 0, stream>>>(to, table, sum_squares, rms);
+    check_launch(op);
+    return to;
   }
   unsigned blocks() const { return blocks_for(pieces, 1); }
   unsigned tensors() const { return static_cast<unsigned>(table.count); }
@@ -314,7 +350,8 @@ void CudaKernels::adam_moments(View first, View second, View rms, CView gradient
 }
 
 void CudaKernels::adam_update(View masters, View values, CView first, CView second, CView rms,
-                              const Segments& segments, CView scalars, const AdamOptions& options) {
+                              const Segments& segments, CView scalars, const AdamOptions& options,
+                              View largest) {
   const char* op = "adam_update";
   const int64_t elements = masters.size(), count = segments.count();
   check_place(op, "masters", masters, DType::f32);
@@ -327,18 +364,19 @@ void CudaKernels::adam_update(View masters, View values, CView first, CView seco
   const Pass pass(op, *this, segments, elements);
   prepare<<<1, threads, 0, stream_>>>(pass.table, nullptr, nullptr, nullptr, 0);
   check_launch(op);
+  uint32_t* most = pass.clear(op, largest, nullptr, data<float>(rms), stream_);
   visit(values ? values.dtype : DType::f32, op, [&](auto tag) {
     using T = decltype(tag);
     update_masters<<<pass.blocks(), threads, 0, stream_>>>(
         data<float>(masters), data<T>(values), data<float>(first), data<float>(second), data<float>(rms),
-        pass.table, data<double>(scalars), options);
+        pass.table, data<double>(scalars), options, most);
     check_launch(op);
   });
 }
 
 void CudaKernels::adam_step(View masters, View values, View first, View second, View rms, CView gradients,
                             CView sum_squares, const Segments& segments, CView scalars,
-                            const AdamOptions& options) {
+                            const AdamOptions& options, View largest) {
   const char* op = "adam_step";
   CHECK(!options.clip_update, op, ": update clipping needs the RMS of the whole tensor before its update");
   const int64_t elements = gradients.size(), count = segments.count();
@@ -356,6 +394,7 @@ void CudaKernels::adam_step(View masters, View values, View first, View second, 
   prepare<<<1, threads, 0, stream_>>>(pass.table, data<float>(factor), data<float>(sum_squares),
                                       data<double>(scalars), options.max_gradient_norm);
   check_launch(op);
+  uint32_t* most = pass.clear(op, largest, data<float>(sum_squares), nullptr, stream_);
   visit(gradients.dtype, op, [&](auto tag) {
     visit(values ? values.dtype : DType::f32, op, [&](auto value_tag) {
       using T = decltype(tag);
@@ -363,7 +402,7 @@ void CudaKernels::adam_step(View masters, View values, View first, View second, 
       update_all<<<pass.blocks(), threads, 0, stream_>>>(
           data<float>(masters), data<V>(values), data<float>(first), data<float>(second),
           data<double>(pass.of_piece), data<T>(gradients), data<float>(sum_squares), pass.table,
-          data<float>(factor), data<double>(scalars), options);
+          data<float>(factor), data<double>(scalars), options, most);
       check_launch(op);
     });
   });

@@ -1,12 +1,12 @@
-// coded_rows.cuh: codes of rows, and the sum over all rows in the same sweep. For kernels that quantise a gradient:
-// that sum is a bias gradient, which then costs no sweep of its own and no products with ones.
+// coded_rows.cuh: codes of rows, and the sum over all rows in the same sweep. For kernels that quantise a
+// gradient: that sum is a bias gradient, which then costs no sweep of its own and no products with ones.
 //
 //   codes (M, C), scale (M): as quantize makes them by row;   partials (blocks, C): Σ over a block's rows
 //
 // A row is the work of a block, `held` groups of 8 columns that of a thread, whose share of the sums stays in
-// registers. Blocks stay and take `abreast` rows at a time, all of whose loads are under way before the first is
-// looked at; there is one barrier each time, for the rows' absmax. The number of blocks depends on width and rows
-// alone, and partials are added in order (add_partials): the same bits every time.
+// registers. Blocks stay and take `abreast` rows at a time, all of whose loads are under way before the first
+// is looked at; there is one barrier each time, for the rows' absmax. The number of blocks depends on width
+// and rows alone, and partials are added in order (add_partials): the same bits every time.
 #pragma once
 
 #include "kernels/cuda/codes.cuh"
@@ -16,8 +16,8 @@ namespace switchback::cuda {
 
 constexpr int columns_of_group = 8;
 
-// Source: Raw load(uint32_t at): what is read for group `at` of the matrix;  uint4 result(raw, at): its 8 values
-// in bf16, of which codes are made. Groups are counted in 32 bits: registers are scarce here.
+// Source: Raw load(uint32_t at): what is read for group `at` of the matrix;  uint4 result(raw, at): its 8
+// values in bf16, of which codes are made. Groups are counted in 32 bits: registers are scarce here.
 template <Format format, int held, int abreast, class Source>
 __device__ __forceinline__ void code_and_sum_rows(uint2* codes, float* scale, float* partials, uint32_t rows,
                                                   uint32_t groups, const Source& source) {

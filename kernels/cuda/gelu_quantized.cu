@@ -93,7 +93,8 @@ struct Slope {
 };
 template <Format format, int held, int most_threads, int blocks>
 __global__ void __launch_bounds__(most_threads, blocks)
-    backward_with_sums(uint2* codes, float* scale, float* partials, uint32_t rows, uint32_t groups, Slope slope) {
+    backward_with_sums(uint2* codes, float* scale, float* partials, uint32_t rows, uint32_t groups,
+                       Slope slope) {
   code_and_sum_rows<format, held, 1>(codes, scale, partials, rows, groups, slope);
 }
 

@@ -46,7 +46,8 @@ struct Values {  // a source of code_and_sum_rows
 };
 template <Format format, int held, int abreast, int most_threads, int blocks>
 __global__ void __launch_bounds__(most_threads, blocks)
-    quantize_and_sum_rows(uint2* codes, float* scale, float* partials, uint32_t rows, uint32_t groups, Values x) {
+    quantize_and_sum_rows(uint2* codes, float* scale, float* partials, uint32_t rows, uint32_t groups,
+                          Values x) {
   code_and_sum_rows<format, held, abreast>(codes, scale, partials, rows, groups, x);
 }
 
@@ -64,9 +65,11 @@ void quantize_and_sum(CudaKernels& k, View codes, View scale, const CView& x, Si
   const auto launch = [&]<int held, int abreast, int most_threads, int blocks>() {
     const CodedRowsGrid grid = coded_rows_grid(rows, groups, held, abreast, blocks * most_threads);
     const Tensor partials = k.scratch({grid.blocks, width});
-    quantize_and_sum_rows<format, held, abreast, most_threads, blocks><<<grid.blocks, grid.threads, 0, k.stream()>>>(
-        static_cast<uint2*>(codes.data), data<float>(scale), data<float>(partials),
-        static_cast<uint32_t>(rows), static_cast<uint32_t>(groups), Values{static_cast<const uint4*>(x.data)});
+    quantize_and_sum_rows<format, held, abreast, most_threads, blocks>
+        <<<grid.blocks, grid.threads, 0, k.stream()>>>(
+            static_cast<uint2*>(codes.data), data<float>(scale), data<float>(partials),
+            static_cast<uint32_t>(rows), static_cast<uint32_t>(groups),
+            Values{static_cast<const uint4*>(x.data)});
     check_launch("quantize");
     add_partials("quantize", k, {sums}, data<float>(partials), grid.blocks, 1, width);
   };

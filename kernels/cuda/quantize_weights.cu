@@ -1,6 +1,7 @@
 // quantize_weights.cu: all weights of a model to codes, as they lie and transposed, one scale each: two
 // launches for every 48 weights, once a step. The first sweep finds the scales, the second one writes; 10
-// bytes a weight move.
+// bytes a weight move. Where whoever wrote the weights (the optimizer) knows their maxima there is no first
+// sweep: 6 bytes.
 #include "kernels/cuda/quantize_tile.cuh"
 
 namespace switchback::cuda {
@@ -13,12 +14,12 @@ struct WeightTable {
     uint8_t *codes, *transposed;
     float* scale;
     const void* w;
+    const uint32_t* largest;
     int rows, cols, copies;
     int first_piece, first_tile;  // blocks before this weight's
   };
   Entry of[most];
   int count = 0, pieces = 0, tiles = 0;
-  uint32_t* largest = nullptr;  // (count)
 };
 constexpr int piece = 256 * group * 8;  // elements of a block
 
@@ -32,7 +33,8 @@ __device__ __forceinline__ int entry_of(const WeightTable& t, First first) {
   return low;
 }
 template <class T>
-__global__ void __launch_bounds__(256) largest_of_weights(const __grid_constant__ WeightTable t) {
+__global__ void __launch_bounds__(256)
+    largest_of_weights(uint32_t* largest, const __grid_constant__ WeightTable t) {
   const int i = entry_of(t, [](const WeightTable::Entry& e) { return e.first_piece; });
   const WeightTable::Entry& e = t.of[i];
   const int64_t count = static_cast<int64_t>(e.rows) * e.cols;
@@ -48,14 +50,14 @@ __global__ void __launch_bounds__(256) largest_of_weights(const __grid_constant_
     for (float value : v) most = max(most, magnitude_bits(value));
   }
   most = block_maximum<256>(most);
-  if (threadIdx.x == 0) atomicMax(t.largest + i, most);
+  if (threadIdx.x == 0) atomicMax(largest + i, most);
 }
 template <Format format, class T>
 __global__ void __launch_bounds__(256) quantize_weight_tiles(const __grid_constant__ WeightTable t) {
   const int i = entry_of(t, [](const WeightTable::Entry& e) { return e.first_tile; });
   const WeightTable::Entry& e = t.of[i];
   const int own = blockIdx.x - e.first_tile, across = (e.cols + tile - 1) / tile;
-  const Scales scales{t.largest + i, Granularity::tensor, largest_of(format)};
+  const Scales scales{e.largest, Granularity::tensor, largest_of(format)};
   if (own == 0)
     for (int c = threadIdx.x; c < e.copies; c += 256) e.scale[c] = scales.at(0, 0).scale;
   quantize_tile<format>(e.codes, e.transposed, e.rows, static_cast<const T*>(e.w), e.rows, e.cols, scales,
@@ -76,11 +78,13 @@ void CudaKernels::quantize_weights(std::span<const WeightCodes> weights, Format 
       check_matrix(op, "codes", w.codes, rows, cols, code_dtype(format, dtype));
       check_matrix(op, "transposed", w.transposed, cols, rows, code_dtype(format, dtype));
       check_vector(op, "scale", w.scale, w.scale.size(), DType::f32);
+      if (w.largest) check_vector(op, "largest", w.largest, 1, DType::f32);
       CHECK(rows * cols > 0 && rows < (1 << 24) && cols < (1 << 24), op, ": a weight ", w.w.shape);
       table.of[table.count++] = {static_cast<uint8_t*>(w.codes.data),
                                  static_cast<uint8_t*>(w.transposed.data),
                                  data<float>(w.scale),
                                  w.w.data,
+                                 static_cast<const uint32_t*>(w.largest.data),
                                  static_cast<int>(rows),
                                  static_cast<int>(cols),
                                  static_cast<int>(w.scale.size()),
@@ -89,13 +93,18 @@ void CudaKernels::quantize_weights(std::span<const WeightCodes> weights, Format 
       table.pieces += static_cast<int>(blocks_for(rows * cols, piece));
       table.tiles += static_cast<int>(blocks_for(rows, tile) * blocks_for(cols, tile));
     }
-    const Tensor largest = scratch({table.count});
-    table.largest = static_cast<uint32_t*>(largest.data());
-    CUDA_CHECK(cudaMemsetAsync(table.largest, 0, 4 * static_cast<size_t>(table.count), stream_));
+    const bool known =
+        std::all_of(part.begin(), part.end(), [](const WeightCodes& w) { return !!w.largest; });
+    const Tensor found = known ? Tensor() : scratch({table.count});
+    auto* largest = static_cast<uint32_t*>(found.data());
+    for (int i = 0; i < table.count && !known; ++i) table.of[i].largest = largest + i;
     visit(dtype, op, [&](auto tag) {
       using T = decltype(tag);
-      largest_of_weights<T><<<blocks_for(table.pieces, 1), 256, 0, stream_>>>(table);
-      check_launch(op);
+      if (!known) {
+        CUDA_CHECK(cudaMemsetAsync(largest, 0, 4 * static_cast<size_t>(table.count), stream_));
+        largest_of_weights<T><<<blocks_for(table.pieces, 1), 256, 0, stream_>>>(largest, table);
+        check_launch(op);
+      }
       visit_codes(format, op, [&]<Format f>() {
         quantize_weight_tiles<f, T><<<blocks_for(table.tiles, 1), 256, 0, stream_>>>(table);
         check_launch(op);

@@ -211,7 +211,8 @@ TEST_CASE("every recipe on the GPU is the CPU's") {
     const Sink left_dbias = quantize_gradient(recipe, gradient, {l.dbias}) ? Sink{} : Sink{l.dbias};
     linear_backward_input(recipe, {l.dx}, gradient, w, prepared);
     linear_backward_weight(recipe, {l.dw}, left_dbias, dy, saved);
-    // The same product with or without a bias gradient beside it: kernels may differ, and so the order of sums.
+    // The same product with or without a bias gradient beside it: kernels may differ, and so the order of
+    // sums.
     Tensor unused({N}, DType::f32, device);
     kernels(device).linear_backward_weight({l.plain_dw}, left_dbias ? Sink{unused} : Sink{}, dy, x);
     kernels(device).synchronize();
@@ -273,7 +274,8 @@ TEST_CASE("codes and sums over rows in one sweep: the same codes, the sums, and 
         const Tensor x = to_device(matrix(rows, cols, dtype), gpu);
         const DType code = code_dtype(format, dtype);
         Tensor codes({rows, cols}, code, gpu), scale({rows}, DType::f32, gpu), other({rows, cols}, code, gpu),
-            other_scale({rows}, DType::f32, gpu), sums({cols}, DType::f32, gpu), again({cols}, DType::f32, gpu);
+            other_scale({rows}, DType::f32, gpu), sums({cols}, DType::f32, gpu),
+            again({cols}, DType::f32, gpu);
         k.quantize(codes, {}, scale, x, {}, format, Granularity::row);
         k.quantize(other, {}, other_scale, x, {}, format, Granularity::row, {sums});
         INFO(rows, " x ", cols, " ", std::string(name_of(dtype)), " ", std::string(name_of(format)));
@@ -352,6 +354,21 @@ TEST_CASE("many weights at once are quantised as one by one") {
         alive.push_back(w);
       }
       k.quantize_weights(weights, format);
+      // Once more with the maxima given: the same.
+      std::vector<Tensor> first_codes, first_transposed, largest;
+      for (size_t i = 0; i < weights.size(); ++i) {
+        first_codes.push_back(to_host(codes[i]));
+        first_transposed.push_back(to_host(transposed[i]));
+        k.fill(scales[i], 0);
+        largest.emplace_back(Shape{1}, DType::f32, gpu);
+        k.absolute_maximum(largest.back(), weights[i].w, Granularity::tensor);
+        weights[i].largest = largest.back();
+      }
+      k.quantize_weights(weights, format);
+      for (size_t i = 0; i < weights.size(); ++i) {
+        CHECK(differences(codes[i], first_codes[i]) == 0);
+        CHECK(differences(transposed[i], first_transposed[i]) == 0);
+      }
       for (size_t i = 0; i < weights.size(); ++i) {
         Tensor own(codes[i].shape(), codes[i].dtype(), gpu),
             other(transposed[i].shape(), codes[i].dtype(), gpu), scale(scales[i].shape(), DType::f32, gpu);
@@ -362,6 +379,49 @@ TEST_CASE("many weights at once are quantised as one by one") {
         CHECK(differences(scales[i], to_host(scale)) == 0);
       }
     }
+}
+
+TEST_CASE("the optimizer's largest values are those of the masters it leaves") {
+  if (no_gpu()) return;
+  Kernels& k = kernels(gpu);
+  const std::vector<int64_t> sizes_of = {40000, 700, 8192, 1, 513, 9000};  // 1 is frozen, 4 skipped
+  constexpr int64_t padding = 3;
+  int64_t elements = 0;
+  std::vector<int64_t> ranges;
+  for (int64_t size : sizes_of) ranges.insert(ranges.end(), {elements, size}), elements += size + padding;
+  const auto count = static_cast<int64_t>(sizes_of.size());
+  for (const bool stable : {false, true}) {
+    const Tensor table = to_device(Tensor::of<int64_t>({count, 2}, ranges), gpu),
+                 decay = to_device(Tensor::of<double>({count}, std::vector<double>(6, 0.1)), gpu),
+                 rate = to_device(Tensor::of<double>({count}, {1, 0, 1, 1, 1, 0.5}), gpu),
+                 scalars = to_device(Tensor::of<double>({step_scalar_count}, {0.5, 0.8, 0.95, 1}), gpu);
+    const Segments segments{table, decay, rate};
+    const auto values = [&](uint64_t seed) {
+      return to_device(matrix(1, elements, DType::f32, seed).reshape({elements}), gpu);
+    };
+    Tensor masters = values(1), first = values(2), second({elements}, DType::f32, gpu), gradients = values(3),
+           rms({count}, DType::f32, gpu), squares({count}, DType::f32, gpu),
+           largest({count}, DType::f32, gpu);
+    k.fill(second, 0.5);
+    k.fill(largest, 77);
+    k.fill(gradients.part(ranges[8], {1}), INFINITY);
+    AdamOptions options;
+    options.clip_update = stable;
+    k.gradient_statistics(squares, gradients, segments);
+    if (stable) {
+      k.adam_moments(first, second, rms, gradients, squares, segments, scalars, options);
+      k.adam_update(masters, {}, first, second, rms, segments, scalars, options, largest);
+    } else {
+      k.adam_step(masters, {}, first, second, rms, gradients, squares, segments, scalars, options, largest);
+    }
+    const Array got = as_doubles(to_host(largest));
+    for (int64_t s = 0; s < count; ++s) {
+      Tensor own({1}, DType::f32, gpu);
+      k.absolute_maximum(own, masters.part(ranges[2 * s], {sizes_of[s]}), Granularity::tensor);
+      INFO(s, stable);
+      CHECK(got[static_cast<size_t>(s)] == (s == 1 || s == 4 ? 77 : as_doubles(to_host(own))[0]));
+    }
+  }
 }
 
 TEST_CASE("layernorm and codes in one sweep are layernorm and then codes") {

@@ -1,4 +1,5 @@
 // AdamW and StableAdamW over an arena against the textbook, tensor by tensor.
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <map>
@@ -6,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/recipe.h"
 #include "nn/parameter.h"
 #include "optim/stable_adamw.h"
 #include "tests/optim/reference_adam.h"
@@ -398,4 +400,49 @@ TEST_CASE("numbers out of range and globs that match nothing are refused with th
   CHECK(message_of({.update = {.epsilon = 0}}).starts_with("--eps is 0"));
   CHECK(message_of({.undecayed = {"visual.*", "text.*"}})
             .starts_with("--wd-exclude text.* matches no parameter"));
+}
+
+// Quantising a weight needs max |w|. The optimizer leaves it beside the masters, so that nobody sweeps over
+// them.
+TEST_CASE("the optimizer leaves the largest values of the weights, and their codes are those of a sweep") {
+  Kernels& k = kernels(cpu_device);
+  for (const bool stable : {false, true}) {
+    ParameterArena arena(DType::bf16, cpu_device, 3);
+    const LinearRecipe& recipe = linear_recipe("switchback");
+    std::vector<std::shared_ptr<const PreparedWeight>> prepared;
+    const std::vector<std::string> names = {"a.weight", "frozen.weight", "skipped.weight", "large.weight"};
+    for (const std::string& name : names) {
+      arena.add(name + ".norm", {5}, Init::normal_with(0.5));  // not prepared
+      const Shape shape = name[0] == 'l' ? Shape{300, 120} : Shape{24, 16};
+      prepared.push_back(arena.prepare(arena.add(name, shape, Init::normal_with(0.5)), recipe));
+    }
+    arena.allocate();
+    arena.set_rate_scale(3, 0);  // frozen.weight
+    AdamWOptions options;
+    options.update.clip_update = stable;
+    AdamW optimizer(arena, options);
+    std::mt19937_64 random(5);
+    for (int step = 0; step < 4; ++step) {
+      if (step > 0) {  // before that: as published
+        for (const auto& s : arena.segments()) draw_gradient(arena, s, random, 0.1);
+        if (step == 2) set_gradient(arena, "skipped.weight", 7, INFINITY);
+        optimizer.step(0.05);
+      }
+      for (size_t i = 0; i < names.size(); ++i) {
+        const Tensor master = arena.master_of(*arena.find(names[i]));
+        Tensor largest({1}, DType::f32);
+        k.absolute_maximum(largest, master, Granularity::tensor);
+        INFO(names[i], " step ", step);
+        CHECK(arena.largest().span<float>()[2 * i + 1] == largest.span<float>()[0]);
+        const PreparedWeight swept = prepared_weight(recipe, master.shape(), DType::bf16, cpu_device);
+        prepare_weight(swept, recipe, master);
+        const auto same = [](const Tensor& a, const Tensor& b) {
+          return std::ranges::equal(a.span<int8_t>(), b.span<int8_t>());
+        };
+        CHECK(same(prepared[i]->forward.codes, swept.forward.codes));
+        CHECK(same(prepared[i]->input.codes, swept.input.codes));
+        CHECK(prepared[i]->forward.scale.span<float>()[0] == swept.forward.scale.span<float>()[0]);
+      }
+    }
+  }
 }
