@@ -19,7 +19,8 @@ constexpr int largest_divisor(int pieces, int at_most) {
   return at_most;
 }
 
-template <class T, After kAfter, Gelu kGelu = Gelu::exact>
+// kSecond: the second matrix is wanted. (Forward computes it in any case: y is made of it.)
+template <class T, After kAfter, Gelu kGelu = Gelu::exact, bool kSecond = kAfter == After::gelu>
 struct Bf16Epilogue {
   struct Arguments {
     CUtensorMap y_map, operand_map, second_map;
@@ -27,7 +28,8 @@ struct Bf16Epilogue {
     bool second;  // wanted
   };
   static constexpr bool kHasOperand = kAfter == After::gelu_backward;
-  static constexpr bool kHasSecond = kAfter == After::gelu || kAfter == After::gelu_backward;
+  static constexpr bool kHasSecond = kSecond || kAfter == After::gelu;
+  static constexpr bool kFreshSums = kAfter == After::gelu_backward;  // gemm_sm90.cuh
   static constexpr int kRing = largest_divisor(
       T::kPieces, kAfter == After::gelu ? T::kBuffers / 2 : T::kBuffers - (kHasSecond ? 1 : 0));
   static constexpr int kSecondRing = kHasSecond ? largest_divisor(T::kPieces, T::kBuffers - kRing) : 0;
@@ -99,7 +101,7 @@ struct Bf16Epilogue {
     } else if constexpr (kAfter == After::gelu_backward) {
       cuda::gelu_and_times_slope<kGelu>(gelu, r, at);
 #pragma unroll
-      for (int q = 0; q < 4; ++q) second[q] = pack_bf16(gelu[2 * q], gelu[2 * q + 1]);
+      for (int q = 0; q < 4 && kHasSecond; ++q) second[q] = pack_bf16(gelu[2 * q], gelu[2 * q + 1]);
     }
 #pragma unroll
     for (int q = 0; q < 4; ++q) y[q] = pack_bf16(r[2 * q], r[2 * q + 1]);
@@ -141,9 +143,8 @@ struct Bf16Epilogue {
         uint32_t y[4], second[4];
         transform(y, second, r, operand[pair]);
         ptx::store_matrices(ptx::shared_address(y_piece) + offset, y);
-        if constexpr (kHasSecond) {  // wanted or not: a branch would keep the compiler from mixing pairs
+        if constexpr (kHasSecond)  // forward, wanted or not: a branch would keep pairs from being mixed
           ptx::store_matrices(ptx::shared_address(second_piece) + offset, second);
-        }
       }
       ptx::fence_async_proxy();
       __syncwarp();

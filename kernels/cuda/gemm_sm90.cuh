@@ -38,6 +38,7 @@
 //   prefetch(row, column, split)              before the product: where the warp's first piece lies
 //   finish(sums)                              after it: float or int [kBlocksM][kSums], as wgmma leaves them
 // and may have
+//   kFreshSums = true                         its own code for a tile's first stage: see multiply
 //   prepare(buffer)                           static: once, by all threads: writes the matrix of ones
 //   wants_row_sums(), finish_row_sums(sums)   Σ_k x[m, k] on the way (staggered): a product with eight columns
 //                                             of ones (8 x 64, bf16, in the first KiB of the buffers); float
@@ -126,16 +127,26 @@ __device__ __forceinline__ void multiply_step(typename T::Sum (&acc)[T::kSums], 
     ptx::wgmma_bf16<T::kMajorX, T::kMajorW>(acc, x, w, add);
 }
 
+template <bool kValue>
+struct Constant {
+  __device__ constexpr operator bool() const { return kValue; }
+};
+
 // acc = x rows [first_row, first_row + kConsumerM) of the tile times all of its w. One group of products
 // stays in flight while the next stage is waited for. after_issue(k_block) runs when a stage's products are
 // on their way; with_step(block, x, add) may issue more products on the x of a step.
-template <class T, class AfterIssue, class WithStep>
+//
+// A tile's first products do not add to acc. Whether they do is a predicate of the instruction, so within one
+// loop over all stages the compiler must take acc for read there: all of it stays live from tile to tile,
+// through the epilogue, which is left with few registers. kFresh takes the first stage out of the loop: each
+// sum's register is free as soon as the epilogue has used it. That pays where the epilogue computes much.
+template <class T, bool kFresh, class AfterIssue, class WithStep>
 __device__ __forceinline__ void multiply(typename T::Sum (&acc)[T::kBlocksM][T::kSums],
                                          SharedMemory<T>& shared, RingPosition<T>& at, int k_blocks,
                                          int first_row, int lane, int rank, const char* role,
                                          const AfterIssue& after_issue, const WithStep& with_step) {
   int previous = 0;
-  for (int k_block = 0; k_block < k_blocks; ++k_block) {
+  const auto multiply_stage = [&](int k_block, auto first) {  // first: bool or Constant
     ptx::mbarrier_wait(&shared.full[at.stage], at.parity, role, at.stage);
     const uint64_t x = ptx::wgmma_descriptor(shared.x[at.stage] + first_row * kRowBytes);
     const uint64_t w = ptx::wgmma_descriptor(shared.w[at.stage], T::kBlockK * kRowBytes);
@@ -145,7 +156,7 @@ __device__ __forceinline__ void multiply(typename T::Sum (&acc)[T::kBlocksM][T::
 #pragma unroll
       for (int block = 0; block < T::kBlocksM; ++block) {
         const uint64_t x_step = ptx::wgmma_advance(x, block * 64 * kRowBytes + step * step_bytes(T::kMajorX));
-        const int add = k_block > 0 || step > 0;
+        const int add = !first || step > 0;
         multiply_step<T>(acc[block], x_step, ptx::wgmma_advance(w, step * step_bytes(T::kMajorW)), add);
         with_step(block, x_step, add);
       }
@@ -153,9 +164,15 @@ __device__ __forceinline__ void multiply(typename T::Sum (&acc)[T::kBlocksM][T::
     ptx::wgmma_commit();
     after_issue(k_block);
     ptx::wgmma_wait<1>();
-    if (k_block > 0) release(shared, previous, lane, rank);
+    if (!first) release(shared, previous, lane, rank);
     previous = at.stage;
     at.advance();
+  };
+  if constexpr (kFresh) {
+    multiply_stage(0, Constant<true>{});
+    for (int k_block = 1; k_block < k_blocks; ++k_block) multiply_stage(k_block, Constant<false>{});
+  } else {
+    for (int k_block = 0; k_block < k_blocks; ++k_block) multiply_stage(k_block, k_block == 0);
   }
   ptx::wgmma_wait<0>();
 #pragma unroll
@@ -176,6 +193,7 @@ __global__ void __launch_bounds__(T::kThreads, 1)
   const int lane = threadIdx.x % 32;
   const int rank = static_cast<int>(ptx::cluster_block_rank());
   constexpr bool kRowSums = requires { &Epilogue::wants_row_sums; };
+  constexpr bool kFresh = requires { requires Epilogue::kFreshSums; };
 
   if (threadIdx.x == 0) {
     for (int s = 0; s < T::kStages; ++s) {
@@ -230,7 +248,8 @@ __global__ void __launch_bounds__(T::kThreads, 1)
             const auto sum_rows = [&](int block, uint64_t x, int add) {
               ptx::wgmma_bf16<T::kMajorX, Major::k>(sums[block], x, ones, add);
             };
-            multiply<T>(acc, shared, at, k_blocks, first_row, lane, rank, "consumer", let_go, sum_rows);
+            multiply<T, kFresh>(acc, shared, at, k_blocks, first_row, lane, rank, "consumer", let_go,
+                                sum_rows);
 #pragma unroll
             for (int block = 0; block < T::kBlocksM; ++block) ptx::wgmma_results(sums[block]);
             epilogue.finish_row_sums(sums);
@@ -238,7 +257,7 @@ __global__ void __launch_bounds__(T::kThreads, 1)
           }
         }
         if (!multiplied)
-          multiply<T>(acc, shared, at, k_blocks, first_row, lane, rank, "consumer", let_go, no_more);
+          multiply<T, kFresh>(acc, shared, at, k_blocks, first_row, lane, rank, "consumer", let_go, no_more);
         hold = false;
         epilogue.finish(acc);
       }
@@ -264,7 +283,7 @@ __global__ void __launch_bounds__(T::kThreads, 1)
               ptx::named_barrier_arrive<1>(256);
           }
         };
-        multiply<T>(acc, shared, at, k_blocks, 0, lane, rank, "consumer", give_turn, no_more);
+        multiply<T, kFresh>(acc, shared, at, k_blocks, 0, lane, rank, "consumer", give_turn, no_more);
         at.advance(k_blocks);  // the other consumer's tile
         epilogue.finish(acc);
       }
