@@ -266,6 +266,9 @@ template <class T>
 void at_least(const char* flag, const std::optional<T>& value, double low) {
   if (value) at_least(flag, *value, low);
 }
+void finite(const char* flag, double value) {
+  if (!std::isfinite(value)) fail(flag, " must be a finite number, got ", value);
+}
 void one_of(const char* flag, const std::string& value, const std::vector<std::string>& allowed) {
   if (std::find(allowed.begin(), allowed.end(), value) != allowed.end()) return;
   std::string list;
@@ -338,6 +341,7 @@ void check(TrainingOptions& o, std::vector<std::string>& notices) {
   at_least("--epochs", o.epochs, 1);
   at_least("--max-steps", o.max_steps, 1);
   at_least("--workers", o.workers, 0);
+  if (o.workers > 1024) fail("--workers must be at most 1024, got ", o.workers);
   at_least("--shuffle-window", o.shuffle_window, 1);
   at_least("--train-num-samples", o.train_num_samples, 1);
   at_least("--val-num-samples", o.val_num_samples, 1);
@@ -349,6 +353,8 @@ void check(TrainingOptions& o, std::vector<std::string>& notices) {
   at_least("--save-every-n-steps", o.save_every_n_steps, 1);
   at_least("--eval-every-n-steps", o.eval_every_n_steps, 1);
   at_least("--keep-last-k", o.keep_last_k, 1);
+  at_least("--val-frequency", o.val_frequency, 0);
+  at_least("--zeroshot-frequency", o.zeroshot_frequency, 0);
   at_least("--lock-image-unlocked-groups", o.lock_image_unlocked_groups, 0);
   at_least("--lock-text-unlocked-layers", o.lock_text_unlocked_layers, 0);
   at_least("--threads", o.threads, 0);
@@ -383,15 +389,24 @@ void check(TrainingOptions& o, std::vector<std::string>& notices) {
     fail("--train-data is missing (shards or a CSV file); or use --dataset-type synthetic");
   if (o.dataset_type == "synthetic" && !o.train_num_samples)
     fail("--dataset-type synthetic needs --train-num-samples");
+  for (const auto& [flag, values] : {std::pair{"--image-mean", &o.image_mean}, {"--image-std", &o.image_std}})
+    for (double value : *values) finite(flag, value);
+  if (o.layer_scale) finite("--layer-scale", *o.layer_scale);
   for (double deviation : o.image_std)
     if (!(deviation > 0)) fail("--image-std must be positive, got ", deviation, ": pixels are divided by it");
   for (const auto& [flag, value] : {std::pair{"--lr", o.lr}, {"--wd", o.wd}, {"--eps", o.eps}})
-    if (!std::isfinite(value)) fail(flag, " must be a finite number, got ", value);
+    finite(flag, value);
   if (o.resume == "latest" && o.name.empty() && o.logs != "none")
     fail("--resume latest needs the --name of the run: a name made from date and options is new every time");
   if (!o.report_to.empty() && o.report_to != "all" && o.report_to.find("tensorboard") == std::string::npos)
     notices.push_back("--report-to " + o.report_to +
                       " has no effect: only tensorboard is supported; train.jsonl has the same numbers");
+  for (const auto& [flag, given, needed, there] :
+       {std::tuple{"--lock-image-unlocked-groups", o.lock_image_unlocked_groups > 0, "--lock-image",
+                   o.lock_image},
+        {"--lock-text-unlocked-layers", o.lock_text_unlocked_layers > 0, "--lock-text", o.lock_text},
+        {"--decay-clipped-rate", o.decay_clipped_rate, "--opt stableadamw", o.opt == "stableadamw"}})
+    if (given && !there) notices.push_back(concat(flag, " has no effect without ", needed));
   if (!o.profile_steps.empty()) {
     long long first = 0, last = 0;
     char rest = 0;

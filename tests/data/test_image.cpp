@@ -55,6 +55,43 @@ TEST_CASE("decoding equals Pillow's on every golden picture") {
   }
 }
 
+TEST_CASE(
+    "fast decoding: the picture at 1/2, 1/4 or 1/8, never smaller than asked for; other formats as they "
+    "are") {
+  int reduced = 0;
+  for (const GoldenPicture& picture : golden_pictures()) {
+    if (!kWebp && is_webp(picture)) continue;
+    CAPTURE(picture.name);
+    const Image whole = decode_image(picture.file);
+    const int64_t shorter = std::min(whole.height, whole.width);
+    for (int64_t edge : {int64_t{1}, int64_t{5}, shorter / 2, shorter, shorter + 1}) {
+      if (edge == 0) continue;
+      CAPTURE(edge);
+      const Image fast = decode_image(picture.file, {.fast_decode_edge = edge});
+      int64_t part = 1;
+      if (picture.name.starts_with("jpeg"))
+        while (part < 8 && shorter / (2 * part) >= edge) part *= 2;
+      CHECK_EQ(fast.height, (whole.height + part - 1) / part);
+      CHECK_EQ(fast.width, (whole.width + part - 1) / part);
+      if (part == 1) CHECK(fast.pixels == whole.pixels);
+      if (part == 1 || whole.height % part || whole.width % part) continue;
+      // A pixel is about the mean of the part x part pixels in its place (some of these pictures are noise).
+      double difference = 0;
+      for (int64_t y = 0; y < fast.height; ++y)
+        for (int64_t i = 0; i < fast.width * 3; ++i) {
+          double sum = 0;
+          for (int64_t dy = 0; dy < part; ++dy)
+            for (int64_t dx = 0; dx < part; ++dx)
+              sum += whole.row(y * part + dy)[(i / 3 * part + dx) * 3 + i % 3];
+          difference += std::abs(sum / static_cast<double>(part * part) - fast.row(y)[i]);
+        }
+      CHECK_LE(difference / static_cast<double>(fast.pixels.size()), 16);
+      ++reduced;
+    }
+  }
+  CHECK_GE(reduced, 5);
+}
+
 TEST_CASE("every prefix of a JPEG is an error: the end marker counts") {
   for (const char* name :
        {"jpeg-gradient-17x9-s1-q5-progressive", "jpeg-restart-3", "jpeg-cmyk-21x13", "jpeg-grey-21x13"}) {
