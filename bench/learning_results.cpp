@@ -99,27 +99,52 @@ Series series_of(const std::vector<LearningRun>& runs, const std::string& name, 
   }
 }
 
-// A sentence a recipe: whether its mean lies within the noise between standard's seeds.
+// A sentence a recipe: how far its mean loss lies from standard's, in standard errors of that difference. Three or
+// four seeds of one recipe say little about the noise between seeds, so it is pooled over all recipes.
 std::string verdicts(const std::vector<LearningRun>& runs) {
+  const auto losses_of = [&](const std::string& name) {
+    std::vector<double> losses;
+    for (const LearningRun& run : runs)
+      if (run.name() == name && std::isfinite(run.loss)) losses.push_back(run.loss);
+    return losses;
+  };
   std::string text;
-  for (const std::string& name : names_of(runs)) {
-    const auto any = std::find_if(runs.begin(), runs.end(), [&](const auto& r) { return r.name() == name; });
-    LearningRun standard{.recipe = "standard", .layer_scale = any->layer_scale};
-    std::vector<double> own, others;
-    for (const LearningRun& run : runs) {
-      if (!std::isfinite(run.loss)) continue;
-      if (run.name() == name) own.push_back(run.loss);
-      if (run.name() == standard.name()) others.push_back(run.loss);
+  for (const bool scaled : {false, true}) {  // layer-scale
+    LearningRun standard;
+    standard.recipe = "standard", standard.layer_scale = scaled ? 0 : -1;
+    double squares = 0;
+    size_t freedom = 0;
+    std::vector<std::string> names;
+    for (const std::string& name : names_of(runs)) {
+      const auto any =
+          std::find_if(runs.begin(), runs.end(), [&](const auto& r) { return r.name() == name; });
+      if ((any->layer_scale >= 0) != scaled) continue;
+      names.push_back(name);
+      const std::vector<double> losses = losses_of(name);
+      if (losses.size() < 2) continue;
+      const auto free = static_cast<double>(losses.size() - 1);
+      squares += free * spread(losses).deviation * spread(losses).deviation;
+      freedom += losses.size() - 1;
     }
-    if (name == standard.name() || own.empty() || others.size() < 2) continue;
-    const double apart = spread(own).mean - spread(others).mean, noise = spread(others).deviation;
-    char line[200];
-    std::snprintf(line, sizeof line, "- %s: mean loss %+.4f from %s's, whose seeds deviate by %.4f: %s\n",
-                  name.c_str(), apart, standard.name().c_str(), noise,
-                  std::fabs(apart) <= noise ? "within the noise"
-                  : apart > 0               ? "behind"
-                                            : "ahead");
-    text += line;
+    const std::vector<double> others = losses_of(standard.name());
+    if (others.empty() || freedom == 0) continue;
+    const double noise = std::sqrt(squares / static_cast<double>(freedom));
+    for (const std::string& name : names) {
+      const std::vector<double> own = losses_of(name);
+      if (name == standard.name() || own.empty()) continue;
+      const double apart = spread(own).mean - spread(others).mean;
+      const double error =
+          noise * std::sqrt(1.0 / static_cast<double>(own.size()) + 1.0 / static_cast<double>(others.size()));
+      char line[240];
+      std::snprintf(
+          line, sizeof line,
+          "- %s: mean loss %+.4f from %s's, %.1f standard errors (seeds deviate by %.4f, pooled): %s\n",
+          name.c_str(), apart, standard.name().c_str(), std::fabs(apart) / error, noise,
+          std::fabs(apart) <= 2 * error ? "within the noise"
+          : apart > 0                   ? "behind"
+                                        : "ahead");
+      text += line;
+    }
   }
   return text;
 }

@@ -32,7 +32,7 @@ std::string json_line(const LearningRun& run);
 std::vector<LearningRun> read_learning_lines(const std::string& path);
 
 // Markdown, a row for each recipe in the order of its first run: mean ± standard deviation over the seeds.
-// Below it, for each, whether its mean lies within the noise between standard's seeds.
+// Below it, how far each mean lies from standard's, beside the noise between seeds.
 std::string learning_table(const std::vector<LearningRun>& runs);
 // SVG: standard's loss, and the other recipes' minus standard's, over the epochs.
 std::string learning_picture(const std::vector<LearningRun>& runs, const std::string& title);

@@ -104,10 +104,9 @@ TEST_CASE("learning study: the table") {
   CHECK(has(table, "| standard, zero-init | 1 | 5.0000 |  |"));
   CHECK(has(table, "| fp8, zero-init | 1 | 5.2500 | +0.2500 | 3.0000 | 0.2500 | 0.5000 | 2.0 |"));
   CHECK(has(table, "| fp8-sim | 2, 1 diverged | 2.1250 | +0.1250 |"));
-  CHECK(
-      has(table,
-          "- fp8-sim: mean loss +0.6250 from standard's, whose seeds deviate by 0.7071: within the noise\n"));
-  CHECK(has(table, "- llm-int8: mean loss +2.1667 from standard's, whose seeds deviate by 0.7071: behind\n"));
+  // Pooled: (0.5 + 2 · 2.9297²)/(1 + 2) = 2.4267²
+  CHECK(has(table, "- fp8-sim: mean loss +0.6250 from standard's, 0.2 standard errors (seeds deviate by 2.4267, "));
+  CHECK(has(table, "- llm-int8: mean loss +2.1667 from standard's, 1.0 standard errors (seeds deviate by 2.4267, "));
   CHECK_FALSE(has(table, "- fp8, zero-init"));  // a single seed of standard has no noise
 }
 
