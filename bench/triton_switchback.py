@@ -1,21 +1,21 @@
 #!/usr/bin/env python3
-"""The published SwitchBack layer (Triton kernels of bitsandbytes) beside ours: forward and backward of one linear.
+"""The published SwitchBack layer (Triton kernels of bitsandbytes) beside ours: a linear, forward and backward.
 
     pip download --no-deps bitsandbytes==0.42.0 && unzip -q bitsandbytes-0.42.0*.whl -d FOLDER
     python3 bench/triton_switchback.py --bitsandbytes FOLDER --against build/bench/bench_linear
 
 Of FOLDER only bitsandbytes/triton/*.py and bitsandbytes/nn/triton_based_modules.py are read. The rival is its
-SwitchBackLinear with one scale a weight (the paper's algorithm 1) in fp16, the type its kernels write; beside it
-nn.Linear in fp16 and bf16. Everything is recorded as a CUDA graph, so the host costs nothing; layers take turns,
-4 calls each, 9 rounds, medians. Random normal values. With --against, bench_linear is run before and after in a
-process of its own (--lines: what it wrote with --json just before counts as the run before); the ratio is of the
-averages of both runs.
+SwitchBackLinear with one scale a weight (the paper's algorithm 1) in fp16, the type its kernels write; beside
+it nn.Linear in fp16 and bf16. Everything is recorded as a CUDA graph, so the host costs nothing; layers take
+turns, 4 calls each, 9 rounds, medians. Random normal values. With --against, bench_linear is run before and
+after in a process of its own (--lines: what it wrote with --json just before counts as the run before); the
+ratio is of the averages of both runs.
 
-The code is of 2023 and does not run with today's Triton as it is. It is changed while it is loaded, in no other way
-than PATCHES says; where there is a choice, it is made in its favour.
+The code is of 2023 and does not run with today's Triton as it is. It is changed while it is loaded, in no
+other way than PATCHES says; where there is a choice, it is made in its favour.
 
---prepare compiles its kernels by many processes (their binaries go to Triton's cache) and times nothing: 20 s that
-need no GPU.
+--prepare compiles its kernels by many processes (their binaries go to Triton's cache) and times nothing: 20 s
+that leave the GPU alone.
 """
 
 import argparse
@@ -31,9 +31,8 @@ import tempfile
 
 # (file, published text, text that takes its place); "*": every file
 PATCHES = [
-    # Triton 3 has no model of a product's time. The published code lets it choose 10 of 118 configurations to
-    # try; here all 18 that are meant for large products are tried (those for narrow ones, of 16 or 32 rows,
-    # are not).
+    # Triton 3 has no model of a product's time, by which the published code chooses ten of its configurations
+    # to try. Here all 18 that are meant for large products are tried; the others have 16 or 32 rows.
     ("*", "from triton.ops.matmul_perf_model import early_config_prune, estimate_matmul_time\n",
      "from triton.language.extra import libdevice\n"
      "    def early_config_prune(configs, named_args, **kwargs):\n"
@@ -90,7 +89,8 @@ def load():
     kernels = [quantize_rowwise._quantize_rowwise, quantize_global._quantize_global,
                quantize_global._quantize_global_transpose, product._int8_matmul_mixed_dequantize]
     for kernel in kernels:  # short trials: there are many shapes
-        kernel._do_bench = lambda call, quantiles: triton.testing.do_bench(call, warmup=4, rep=16, quantiles=quantiles)
+        kernel._do_bench = lambda call, quantiles: triton.testing.do_bench(
+            call, warmup=4, rep=16, quantiles=quantiles)
     return modules, quantize_rowwise, quantize_global, product, kernels
 
 
@@ -102,37 +102,41 @@ def layers_of(o):
 # ---- compiling by many processes ---------------------------------------------------------------------------
 def compile_share(o, share, shares):
     import torch
+    import triton.language as tl
+    half, byte = torch.float16, torch.int8
     _, _, _, product, (rows, all_at_once, transposed, matmul) = load()
     jobs = []
     for _, k, n in layers_of(o):
         m = o.tokens
         for width in (k, n):
-            jobs += [(rows, (torch.float16, torch.int8, torch.float16, m * width),
+            jobs += [(rows, (half, byte, half, m * width),
                       {"BLOCK_SIZE": width, "P2": 2 ** math.ceil(math.log2(width))}, c) for c in rows.configs]
-        jobs += [(all_at_once, (torch.float16, torch.float16, torch.int8, n * k), {}, c) for c in all_at_once.configs]
-        jobs += [(transposed, (torch.float16, torch.float16, torch.int8, k, 1, n, 1, n, k), {}, transposed.configs[0])]
-        for bias, (a, b) in ((torch.float16, (k, n)), (None, (n, k))):
-            jobs += [(matmul, (torch.int8, torch.int8, torch.float16, bias, torch.float16, torch.float16, m, b, a,
+        jobs += [(all_at_once, (half, half, byte, n * k), {}, c) for c in all_at_once.configs]
+        jobs += [(transposed, (half, half, byte, k, 1, n, 1, n, k), {}, transposed.configs[0])]
+        for bias, (a, b) in ((half, (k, n)), (None, (n, k))):
+            jobs += [(matmul, (byte, byte, half, bias, half, half, m, b, a,
                                1. / (127. * 127.), int(bias is not None), a, 1, 1, a, b, 1),
-                      {"GROUP_M": 8, "ACC_TYPE": importlib.import_module("triton.language").float32}, c)
+                      {"GROUP_M": 8, "ACC_TYPE": tl.float32}, c)
                      for c in product.early_config_prune(matmul.configs, {})]
     unique = {}
     for job in jobs:
-        name = (id(job[0]), str([a for a in job[1] if not isinstance(a, int) or a == 1]), str(job[2]), str(job[3]))
-        unique.setdefault(name, job)
+        types = str([a for a in job[1] if not isinstance(a, int) or a == 1])
+        unique.setdefault((id(job[0]), types, str(job[2]), str(job[3])), job)
     failed = 0
     for kernel, arguments, meta, config in list(unique.values())[share::shares]:
         try:
             kernel.fn.warmup(*arguments, grid=(1,), **meta, **config.all_kwargs())
-        except Exception as error:  # a configuration that needs too much shared memory, say: the tuner passes it by
+        except Exception as error:  # too much shared memory, say: the tuner passes such a configuration by
             failed += 1
             if failed == 1:
-                print(f"{kernel.base_fn.__name__} {config}: {type(error).__name__}: {str(error)[:300]}", flush=True)
+                print(f"{kernel.base_fn.__name__} {config}: {type(error).__name__}: {str(error)[:300]}",
+                      flush=True)
 
 
 def prepare(o):
     shares = max(1, min(14, os.cpu_count() - 2))
-    command = [sys.executable, __file__, "--bitsandbytes", o.bitsandbytes, "--dims", o.dims, "--tokens", str(o.tokens)]
+    command = [sys.executable, __file__, "--bitsandbytes", o.bitsandbytes, "--dims", o.dims,
+               "--tokens", str(o.tokens)]
     workers = [subprocess.Popen(command + ["--share", f"{i}/{shares}"]) for i in range(shares)]
     for worker in workers:
         worker.wait()
@@ -197,7 +201,8 @@ def measure(o, modules, quantize_rowwise, quantize_global, product, k, n):
     if not error < 0.05:
         sys.exit(f"triton_switchback: the published layer computes something else: {error:.3f} off")
     del y, expected
-    names = ["forward", "dx", "dw", "dbias", "quantise x", "quantise dy", "quantise w", "quantise w transposed"]
+    names = ["forward", "dx", "dw", "dbias", "quantise x", "quantise dy", "quantise w",
+             "quantise w transposed"]
     parts = times_of([
         lambda: multiply(x_codes, w_codes.t(), x_scale, w_scale, bias),
         lambda: multiply(dy_codes, t_codes.t(), dy_scale, t_scale, None),
@@ -215,7 +220,8 @@ def measure(o, modules, quantize_rowwise, quantize_global, product, k, n):
 def of_dims(o, path):
     with open(path) as file:
         lines = [json.loads(line) for line in file]
-    return {line["dim"]: line for line in lines if line["tokens"] == o.tokens and line["recipe"] == "switchback"}
+    wanted = [x for x in lines if x["tokens"] == o.tokens and x["recipe"] == "switchback"]
+    return {line["dim"]: line for line in wanted}
 
 
 def ours(o):
@@ -256,23 +262,27 @@ def main():
         for dim, k, n in layers_of(o):
             r = results[k, n] = measure(o, modules, rows, of_all, product, k, n)
             us = {name: value * 1e6 for name, value in r.items()}
-            print(f"published {k:5} -> {n:5} | SwitchBack {us['published']:7.1f}, nn.Linear fp16 {us['fp16']:7.1f} "
-                  f"({r['fp16'] / r['published']:.3f}x), bf16 {us['bf16']:7.1f} | fwd {us['forward']:.1f} dx {us['dx']:.1f} "
-                  f"dw {us['dw']:.1f} dbias {us['dbias']:.1f} | x {us['quantise x']:.1f} dy {us['quantise dy']:.1f} "
-                  f"w {us['quantise w']:.1f} + {us['quantise w transposed']:.1f} | y off by {r['error']:.4f} | "
-                  f"{str(kernels[3].best_config)[:90]}", flush=True)
+            print(f"published {k:5} -> {n:5} | SwitchBack {us['published']:7.1f}, "
+                  f"nn.Linear fp16 {us['fp16']:7.1f} ({r['fp16'] / r['published']:.3f}x), "
+                  f"bf16 {us['bf16']:7.1f} | fwd {us['forward']:.1f} dx {us['dx']:.1f} "
+                  f"dw {us['dw']:.1f} dbias {us['dbias']:.1f} | x {us['quantise x']:.1f} "
+                  f"dy {us['quantise dy']:.1f} w {us['quantise w']:.1f} + {us['quantise w transposed']:.1f} | "
+                  f"y off by {r['error']:.4f} | {str(kernels[3].best_config)[:90]}", flush=True)
         if o.against:
             runs.append(ours(o))
         for dim in [int(d) for d in o.dims.split(",")]:
             pair = [results[dim, 4 * dim], results[4 * dim, dim]]
-            line = {"dim": dim, "tokens": o.tokens, "published": sum(r["published"] for r in pair) / 2 * 1e6,
-                    "fp16": sum(r["fp16"] for r in pair) / 2 * 1e6, "bf16": sum(r["bf16"] for r in pair) / 2 * 1e6}
+            line = {"dim": dim, "tokens": o.tokens}
+            for name in ("published", "fp16", "bf16"):
+                line[name] = sum(r[name] for r in pair) / 2 * 1e6
             text = f"dim {dim:5}, average of both layers: published {line['published']:8.1f}"
             if runs:
-                own = [statistics.mean(run[dim][name] for run in runs) for name in ("whole", "up whole", "down whole")]
+                own = [statistics.mean(run[dim][name] for run in runs)
+                       for name in ("whole", "up whole", "down whole")]
                 line.update(ours=own[0], ours_up=own[1], ours_down=own[2])
+                up, down = (r["published"] * 1e6 / of for r, of in zip(pair, own[1:]))
                 text += (f", ours {own[0]:8.1f}: {line['published'] / own[0]:.3f}x "
-                         f"(up {pair[0]['published'] * 1e6 / own[1]:.3f}x, down {pair[1]['published'] * 1e6 / own[2]:.3f}x)")
+                         f"(up {up:.3f}x, down {down:.3f}x)")
             print(text + f"; nn.Linear fp16 {line['fp16']:.1f}, bf16 {line['bf16']:.1f}", flush=True)
             if o.json:
                 with open(o.json, "a") as file:
