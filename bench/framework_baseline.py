@@ -221,8 +221,9 @@ def run_once(o, letter, model, batch, prepared):
         command = torch_command(o, model, batch, "--compile", o.compile, *["--eager"] * (letter == "E"))
     environment = dict(os.environ, SWITCHBACK_CPU_THREADS=str(o.threads)) if o.device == "cpu" else None
     file = tempfile.NamedTemporaryFile(mode="r", suffix=".jsonl")
+    was_prepared = letter == "B" and (model, batch) in prepared
     try:
-        if letter == "B" and (model, batch) in prepared:
+        if was_prepared:
             process, file = prepared.pop((model, batch))
             try:
                 process.communicate("go\n", timeout=o.timeout)
@@ -235,7 +236,8 @@ def run_once(o, letter, model, batch, prepared):
         line = dict(json.loads(file.read().splitlines()[-1]), letter=letter)
     except (subprocess.SubprocessError, OSError, IndexError) as error:
         print(f"failed: {error}", flush=True)
-        return None
+        # What a prepared process has compiled lies in PyTorch's cache: a fresh one is ready sooner.
+        return run_once(o, letter, model, batch, prepared) if was_prepared else None
     finally:
         file.close()
     if o.json:
