@@ -19,11 +19,12 @@ using Bf16Tile192 = Tile<__nv_bfloat16, 128, 192, 4, 4, Schedule::ping_pong, kMa
 template <Major kMajorW>
 using Bf16Tile256 = Tile<__nv_bfloat16, 128, 256, 4, 2, Schedule::staggered, kMajorW>;
 
-template <class T, After kAfter, Gelu kGelu = Gelu::exact, bool kSecond = kAfter == After::gelu>
+template <class T, After kAfter, Gelu kGelu = Gelu::exact, bool kSecond = kAfter != After::nothing,
+          bool kFresh = false>
 void launch_bf16(const GemmBf16& a, const LaunchOptions& options, cudaStream_t stream) {
   const int M = static_cast<int>(a.M), N = static_cast<int>(a.N), K = static_cast<int>(a.K);
   if (M == 0 || N == 0) return;
-  using Epilogue = Bf16Epilogue<T, kAfter, kGelu, kSecond>;
+  using Epilogue = Bf16Epilogue<T, kAfter, kGelu, kSecond, kFresh>;
   typename Epilogue::Arguments arguments;
   arguments.y_map = piece_map<T>(a.y, M, N);
   arguments.operand_map = Epilogue::kHasOperand ? piece_map<T>(a.operand, M, N) : arguments.y_map;

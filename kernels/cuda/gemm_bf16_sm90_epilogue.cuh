@@ -19,8 +19,9 @@ constexpr int largest_divisor(int pieces, int at_most) {
   return at_most;
 }
 
-// kSecond: the second matrix is wanted. (Forward computes it in any case: y is made of it.)
-template <class T, After kAfter, Gelu kGelu = Gelu::exact, bool kSecond = kAfter == After::gelu>
+// kSecond: there is code for a second matrix (which need not be wanted).   kFresh: gemm_sm90.cuh.
+template <class T, After kAfter, Gelu kGelu = Gelu::exact, bool kSecond = kAfter != After::nothing,
+          bool kFresh = false>
 struct Bf16Epilogue {
   struct Arguments {
     CUtensorMap y_map, operand_map, second_map;
@@ -28,8 +29,7 @@ struct Bf16Epilogue {
     bool second;  // wanted
   };
   static constexpr bool kHasOperand = kAfter == After::gelu_backward;
-  static constexpr bool kHasSecond = kSecond || kAfter == After::gelu;
-  static constexpr bool kFreshSums = kAfter == After::gelu_backward;  // gemm_sm90.cuh
+  static constexpr bool kHasSecond = kSecond, kFreshSums = kFresh;
   static constexpr int kRing = largest_divisor(
       T::kPieces, kAfter == After::gelu ? T::kBuffers / 2 : T::kBuffers - (kHasSecond ? 1 : 0));
   static constexpr int kSecondRing = kHasSecond ? largest_divisor(T::kPieces, T::kBuffers - kRing) : 0;
@@ -111,8 +111,9 @@ struct Bf16Epilogue {
   __device__ __forceinline__ void finish(const float (&acc)[T::kBlocksM][T::kSums]) {
     // The row and unit whose address this lane gives to ldmatrix and stmatrix (matrix_fragments.cuh):
     // matrices 0 and 1 are rows 0-7 and 8-15 of one column group, matrices 2 and 3 of the next.
-    const int lane_row = lane % 16, lane_unit = lane / 16;
-    constexpr int kPairs = T::kChunk / 16;  // of column groups
+    const uint32_t first_offset = swizzled<T>(lane % 16, lane / 16);
+    constexpr int kPairs = T::kChunk / 16;       // of column groups
+    constexpr int kAhead = kFresh ? 1 : kPairs;  // of the pairs' operands
 #pragma unroll
     for (int i = 0; i < T::kPieces; ++i) {
       const int block = i / T::kChunks, first_group = i % T::kChunks * (T::kChunk / 8);
@@ -120,30 +121,34 @@ struct Bf16Epilogue {
       uint8_t* second_piece = kHasSecond ? pieces[kRing + i % kSecondBuffers] : nullptr;
       await_buffers(i);
       uint32_t operand[kPairs][4] = {};
+      const auto load = [&](int pair) {
+        ptx::load_matrices(operand[pair], ptx::shared_address(y_piece) + (first_offset ^ pair * 32));
+      };
+      if constexpr (kHasOperand) {
 #pragma unroll
-      for (int pair = 0; pair < kPairs; ++pair) {
-        const uint32_t offset = swizzled<T>(lane_row, 2 * pair + lane_unit);
-        if constexpr (kHasOperand) ptx::load_matrices(operand[pair], ptx::shared_address(y_piece) + offset);
+        for (int pair = 0; pair < kAhead; ++pair) load(pair);
       }
 #pragma unroll
       for (int pair = 0; pair < kPairs; ++pair) {
-        const uint32_t offset = swizzled<T>(lane_row, 2 * pair + lane_unit);
+        const uint32_t offset = first_offset ^ pair * 32;
+        if (kHasOperand && pair + kAhead < kPairs) load(pair + kAhead);
         float r[8];
 #pragma unroll
         for (int group = 0; group < 2; ++group) {
           const int j = first_group + 2 * pair + group;
-          float2 b = {0.0f, 0.0f};
-          if constexpr (kAfter != After::gelu_backward) b = bias.of_group(j, lane);
 #pragma unroll
-          for (int half = 0; half < 2; ++half) {
-            r[4 * group + 2 * half] = acc[block][4 * j + 2 * half] + b.x;
-            r[4 * group + 2 * half + 1] = acc[block][4 * j + 2 * half + 1] + b.y;
+          for (int q = 0; q < 4; ++q) r[4 * group + q] = acc[block][4 * j + q];
+          if constexpr (kAfter != After::gelu_backward) {
+            const float2 b = bias.of_group(j, lane);
+#pragma unroll
+            for (int half = 0; half < 2; ++half)
+              r[4 * group + 2 * half] += b.x, r[4 * group + 2 * half + 1] += b.y;
           }
         }
         uint32_t y[4], second[4];
         transform(y, second, r, operand[pair]);
         ptx::store_matrices(ptx::shared_address(y_piece) + offset, y);
-        if constexpr (kHasSecond)  // forward, wanted or not: a branch would keep pairs from being mixed
+        if constexpr (kHasSecond)  // wanted or not: a branch would keep the compiler from mixing pairs
           ptx::store_matrices(ptx::shared_address(second_piece) + offset, second);
       }
       ptx::fence_async_proxy();
