@@ -1,5 +1,5 @@
 // decode_jpeg.cpp: JPEG through libjpeg-turbo, set up as Pillow does it: accurate integer DCT, fancy
-// upsampling.
+// upsampling. The codes of plain files are read by ourselves (jpeg_codes.h).
 //
 // libjpeg reports errors by a callback that must not return. It is left by longjmp, which skips destructors,
 // so every stretch between setjmp and the library holds plain values only; what owns memory lives in the
@@ -10,11 +10,8 @@
 #include <cstdio>
 #include <cstring>
 
-// clang-format off: jpeglib.h wants <cstdio> before it
-#include <jpeglib.h>
-// clang-format on
-
 #include "data/decoders.h"
+#include "data/jpeg_codes.h"
 #include "runtime/check.h"
 
 namespace switchback {
@@ -24,13 +21,13 @@ namespace {
 // of work in a megabyte. Encoders write about ten.
 constexpr int kMostScans = 200;
 
-class JpegReader {
+class JpegReader : public JpegCodes {
  public:
   explicit JpegReader(std::span<const uint8_t> bytes) {
     decoder_.err = jpeg_std_error(&errors_);
     errors_.error_exit = on_error;
     errors_.emit_message = [](j_common_ptr, int) {};  // warnings: Pillow ignores them too
-    decoder_.client_data = this;
+    decoder_.client_data = static_cast<JpegCodes*>(this);
     jpeg_create_decompress(&decoder_);
     source_.next_input_byte = bytes.data();
     source_.bytes_in_buffer = bytes.size();
@@ -61,9 +58,10 @@ class JpegReader {
   }
 
   // rows: (height, width, components of the output)
-  bool read_rows(uint8_t* rows, int64_t row_bytes) {
+  bool read_rows(uint8_t* rows, int64_t row_bytes, bool own_codes) {
     if (setjmp(jump_) != 0) return false;
     jpeg_start_decompress(&decoder_);
+    if (own_codes) take_over(decoder_, [](j_decompress_ptr decoder) { self(decoder).leave(); });
     while (decoder_.output_scanline < decoder_.output_height) {
       // Four at a time: libjpeg works in groups of 8 or 16 rows and copies less when it may write more.
       JSAMPROW pointers[4];
@@ -79,7 +77,10 @@ class JpegReader {
   const char* message() const { return message_; }
 
  private:
-  static JpegReader& self(j_common_ptr decoder) { return *static_cast<JpegReader*>(decoder->client_data); }
+  template <class Decoder>  // pointer to jpeg_common_struct or jpeg_decompress_struct
+  static JpegReader& self(Decoder decoder) {
+    return *static_cast<JpegReader*>(static_cast<JpegCodes*>(decoder->client_data));
+  }
 
   [[noreturn]] void leave() { longjmp(jump_, 1); }
 
@@ -91,7 +92,7 @@ class JpegReader {
   }
 
   static boolean on_end_of_data(j_decompress_ptr decoder) {
-    JpegReader& reader = self(reinterpret_cast<j_common_ptr>(decoder));
+    JpegReader& reader = self(decoder);
     std::strcpy(reader.message_, "truncated JPEG (premature end of data)");
     reader.leave();
   }
@@ -137,9 +138,8 @@ void from_inverted_cmyk(std::span<uint8_t> to, std::span<const uint8_t> inks) {
   }
 }
 
-}  // namespace
-
-void decode_jpeg(Image& to, std::span<const uint8_t> bytes, const DecodeOptions& options) {
+// False: our own reading of the codes met something irregular; the picture is to be decoded without it.
+bool decode(Image& to, std::span<const uint8_t> bytes, const DecodeOptions& options, bool own_codes) {
   JpegReader reader(bytes);
   if (!reader.read_header()) fail(reader.message());
   jpeg_decompress_struct& decoder = reader.decoder();
@@ -161,12 +161,25 @@ void decode_jpeg(Image& to, std::span<const uint8_t> bytes, const DecodeOptions&
   if (components == 4) {
     decoder.out_color_space = JCS_CMYK;
     std::vector<uint8_t> inks(static_cast<size_t>(to.height * to.width * 4));
-    if (!reader.read_rows(inks.data(), to.width * 4)) fail(reader.message());
+    if (!reader.read_rows(inks.data(), to.width * 4, own_codes)) {
+      if (reader.irregular()) return false;
+      fail(reader.message());
+    }
     from_inverted_cmyk(to.pixels, inks);
   } else {
     decoder.out_color_space = JCS_RGB;  // of a grey picture libjpeg makes three equal channels
-    if (!reader.read_rows(to.pixels.data(), to.width * 3)) fail(reader.message());
+    if (!reader.read_rows(to.pixels.data(), to.width * 3, own_codes)) {
+      if (reader.irregular()) return false;
+      fail(reader.message());
+    }
   }
+  return true;
+}
+
+}  // namespace
+
+void decode_jpeg(Image& to, std::span<const uint8_t> bytes, const DecodeOptions& options) {
+  if (!options.own_jpeg_codes || !decode(to, bytes, options, true)) decode(to, bytes, options, false);
 }
 
 }  // namespace switchback

@@ -34,6 +34,8 @@ struct DecodeOptions {
   // several times faster), as long as its shorter edge keeps at least this many pixels. The result is a
   // smaller picture, no longer Pillow's bit for bit after resizing (docs/data.md has the differences).
   int64_t fast_decode_edge = 0;
+  // Read a JPEG's codes by ourselves where it is plain and clean (jpeg_codes.h): the same pixels, sooner.
+  bool own_jpeg_codes = true;
 };
 
 struct ImageSize {

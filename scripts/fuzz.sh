@@ -28,7 +28,7 @@ sources() {
     tokenizer) echo data/bpe.cpp data/clip_tokenizer.cpp data/html_entities.cpp data/mojibake.cpp \
       data/mojibake_signs.cpp data/text_cleaning.cpp data/tokenizer.cpp data/unicode.cpp data/word_scanner.cpp \
       data/utf8_repair.cpp runtime/file.cpp ;;
-    image) echo data/augment.cpp data/decode_jpeg.cpp data/decode_png.cpp data/decode_webp.cpp data/image.cpp \
+    image) echo data/augment.cpp data/decode_jpeg.cpp data/decode_png.cpp data/decode_webp.cpp data/image.cpp data/jpeg_codes.cpp \
       data/resize.cpp data/resize_passes.cpp ;;
     *) echo "fuzz.sh: unknown target $1" >&2; exit 1 ;;
   esac

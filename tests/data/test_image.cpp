@@ -4,6 +4,7 @@
 #include <string>
 
 #include "data/image.h"
+#include "data/resize.h"
 #include "runtime/check.h"
 #include "tests/data/image_golden.h"
 
@@ -173,6 +174,85 @@ TEST_CASE("the size in the header is checked before anything is decoded") {
   // A PNG's header is under a checksum, so a large one is made up whole by changing both.
   CHECK(!error_of(with("png-rgb-37x19", 16, {0x7F, 0xFF, 0xFF, 0xFF, 0x7F, 0xFF, 0xFF, 0xFF})).empty());
   CHECK(!error_of(with("png-rgb-37x19", 16, {0, 0, 0, 0})).empty());
+}
+
+TEST_CASE("a JPEG's codes read by ourselves: libjpeg's pixels, and libjpeg's answer to every damage") {
+  std::mt19937 random(11);
+  std::vector<const GoldenPicture*> small;
+  int pictures = 0, damaged = 0, refused = 0;
+  const auto same = [&](std::span<const uint8_t> file) {
+    std::string errors[2];
+    Image images[2];
+    for (const bool own : {false, true}) {
+      try {
+        decode_image(images[own], file, {.max_image_pixels = 1'000'000, .own_jpeg_codes = own});
+      } catch (const Error& error) {
+        errors[own] = error.what();
+      }
+    }
+    CHECK_EQ(errors[0], errors[1]);
+    if (errors[0].empty()) CHECK(images[0].pixels == images[1].pixels);
+    return errors[0].empty();
+  };
+  for (const GoldenPicture& picture : golden_pictures()) {
+    if (picture.file[0] != 0xFF) continue;
+    CAPTURE(picture.name);
+    CHECK(same(picture.file));
+    ++pictures;
+    if (picture.height * picture.width <= 4000) small.push_back(&picture);
+  }
+  CHECK(pictures > 50);
+  for (int i = 0; i < 6000; ++i) {
+    const GoldenPicture& picture = *small[random() % small.size()];
+    CAPTURE(picture.name);
+    std::vector<uint8_t> file = picture.file;
+    const size_t at = file.size() / 4 + random() % (file.size() * 3 / 4);  // mostly behind the headers
+    switch (random() % 4) {
+      case 0:
+        file[at] = static_cast<uint8_t>(random());
+        break;
+      case 1:
+        file[at] ^= static_cast<uint8_t>(1u << random() % 8);
+        break;
+      case 2:
+        file.erase(file.begin() + static_cast<std::ptrdiff_t>(at));
+        break;
+      default:  // markers where none may be, also of restarts
+        file.insert(file.begin() + static_cast<std::ptrdiff_t>(at),
+                    {255, static_cast<uint8_t>(random() % 2 ? 0xD0 + random() % 10 : random())});
+    }
+    ++damaged;
+    refused += !same(file);
+  }
+  CHECK(refused > 10);
+  CHECK(refused < damaged / 2);
+}
+
+TEST_CASE("fast decoding: a part of the size, and nearly the same picture after resizing") {
+  for (const char* name : {"jpeg-200x150", "jpeg-grey-21x13", "jpeg-cmyk-21x13"}) {
+    const GoldenPicture& picture = golden(name);
+    CAPTURE(name);
+    const Image whole = decode_image(picture.file);
+    const int64_t edge = std::min(whole.height, whole.width);
+    for (const int64_t part : {1, 2, 4, 8}) {
+      CAPTURE(part);
+      // The edge that allows this part and no smaller one.
+      const Image fast = decode_image(picture.file, {.fast_decode_edge = edge / part});
+      CHECK_EQ(fast.height, (whole.height + part - 1) / part);
+      CHECK_EQ(fast.width, (whole.width + part - 1) / part);
+      if (part == 1) CHECK(fast.pixels == whole.pixels);
+      const Image a = resize(whole, 8, 8, Interpolation::bicubic),
+                  b = resize(fast, 8, 8, Interpolation::bicubic);
+      double difference = 0;
+      for (size_t i = 0; i < a.pixels.size(); ++i) difference += std::abs(a.pixels[i] - b.pixels[i]);
+      CHECK(difference / static_cast<double>(a.pixels.size()) < (edge / part >= 16 ? 3 : 40));
+    }
+    CHECK(decode_image(picture.file, {.fast_decode_edge = edge}).pixels == whole.pixels);
+    CHECK(decode_image(picture.file, {.fast_decode_edge = edge + 1}).pixels == whole.pixels);
+  }
+  // Other formats have no such way.
+  const GoldenPicture& png = golden("png-rgb-37x19");
+  CHECK(decode_image(png.file, {.fast_decode_edge = 2}).pixels == decode_image(png.file).pixels);
 }
 
 TEST_CASE("random damage is decoded or refused, never worse") {
