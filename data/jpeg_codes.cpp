@@ -19,7 +19,7 @@ bool JpegCodes::take_over(jpeg_decompress_struct&, void (*)(j_decompress_ptr)) {
 
 namespace {
 
-// Place of the k-th coefficient in a block; a run that leads beyond the last one is found out after the block.
+// Place of the k-th coefficient in a block. A run that leads beyond the last one is found out afterwards.
 constexpr uint8_t kPlaces[64 + 16] = {0,  1,  8,  16, 9,  2,  3,  10, 17, 24, 32, 25, 18, 11, 4,  5,
                                       12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13, 6,  7,  14, 21, 28,
                                       35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51,
@@ -91,10 +91,13 @@ struct JpegCodesReader {
         return {b.bits | word >> b.count, b.count + 8 * bytes, b.next + bytes};
       }
     }
-    return refill_by_bytes(b, codes);
+    return refill_by_bytes(b.bits, b.count, b.next, codes);
   }
 
-  [[gnu::noinline]] static Bits refill_by_bytes(Bits b, JpegCodes& codes) {
+  // Three numbers and no Bits, which would be kept in memory for this call alone.
+  [[gnu::noinline, gnu::cold]] static Bits refill_by_bytes(uint64_t bits, int64_t count, const uint8_t* next,
+                                                           JpegCodes& codes) {
+    Bits b{bits, count, next};
     while (b.count <= 56) {
       uint64_t byte = 0;
       if (b.next < codes.end_ && *b.next != 0xFF) {
@@ -116,7 +119,7 @@ struct JpegCodesReader {
     const uint32_t entry = t.codes[b.bits >> (64 - Table::kBits)];
     return entry != 0 ? entry : long_code(b.bits, t);
   }
-  [[gnu::noinline]] static uint32_t long_code(uint64_t bits, const Table& t) {
+  [[gnu::noinline, gnu::cold]] static uint32_t long_code(uint64_t bits, const Table& t) {
     for (int length = Table::kBits + 1; length <= 16; ++length) {
       const int code = static_cast<int>(bits >> (64 - length));
       if (code <= t.largest_code[length])

@@ -1,13 +1,14 @@
-// jpeg_codes.h: the Huffman codes of a clean baseline JPEG, read faster than libjpeg-turbo reads them. For most
-// photographs they are two thirds of the time of decoding.
+// jpeg_codes.h: the Huffman codes of a clean baseline JPEG, read faster than libjpeg-turbo reads them. For
+// most photographs they are two thirds of the time of decoding.
 //
-// libjpeg's decompressor is made of modules; the one that turns codes into coefficients is a pair of functions,
-// of which the second, decode_mcu, is called once per group of blocks (an MCU). take_over() puts its own in that
-// place. Everything else (headers, inverse DCT, upsampling, colours) stays libjpeg's, so the pixels do too.
+// libjpeg's decompressor is made of modules. The one that turns codes into coefficients has a function,
+// decode_mcu, that is called once per group of blocks (an MCU); take_over() puts its own in that place.
+// Everything else (headers, inverse DCT, upsampling, colours) stays libjpeg's, so the pixels do too.
 //
-// What is not plain and clean (progressive or arithmetic coding, several scans, a code that does not exist, a marker
-// too early) is left to libjpeg: either take_over() says no, or the reading stops and irregular() is true; the
-// picture is then decoded once more without it. What is done about damage is thus libjpeg's choice in every case.
+// What is not plain and clean (progressive or arithmetic coding, several scans, a code that does not exist, a
+// marker too early) is left to libjpeg: either take_over() says no, or the reading stops and irregular() is
+// true; the picture is then decoded once more without it. What is done about damage is thus libjpeg's choice
+// in every case.
 //
 //   bits     64 of them, the next one on top; filled by eight bytes at a time where none of these is 0xFF
 //   tables   the next 10 bits -> run, size and both lengths, for all but the rarest codes
@@ -26,8 +27,8 @@ namespace switchback {
 
 class JpegCodes {
  public:
-  // Of a decoder that jpeg_start_decompress has started, and whose client_data points to this object. leave: is
-  // called when the reading stops, and does not return. False: nothing has changed.
+  // Of a decoder that jpeg_start_decompress has started, and whose client_data points to this object. leave:
+  // is called when the reading stops, and does not return. False: nothing has changed.
   bool take_over(jpeg_decompress_struct& decoder, void (*leave)(j_decompress_ptr));
 
   bool irregular() const { return irregular_; }
