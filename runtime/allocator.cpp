@@ -282,11 +282,6 @@ void CachingAllocator::give(void* memory) {
   s.free_blocks.insert(block);
 }
 
-void CachingAllocator::forbid_growth(bool forbidden) {
-  const std::lock_guard lock(state_->mutex);
-  state_->growth_forbidden = forbidden;
-}
-
 void CachingAllocator::release_cached() {
   const std::lock_guard lock(state_->mutex);
   state_->release_cached();

@@ -71,15 +71,14 @@ class CachingAllocator {
   void* take(size_t bytes);
   void give(void* memory);
 
-  void forbid_growth(bool forbidden);  // while true, take() fails instead of asking the source
-  void release_cached();               // gives wholly free segments back to the source
+  void release_cached();  // gives wholly free segments back to the source
   MemoryStatistics statistics() const;
   void reset_peak();
 
   // ---- recordings: a stretch of work that a device will repeat on the same addresses ----
-  // From begin to end, growth is forbidden and what is taken is written down. At the end all of it must have
-  // been given back (else the recording is abandoned, with an error). It stays in the cache and may serve
-  // others between two repetitions; its segments are kept until forget_recording().
+  // From begin to end, take() fails instead of asking the source, and what is taken is written down. At the
+  // end all of it must have been given back (else the recording is abandoned, with an error). It stays in the
+  // cache and may serve others between two repetitions; its segments are kept until forget_recording().
   void begin_recording();
   int end_recording();  // the recording's number
   void abandon_recording();

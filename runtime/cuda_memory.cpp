@@ -77,16 +77,4 @@ std::unique_ptr<MemorySource> page_locked_memory(Device device) {
   return std::make_unique<PageLockedMemory>(device);
 }
 
-PinnedBuffer::PinnedBuffer(size_t bytes) : bytes_(bytes) {
-  void* memory = nullptr;
-  const cudaError_t error = cudaMallocHost(&memory, bytes);
-  if (error != cudaSuccess) {
-    cudaGetLastError();
-    fail("no room for ", bytes, " bytes of page-locked host memory: ", cudaGetErrorString(error));
-  }
-  data_ = static_cast<char*>(memory);
-}
-
-PinnedBuffer::~PinnedBuffer() { cudaFreeHost(data_); }
-
 }  // namespace switchback

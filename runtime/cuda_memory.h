@@ -16,18 +16,4 @@ std::unique_ptr<MemorySource> cuda_memory(Device device);
 // The same for page-locked host memory (cudaMallocHost): copies between it and a GPU run beside the CPU.
 std::unique_ptr<MemorySource> page_locked_memory(Device device);
 
-// One piece of page-locked host memory.
-class PinnedBuffer {
- public:
-  explicit PinnedBuffer(size_t bytes);
-  ~PinnedBuffer();
-  PinnedBuffer(const PinnedBuffer&) = delete;
-  char* data() const { return data_; }
-  size_t bytes() const { return bytes_; }
-
- private:
-  char* data_ = nullptr;
-  size_t bytes_;
-};
-
 }  // namespace switchback

@@ -16,7 +16,7 @@ namespace switchback::cuda {
 // nobody waits: a ring whose wrap-around waits for the stream once.
 struct CudaKernels::Staging {
   static constexpr size_t bytes = size_t{1} << 20, largest = bytes / 4;
-  PinnedBuffer buffer{bytes};
+  Tensor buffer = Tensor::page_locked({bytes}, DType::u8);
   size_t used = 0;
 
   char* take(size_t size, cudaStream_t stream) {
@@ -25,7 +25,7 @@ struct CudaKernels::Staging {
       CUDA_CHECK(cudaStreamSynchronize(stream));
       used = 0;
     }
-    char* place = buffer.data() + used;
+    char* place = static_cast<char*>(buffer.data()) + used;
     used += rounded;
     return place;
   }

@@ -59,7 +59,8 @@ cublasLtMatrixLayout_t layout(DType dtype, int64_t rows, int64_t cols) {
 std::string word_of(const GemmProblem& p) {
   return concat(p.m, 'x', p.n, 'x', p.k, p.a_transposed ? 'T' : 'N', p.b_transposed ? 'T' : 'N', '-',
                 p.inputs, '-', p.output, "-e", int{p.epilogue}, p.accumulate ? "-add" : "", "-align",
-                int{p.alignment_a}, '.', int{p.alignment_b}, '.', int{p.alignment_c});
+                int{p.alignment_a}, '.', int{p.alignment_b}, '.', int{p.alignment_c},
+                p.alignment_bias < 16 ? concat(".bias", int{p.alignment_bias}) : "");
 }
 
 // The timed choices: lines "problem candidate". Of two lines for one problem the first counts. Without a
@@ -288,6 +289,7 @@ bool GemmPlans::multiply(GemmProblem p, void* c, const void* a, const void* b, c
   p.alignment_a = alignment_of(a);
   p.alignment_b = alignment_of(b);
   p.alignment_c = alignment_of(c);
+  p.alignment_bias = bias ? alignment_of(bias) : 16;
   const auto known = plans_.find(p);
   const Plan* plan = known != plans_.end() ? known->second.get() : make(p, c, a, b, bias);
   if (!plan->possible) return false;

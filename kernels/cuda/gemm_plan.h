@@ -42,7 +42,8 @@ struct GemmProblem {
   DType output = DType::f32;
   Epilogue epilogue = plain;  // a bias is of the inputs' type
   bool accumulate = false;
-  uint8_t alignment_a = 16, alignment_b = 16, alignment_c = 16;  // bytes, set by multiply()
+  // Bytes, set by multiply(); an absent bias is aligned.
+  uint8_t alignment_a = 16, alignment_b = 16, alignment_c = 16, alignment_bias = 16;
 
   auto operator<=>(const GemmProblem&) const = default;
 };

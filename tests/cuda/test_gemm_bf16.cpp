@@ -195,6 +195,25 @@ TEST_CASE("bf16 product: every tile and epilogue, ragged sizes") {
   }
 }
 
+// A plan that was made with an aligned bias must not serve one that lies on an odd element.
+TEST_CASE("a bias on an odd element, after an aligned one of the same product") {
+  if (no_hopper()) return;
+  CudaKernels& k = device();
+  const int64_t M = 129, N = 264, K = 208;
+  const Tensor x = to_device(Tensor::of({M, K}, random_values(M * K, 1, 5)), gpu),
+               w = to_device(Tensor::of({N, K}, random_values(N * K, 0.1f, 6)), gpu),
+               bias = to_device(Tensor::of({N + 1}, random_values(N + 1, 1, 7)), gpu);
+  const Tensor aligned({N}, DType::bf16, gpu), y({M, N}, DType::bf16, gpu),
+      expected({M, N}, DType::bf16, gpu);
+  k.cast(aligned, bias.part(1, {N}));
+  k.linear_forward(expected, x, w, aligned);
+  k.linear_forward(y, x, w, bias.part(1, {N}));
+  const std::vector<bfloat16> a = values_of(y), b = values_of(expected);
+  for (size_t i = 0; i < a.size(); ++i)  // another kernel may have added in another order
+    REQUIRE_LE(std::fabs(static_cast<float>(a[i]) - static_cast<float>(b[i])),
+               0.02f * (1 + std::fabs(static_cast<float>(b[i]))));
+}
+
 // Many tiles for every block, so that rings and buffers turn over. One tile against cuBLASLt in f32, at every
 // thirteenth element; the others against that tile, to the bit: all add in the same order. And the gelu of the
 // forward pass against the one that the backward pass computes again from the pre-activation.

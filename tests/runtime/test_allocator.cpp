@@ -146,12 +146,12 @@ TEST_CASE("allocator: errors name the context, the sizes and the cure") {
   }
   CHECK(contains(error_of([&] { memory.take(~size_t{0}); }), "no room"));
 
-  memory.forbid_growth(true);
+  memory.begin_recording();
   text = error_of([&] { memory.take(2 * MiB); });
   CHECK_MESSAGE(contains(text, "growth is forbidden"), text);
   CHECK_EQ(log.taken, 1);
   memory.give(memory.take(1 * MiB));  // what is cached may still be used
-  memory.forbid_growth(false);
+  memory.abandon_recording();
   memory.give(memory.take(2 * MiB));
   CHECK_EQ(log.taken, 2);
 
@@ -298,7 +298,7 @@ TEST_CASE("allocator: a repeated step repeats its addresses and takes nothing ne
     return addresses;
   };
   step();
-  memory.forbid_growth(true);
+  memory.begin_recording();
   CHECK(step() == step());
 }
 
