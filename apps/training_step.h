@@ -19,11 +19,11 @@
 // pass goes on (nn/data_parallel.h), and the recording holds all of it. With the loss every rank learns
 // whether any rank was asked to stop, so that all of them stop after the same step.
 //
-// The text stops behind the longest caption of the batch (models/text_length.h). There are at most ten lengths;
-// each is captured by itself when it comes for the third time, and the graphs share the allocator's memory:
-// whoever rehearses, which is done on the whole text, has the room for all of them. All ranks compute the longest
-// of their lengths, because a captured step and its collectives must be the same on all of them; the slowest
-// rank decides how long a step takes anyhow.
+// The text stops behind the longest caption of the batch (models/text_length.h). There are at most ten
+// lengths; each is captured by itself when it comes for the third time, and the graphs share the allocator's
+// memory: whoever rehearses, which is done on the whole text, has the room for all of them. All ranks compute
+// the longest of their lengths, because a captured step and its collectives must be the same on all of them;
+// the slowest rank decides how long a step takes anyhow.
 //
 // A step goes op by op, too, when somebody watches the ops (Tape::observe), and when the batch is smaller than
 // the others. Accumulation (parts > 1): each part's activations are given up and computed again in the backward

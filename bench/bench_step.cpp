@@ -12,8 +12,8 @@
 //
 // --whole-last-block computes all rows of each tower's last block, as other programs do; clip_train computes the
 // ones that are read. The nominal FLOPs count them all, either way.
-// --text-length N: captions of at most N tokens, the text stops behind the longest one as in clip_train. Without it
-// the text tower computes its whole context, as other programs do. The nominal FLOPs count the whole context.
+// --text-length N: captions of at most N tokens, the text stops behind the longest one as in clip_train.
+// Without it the text tower computes its whole context, as other programs do, which is what nominal FLOPs count.
 //
 // --profile adds where the time goes, by kernel group and by op, op by op without a graph: time on the device
 // from the end of one op to the end of the next. Beside each group stands what its shapes ask for at least
@@ -109,8 +109,8 @@ void print_budget(const ClipConfig& config, int64_t batch_size, int64_t text_len
   std::printf("%-26s %32.3f\n", "all", total * 1e3);
 }
 
-// tokens (B, T): ids at random; with --text-length the largest id stands within the first N places, in the first
-// row at the last of them.
+// tokens (B, T): ids at random; with --text-length the largest id stands within the first N places, in the
+// first row at the last of them.
 Tensor random_captions(const ClipConfig& config, const Options& o) {
   PhiloxStream random(1, RandomPurpose::synthetic_data, 1);
   const int64_t context = config.text.context_length, longest = o.text_length.value_or(context);

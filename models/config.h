@@ -53,7 +53,7 @@ struct ClipConfig {
   std::optional<double> init_logit_bias;         // SigLIP: -10
   // The last block computes all rows, also those that nobody reads, as other programs do: for comparisons alone.
   bool whole_last_block = false;
-  // The text tower computes the whole context of every batch, also behind its longest caption (text_length.h).
+  // The text tower computes the whole context, also behind the longest caption of a batch (text_length.h).
   bool whole_text = false;
 };
 

@@ -7,7 +7,7 @@
 //
 //   tokens (B, T)    L = max_b (place of row b's end-of-text) + 1, rounded up
 //
-// Lengths are rounded up so that they are few: a GPU plans its products and captures its step for each of them.
+// Lengths are rounded up so that they are few: a GPU plans its products and captures its step for each.
 #pragma once
 
 #include <cstdint>
@@ -22,8 +22,8 @@ namespace switchback {
 // models here are causal and read the end-of-text token; parse_model_config refuses others.
 bool text_may_stop(const ClipConfig& config);
 
-// How many of the columns of tokens (B, T) i32, in host memory, must be computed: T, or a multiple of 8 (of 16,
-// 24, ... for T above 80, so that there are at most ten lengths).
+// How many of the columns of tokens (B, T) i32, in host memory, must be computed: T, or a multiple of 8 (of
+// 16, 24, ... for T above 80, so that there are at most ten lengths).
 int64_t text_length(const Tensor& tokens);
 
 // to (B, L) = the first columns of from (B, T), both i32 in host memory

@@ -146,11 +146,18 @@ TEST_CASE("a benchmark's synthetic run") {
   CHECK_EQ(p.options.train_num_samples.value(), 3200000);
   CHECK(p.noticed("--dist-url has no effect"));
   CHECK_EQ(configured_model(p.options).vision.layers, 24);
+  CHECK(configured_model(p.options).whole_text);  // it measures speed, on captions of two words
 }
 
 TEST_CASE("flags: prefixes, what has no effect, what is refused, what contradicts") {
   const std::string start = "--train-data a.tar --model ViT-B-32 ";
   CHECK_EQ(parse_line(start + "--train-num 100 --batch 7").options.train_num_samples.value(), 100);
+  const ClipConfig plain = configured_model(parse_line(start).options),
+                   whole = configured_model(parse_line(start + "--whole-text --whole-last-block").options);
+  CHECK_FALSE(plain.whole_text);
+  CHECK_FALSE(plain.whole_last_block);
+  CHECK(whole.whole_text);
+  CHECK(whole.whole_last_block);
   CHECK(has(error_of(start + "--train-n 5 --lock-i"), "ambiguous"));
   CHECK(has(error_of(start + "--horovod"), "--horovod is not supported: start one process per GPU"));
   CHECK(has(error_of(start + "--distill-model ViT-L-14"), "teacher"));

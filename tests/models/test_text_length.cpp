@@ -16,8 +16,8 @@ ClipConfig long_context() {
   return c;
 }
 
-// Captions of 2 ... 13 tokens, the longest among them. Behind the end stands padding, or whatever else: only the
-// largest id of a row is special.
+// Captions of 2 ... 13 tokens, the longest among them. Behind the end stands padding, or whatever else: only
+// the largest id of a row is special.
 Batch captions(const ClipConfig& c, bool padded = true) {
   Batch b = random_batch(c, samples);
   const auto ids = b.tokens.span<int32_t>();
