@@ -22,6 +22,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "kernels/cuda/device.cuh"
 #include "kernels/cuda/ptx/mma.cuh"
 #include "runtime/check.h"
 #include "runtime/view.h"
@@ -331,14 +332,6 @@ inline AttentionShape attention_shape(const CView& qkv, int64_t heads) {
   return shape;
 }
 
-inline int device_attribute(cudaDeviceAttr attribute) {
-  int device = 0, value = 0;
-  check_launch(cudaGetDevice(&device), "attention");
-  check_launch(cudaDeviceGetAttribute(&value, attribute, device), "attention");
-  return value;
-}
-inline int multiprocessors() { return device_attribute(cudaDevAttrMultiProcessorCount); }
-inline bool is_hopper() { return device_attribute(cudaDevAttrComputeCapabilityMajor) == 9; }
 // Bytes that a block may ask for: 227 KiB on Hopper, 163 on an A100, 99 on cards of 8.6 and 8.9.
 inline int shared_memory_limit() { return device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin); }
 

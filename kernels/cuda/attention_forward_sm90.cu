@@ -195,7 +195,7 @@ void launch_forward_sm90(bf16* out, float* lse, const bf16* qkv, AttentionShape 
   allow_shared_memory(kernel, slots * matrix + beside);
   const HeadMaps qkv_maps =
       make_head_maps(qkv, shape.batch, shape.tokens, shape.qkv_pitch(), shape.chunk_rows);
-  const int blocks = std::min(shape.batch * shape.heads, multiprocessors());
+  const int blocks = std::min(shape.batch * shape.heads, multiprocessor_count());
   kernel<<<blocks, 128 * (groups + 1), slots * matrix + beside, stream>>>(out, lse, qkv_maps, shape, slots);
   check_launch(cudaGetLastError(), "attention_forward");
 }
@@ -204,7 +204,7 @@ void launch_forward_sm90(bf16* out, float* lse, const bf16* qkv, AttentionShape 
 
 bool attention_forward_sm90_serves(const AttentionShape& shape) {
   return (shape.head_size == 64 || shape.head_size == 80) && shape.tokens > 96 && shape.tokens <= 320 &&
-         is_hopper();
+         on_hopper();
 }
 
 void attention_forward_sm90(bf16* out, float* lse, const bf16* qkv, const AttentionShape& shape, bool causal,

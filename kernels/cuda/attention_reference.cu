@@ -10,6 +10,7 @@
 
 #include "kernels/cuda/attention_backward.cuh"
 #include "kernels/cuda/attention_forward.cuh"
+#include "kernels/cuda/device.cuh"
 #include "kernels/cuda/reduce.cuh"
 
 namespace switchback::cuda {
@@ -158,8 +159,6 @@ size_t row_bytes(const char* op, const Heads& s, int rows) {
     fail(op, ": ", s.tokens, " tokens in heads of ", s.head_size, ": there is no kernel for these");
   return bytes;
 }
-// The tuned kernels move rows in pieces of 16 bytes.
-bool lies_well(const void* memory) { return reinterpret_cast<uintptr_t>(memory) % 16 == 0; }
 
 }  // namespace
 
@@ -170,7 +169,7 @@ void CudaKernels::attention_forward(View out, View lse, CView qkv, int64_t heads
   check_shape(op, "out", out, {qkv.shape[0], qkv.shape[1], qkv.cols() / 3}, qkv.dtype);
   check_shape(op, "lse", lse, {qkv.shape[0], heads, qkv.shape[1]}, DType::f32);
   if (rows == 0) return;
-  if (qkv.dtype == DType::bf16 && attention_serves(s.head_size) && lies_well(qkv.data) && lies_well(out.data))
+  if (qkv.dtype == DType::bf16 && attention_serves(s.head_size) && aligned(qkv.data) && aligned(out.data))
     return cuda::attention_forward(out, lse, qkv, heads, causal, stream_);
   visit(qkv.dtype, op, [&](auto tag) {
     using T = decltype(tag);
@@ -192,7 +191,7 @@ void CudaKernels::attention_backward(Sink dqkv, CView dout, CView qkv, CView out
   check_sink(op, "dqkv", dqkv, qkv.shape[0] * qkv.shape[1], 3 * channels, qkv.dtype);
   if (rows == 0) return;
   if (qkv.dtype == DType::bf16 && dqkv.to.dtype == DType::bf16 && attention_serves(s.head_size) &&
-      lies_well(qkv.data) && lies_well(dqkv.to.data) && lies_well(dout.data) && lies_well(out.data)) {
+      aligned(qkv.data) && aligned(dqkv.to.data) && aligned(dout.data) && aligned(out.data)) {
     dqkv.to.shape = qkv.shape;
     dout.shape = out.shape;
     return cuda::attention_backward(dqkv, dout, qkv, out, lse, heads, causal, stream_);

@@ -11,18 +11,6 @@ constexpr int tiles = 6;
 constexpr const char* names[tiles] = {"ping-pong 128x128", "ping-pong 128x160",       "ping-pong 128x192",
                                       "staggered 128x256", "ping-pong 128x128 fresh", "ping-pong 128x192 fresh"};
 
-bool on_hopper() {
-  static const bool yes = [] {
-    int device, major;
-    CUDA_CHECK(cudaGetDevice(&device));
-    CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
-    return major == 9;
-  }();
-  return yes;
-}
-
-bool aligned(const void* memory) { return reinterpret_cast<uintptr_t>(memory) % 16 == 0; }
-
 // What a tile reaches where nothing is wasted, relative to the best; the rest of the choice is how much of it
 // is wasted.
 double expected(const GemmBf16& a, int tile) {

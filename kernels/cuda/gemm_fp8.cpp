@@ -1,24 +1,16 @@
 #include "kernels/cuda/gemm_fp8.h"
 
-#include <cublasLt.h>
-
 #include <map>
 #include <memory>
 #include <mutex>
 #include <tuple>
 
+#include "kernels/cuda/cublas_check.h"
 #include "kernels/cuda/cuda_check.cuh"
 #include "kernels/cuda/cuda_kernels.h"
 
 namespace switchback::cuda {
 namespace {
-
-#define CUBLAS_CHECK(call)                                          \
-  do {                                                              \
-    const cublasStatus_t cublas_check_status = (call);              \
-    CHECK(cublas_check_status == CUBLAS_STATUS_SUCCESS, #call ": ", \
-          cublasLtGetStatusString(cublas_check_status));            \
-  } while (0)
 
 constexpr size_t workspace_bytes = size_t{32} << 20;
 
@@ -30,11 +22,6 @@ struct Problem {
 };
 
 cudaDataType_t type_of(Format format) { return format == Format::e4m3 ? CUDA_R_8F_E4M3 : CUDA_R_8F_E5M2; }
-
-template <class T>
-void set(cublasLtMatmulDesc_t description, cublasLtMatmulDescAttributes_t attribute, const T& value) {
-  CUBLAS_CHECK(cublasLtMatmulDescSetAttribute(description, attribute, &value, sizeof(value)));
-}
 
 // The library thinks in columns: its A is our b, its D our y transposed.
 struct Plan {
@@ -62,12 +49,10 @@ struct Plan {
              reinterpret_cast<const void*>(256));  // alignment is all that the heuristic reads
     cublasLtMatmulPreference_t preference = nullptr;
     CUBLAS_CHECK(cublasLtMatmulPreferenceCreate(&preference));
-    CUBLAS_CHECK(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
-                                                      &workspace_bytes, sizeof(workspace_bytes)));
+    set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, workspace_bytes);
     // Split sums are added in order or not at all: the same bits every time (gemm_plan.h).
-    const uint32_t reductions = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
-    CUBLAS_CHECK(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
-                                                      &reductions, sizeof(reductions)));
+    set(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+        static_cast<uint32_t>(CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE));
     int count = 0;
     const cublasStatus_t status =
         cublasLtMatmulAlgoGetHeuristic(handle, description, b, a, y, y, preference, 1, &chosen, &count);

@@ -1,5 +1,5 @@
 // gemm_int8.cu: the preconditions of an int8 product, and which kernel computes it on this device.
-#include "kernels/cuda/cuda_check.cuh"
+#include "kernels/cuda/device.cuh"
 #include "kernels/cuda/gemm_int8.cuh"
 
 namespace switchback {
@@ -30,13 +30,7 @@ void check_gemm_int8(const GemmInt8& a) {
 }
 
 void gemm_int8(const GemmInt8& a, cudaStream_t stream) {
-  static const int capability = [] {
-    int device, major;
-    CUDA_CHECK(cudaGetDevice(&device));
-    CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
-    return major;
-  }();
-  if (capability == 9)
+  if (cuda::on_hopper())
     gemm_int8_sm90(a, stream);
   else
     gemm_int8_mma(a, stream);

@@ -1,7 +1,5 @@
 #include "kernels/cuda/gemm_plan.h"
 
-#include <cublasLt.h>
-
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
@@ -11,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/cuda/cublas_check.h"
 #include "kernels/cuda/cuda_check.cuh"
 #include "kernels/cuda/gemm_bf16.cuh"
 #include "kernels/cuda/gemm_weight_gradient.cuh"
@@ -18,13 +17,6 @@
 
 namespace switchback::cuda {
 namespace {
-
-#define CUBLAS_CHECK(call)                                          \
-  do {                                                              \
-    const cublasStatus_t cublas_check_status = (call);              \
-    CHECK(cublas_check_status == CUBLAS_STATUS_SUCCESS, #call ": ", \
-          cublasLtGetStatusString(cublas_check_status));            \
-  } while (0)
 
 constexpr int most_algorithms = 24;  // asked of cuBLASLt's heuristic: candidates 0, 1, ...
 constexpr int first_tile = 1000;     // candidate first_tile + t is tile t of gemm_bf16
@@ -35,16 +27,6 @@ cudaDataType_t type_of(DType dtype) { return dtype == DType::bf16 ? CUDA_R_16BF 
 uint8_t alignment_of(const void* memory) {
   const auto address = reinterpret_cast<uintptr_t>(memory);
   return static_cast<uint8_t>(std::min<uintptr_t>(16, address & (~address + 1)));
-}
-
-template <class T>
-void set(cublasLtMatmulDesc_t description, cublasLtMatmulDescAttributes_t attribute, const T& value) {
-  CUBLAS_CHECK(cublasLtMatmulDescSetAttribute(description, attribute, &value, sizeof(value)));
-}
-template <class T>
-void set(cublasLtMatmulPreference_t preference, cublasLtMatmulPreferenceAttributes_t attribute,
-         const T& value) {
-  CUBLAS_CHECK(cublasLtMatmulPreferenceSetAttribute(preference, attribute, &value, sizeof(value)));
 }
 
 // A row-major matrix as it lies in memory, (rows, cols), which in columns is (cols, rows).

@@ -4,21 +4,13 @@
 #include <algorithm>
 #include <cmath>
 
-#include "kernels/cuda/cuda_check.cuh"
+#include "kernels/cuda/device.cuh"
 #include "kernels/cuda/gemm_sm90.cuh"
 #include "kernels/cuda/ptx/tensor_map.cuh"
 
 namespace switchback::sm90 {
 
-inline int multiprocessor_count() {
-  static const int count = [] {
-    int device, n;
-    CUDA_CHECK(cudaGetDevice(&device));
-    CUDA_CHECK(cudaDeviceGetAttribute(&n, cudaDevAttrMultiProcessorCount, device));
-    return n;
-  }();
-  return count;
-}
+using cuda::multiprocessor_count;
 
 struct LaunchOptions {
   int64_t band_bytes = 16 << 20;  // of w that the blocks keep returning to: a third of L2

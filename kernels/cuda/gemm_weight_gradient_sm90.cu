@@ -90,8 +90,6 @@ __global__ void __launch_bounds__(256)
   }
 }
 
-bool aligned(const void* memory) { return reinterpret_cast<uintptr_t>(memory) % 16 == 0; }
-
 size_t bytes_of(const GemmWeightGradient& a, int splits) {
   return static_cast<size_t>(splits) * static_cast<size_t>(a.N * a.K + a.N) * sizeof(float);
 }
@@ -120,13 +118,7 @@ int best_splits(const GemmWeightGradient& a, size_t workspace_bytes) {
 
 bool gemm_weight_gradient_serves(const GemmWeightGradient& a, size_t workspace_bytes) {
   constexpr int64_t most = int64_t{1} << 31;
-  static const bool on_hopper = [] {
-    int device, major;
-    CUDA_CHECK(cudaGetDevice(&device));
-    CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
-    return major == 9;
-  }();
-  return on_hopper && a.N % 8 == 0 && a.K % 8 == 0 && a.M > 0 && a.N > 0 && a.K > 0 && a.M < most &&
+  return on_hopper() && a.N % 8 == 0 && a.K % 8 == 0 && a.M > 0 && a.N > 0 && a.K > 0 && a.M < most &&
          a.N < most && a.K < most && aligned(a.dy) && aligned(a.x) && aligned(a.dw) &&
          bytes_of(a, 1) <= workspace_bytes;
 }

@@ -108,8 +108,7 @@ __global__ void __launch_bounds__(32 * forward_warps, groups == 2 && coded ? 6 :
 }  // namespace
 
 bool can_code_rows(const RowCodes& codes, DType rows) {
-  return codes && rows == DType::bf16 && has_codes(codes.format) &&
-         reinterpret_cast<uintptr_t>(codes.codes.data) % 16 == 0;
+  return codes && rows == DType::bf16 && has_codes(codes.format) && aligned(codes.codes.data);
 }
 
 bool normalize_rows(const CudaKernels& k, const View& sum, const View& normed, const View& mean,

@@ -9,6 +9,7 @@
 #pragma once
 
 #include "kernels/cuda/codes.cuh"
+#include "kernels/cuda/device.cuh"
 #include "kernels/cuda/layernorm_rows.cuh"
 #include "kernels/cuda/reduce.cuh"
 
@@ -70,7 +71,7 @@ inline int groups_of(int64_t rows, int64_t width, std::initializer_list<CView> o
   const int64_t groups = (width + stride - 1) / stride;
   if (rows == 0 || width % group != 0 || groups > most_groups) return 0;
   for (const CView& x : operands)
-    if (reinterpret_cast<uintptr_t>(x.data) % 16 != 0) return 0;
+    if (!aligned(x.data)) return 0;
   return static_cast<int>(groups);
 }
 

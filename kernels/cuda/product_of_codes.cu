@@ -5,6 +5,7 @@
 //   8-bit     on Hopper cuBLASLt (gemm_fp8.h). Elsewhere, and for other sizes: codes are written out as bf16,
 //   floats    which holds them exactly, and multiplied in 16 bits.
 #include "kernels/cuda/codes.cuh"
+#include "kernels/cuda/device.cuh"
 #include "kernels/cuda/gemm_fp8.h"
 #include "kernels/cuda/gemm_int8.cuh"
 
@@ -76,14 +77,6 @@ struct ScaleSums {
   }
 };
 
-bool is_aligned(const CView& x) { return reinterpret_cast<uintptr_t>(x.data) % 16 == 0; }
-
-bool is_hopper(const CudaKernels& k) {
-  int major = 0;
-  CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, k.device().index));
-  return major == 9;
-}
-
 }  // namespace
 
 void CudaKernels::product_of_codes(View y, const CodeView& a, const CodeView& b, CView bias) {
@@ -104,8 +97,8 @@ void CudaKernels::product_of_codes(View y, const CodeView& a, const CodeView& b,
   if (bias) check_vector(op, "bias", bias, cols, y.dtype);
   if (y.size() == 0) return;
   const bool rows_scaled = a.scale.size() > 1, columns_scaled = b.scale.size() >= cols;
-  const bool fits = y.dtype == DType::bf16 && inner > 0 && inner % 16 == 0 && is_aligned(a.codes) &&
-                    is_aligned(b.codes) && is_aligned(y) && a.scale.size() == rows;
+  const bool fits = y.dtype == DType::bf16 && inner > 0 && inner % 16 == 0 && aligned(a.codes.data) &&
+                    aligned(b.codes.data) && aligned(y.data) && a.scale.size() == rows;
 
   if (a.format == Format::int8) {
     if (fits && cols % 8 == 0) {
@@ -128,7 +121,7 @@ void CudaKernels::product_of_codes(View y, const CodeView& a, const CodeView& b,
   }
 
   const bool both_e5m2 = a.format == Format::e5m2 && b.format == Format::e5m2;
-  if (fits && rows % 16 == 0 && cols % 16 == 0 && columns_scaled && !both_e5m2 && is_hopper(*this)) {
+  if (fits && rows % 16 == 0 && cols % 16 == 0 && columns_scaled && !both_e5m2 && on_hopper()) {
     const bool fast = a.format == Format::e4m3 && b.format == Format::e4m3;  // gradients are e5m2
     if (multiply_fp8(*this, y, a, b, bias, fast)) return;
   }

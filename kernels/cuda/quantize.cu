@@ -6,6 +6,7 @@
 //   everything else    absmax first (one sweep, integer maxima: any order gives the same bits), then tiles of
 //                      64 x 64 that are written as they lie, transposed, or both
 #include "kernels/cuda/coded_rows.cuh"
+#include "kernels/cuda/device.cuh"
 #include "kernels/cuda/quantize_tile.cuh"
 
 namespace switchback::cuda {
@@ -53,7 +54,6 @@ __global__ void __launch_bounds__(most_threads, blocks)
 
 // Whether the rows of x can be held in registers, and move 16 bytes at a time.
 bool holds_rows(const View& codes, const CView& x) {
-  const auto aligned = [](const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; };
   return x.dtype == DType::bf16 && x.cols() % group == 0 && x.cols() <= 16384 && aligned(x.data) &&
          aligned(codes.data);
 }
