@@ -189,7 +189,10 @@ int train(const TrainingOptions& options, const ClipConfig& config, Device devic
   };
   auto report_all = [&] {
     world.watch().waiting(true, "the results of the last steps");
-    while (auto done = step.collect(true)) report(*done);
+    while (auto done = step.collect(true)) {
+      world.watch().check();  // when a rank has failed, the numbers mean nothing
+      report(*done);
+    }
     world.watch().waiting(false);
   };
   int64_t saved_at = progress.step;
@@ -244,7 +247,10 @@ int train(const TrainingOptions& options, const ClipConfig& config, Device devic
     progress.samples_seen += plan.global_batch;
     progress.epoch = progress.step / plan.steps_per_epoch;
     world.watch().waiting(true, "the results of the step before");
-    if (auto done = step.collect()) report(*done);
+    if (auto done = step.collect()) {
+      world.watch().check();
+      report(*done);
+    }
     world.watch().waiting(false);
     report_saved(false);
     if (profiled && (progress.step > (*options.profiled)[1] || progress.step == plan.total_steps)) {

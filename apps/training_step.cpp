@@ -51,8 +51,7 @@ TrainingStep::TrainingStep(const Clip& clip, ParameterArena& arena, AdamW& optim
   }
   arena.table();  // uploaded now, not within a step
   kernels(device_).fill(stop_on_device_, 0);
-  // The RMS of tensors in several shards goes through the host (AdamW::share_rms).
-  if (options_.parallel.sharded && ranks_.world_size() > 1) options_.eager = true;
+  if (optimizer.update_waits()) options_.eager = true;
 }
 
 TrainingStep::~TrainingStep() {

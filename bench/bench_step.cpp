@@ -4,11 +4,15 @@
 //   build/bench/bench_step --model ViT-B-32 --batch-size 1024 --device cuda --precision amp_bf16 [--steps 20]
 //     [--opt adamw|stableadamw] [--linear RECIPE] [--recompute none|gelu|cheap|blocks] [--layer-scale 0] [--eager]
 //     [--whole-last-block] [--text-length N] [--profile] [--budget] [--json FILE]
+//     [--nproc N [--zero 1] [--reduce bf16]]
 //
 // Prints the median step after three to warm up (two op by op, one to capture the graph; --eager captures none),
 // samples/s, the model's FLOPs per second (nominal: three forward passes, full context, all patches) and on a
 // GPU the share of the nominal peak (MFU) and the memory: the most that tensors used, what the allocator held,
 // and what the whole device had in use. --json appends the same as a line to a file.
+//
+// --nproc N: N processes, one GPU and one batch each, as clip_train works over ranks (or start it with torchrun,
+// srun, mpirun); the figures are rank 0's, samples/s those of all.
 //
 // --whole-last-block computes all rows of each tower's last block, as other programs do; clip_train computes the
 // ones that are read. The nominal FLOPs count them all, either way.
@@ -31,6 +35,9 @@
 #include "autograd/checkpoint.h"
 #include "autograd/op_timer.h"
 #include "bench/step_budget.h"
+#include "distributed/launcher.h"
+#include "distributed/nccl_communicator.h"
+#include "distributed/world.h"
 #include "kernels/transfer.h"
 #include "models/text_length.h"
 #include "optim/stable_adamw.h"
@@ -48,7 +55,8 @@ constexpr int warm_up_steps = 3;
 
 struct Options {
   std::string model = "mini-28", optimizer = "adamw", precision = "fp32", device = "cpu", json;
-  std::string recompute = "none", linear = "standard";
+  std::string recompute = "none", linear = "standard", reduce = "fp32";
+  int64_t nproc = 0, zero = 0;
   std::optional<double> layer_scale;
   std::optional<int64_t> text_length;
   int64_t batch_size = 256, steps = 20;
@@ -70,6 +78,9 @@ bool parse(int argc, char** argv, Options& o) {
   app.add_option("--linear", o.linear, "recipe of the blocks' linears")->capture_default_str();
   app.add_option("--layer-scale", o.layer_scale, "initial value; without it there is no layer-scale");
   app.add_option("--json", o.json, "also append the figures to this file as a line");
+  app.add_option("--nproc", o.nproc, "start so many ranks on this host, one GPU each");
+  app.add_option("--zero", o.zero, "1: the optimizer's state is sharded over ranks")->check(CLI::Range(0, 1));
+  app.add_option("--reduce", o.reduce, "type in which gradients travel")->check(CLI::IsMember({"fp32", "bf16"}));
   app.add_flag("--whole-last-block", o.whole_last_block, "compute all rows of each tower's last block");
   app.add_option("--text-length", o.text_length, "tokens of the longest caption, where the text stops")
       ->check(positive());
@@ -151,7 +162,7 @@ void print_groups(const std::vector<OpTimer::Line>& lines, const StepBudget& bud
   std::printf("\n\n");
 }
 
-int run(const Options& o) {
+int run(const Options& o, World& world, Device device) {
   ClipConfig config = find_model(o.model);
   if (o.layer_scale) config.vision.layer_scale = config.text.layer_scale = o.layer_scale;
   config.vision.linear = config.text.linear = o.linear;
@@ -164,19 +175,29 @@ int run(const Options& o) {
     print_budget(config, o.batch_size, text);
     return 0;
   }
-  const bool gpu = o.device == "cuda";
-  const Device device = gpu ? Device{Device::cuda, 0} : cpu_device;
+  const bool gpu = device.kind == Device::cuda;
+  world.at("the benchmark", 600);
+  Communicator& ranks = world.communicator(device);
+  const DataParallel::Options parallel{o.reduce == "bf16", o.zero == 1 && world.size() > 1};
   ParameterArena arena(o.precision == "fp32" ? DType::f32 : DType::bf16, device, 1);
   const Clip clip(arena, config);
-  arena.allocate();
-  AdamW optimizer(arena, o.optimizer == "stableadamw" ? stable_adamw() : AdamWOptions());
+  arena.allocate(parallel.sharded ? world.size() : 1);
+  OptimizerShard shard;
+  if (parallel.sharded) {
+    const int64_t share = arena.masters().size() / world.size();
+    shard = {&ranks, share * world.rank(), share};
+  }
+  AdamW optimizer(arena, o.optimizer == "stableadamw" ? stable_adamw() : AdamWOptions(), shard);
   TrainingStep::Options options;
   options.clip.recompute = find_recompute(o.recompute);
   options.eager = o.eager;
   options.warn = [](const std::string& line) { std::fprintf(stderr, "bench_step: %s\n", line.c_str()); };
+  options.ranks = &ranks;
+  options.host = &world.host();
+  options.parallel = parallel;
   TrainingStep step(clip, arena, optimizer, o.batch_size, options);
 
-  PhiloxStream random(1, RandomPurpose::synthetic_data, 0);
+  PhiloxStream random(1, RandomPurpose::synthetic_data, static_cast<uint64_t>(world.rank()));
   const int64_t size = config.vision.image_size;
   Tensor images({o.batch_size, size, size, 3}, DType::u8);
   for (uint8_t& v : images.span<uint8_t>()) v = static_cast<uint8_t>(random.next_u32());
@@ -200,16 +221,20 @@ int run(const Options& o) {
   collect(true);
   std::sort(times.begin(), times.end());
   const double median = (times[(times.size() - 1) / 2] + times[times.size() / 2]) / 2;
-  const double rate = static_cast<double>(o.batch_size) / median;
+  const double rate = static_cast<double>(o.batch_size) / median;  // of this rank
+  if (!world.leads()) return 0;
   const double flops = nominal_flops(config).training();
   const std::string where = gpu ? concat(device) : concat(cpu_threads(), " threads");
   std::string mode = gpu ? captured ? "graph" : "eager" : "cpu";
   if (o.whole_last_block) mode += ", whole last block";
   if (o.text_length) mode += concat(", text ", text, " of ", config.text.context_length);
+  if (world.size() > 1) mode += concat(", ", world.size(), " ranks");
+  if (world.size() > 1 && o.reduce == "bf16") mode += ", bf16 reduction";
+  if (parallel.sharded) mode += ", ZeRO-1";
   std::printf(
       "switchback %s, batch %lld, %s, %s, %s, %s, %s: median step %.3f ms (fastest %.3f), %.1f samples/s, ",
       config.name.c_str(), static_cast<long long>(o.batch_size), o.precision.c_str(), o.linear.c_str(),
-      o.optimizer.c_str(), where.c_str(), mode.c_str(), median * 1e3, times[0] * 1e3, rate);
+      o.optimizer.c_str(), where.c_str(), mode.c_str(), median * 1e3, times[0] * 1e3, rate * world.size());
   nlohmann::json line = {{"program", "switchback"},
                          {"mode", mode},
                          {"model", config.name},
@@ -223,7 +248,10 @@ int run(const Options& o) {
                          {"device", where},
                          {"step_ms", median * 1e3},
                          {"fastest_ms", times[0] * 1e3},
-                         {"samples_per_second", rate},
+                         {"samples_per_second", rate * world.size()},
+                         {"ranks", world.size()},
+                         {"zero", o.zero},
+                         {"reduce", o.reduce},
                          {"flops_per_sample", flops},
                          {"loss", loss}};
   if (gpu) {
@@ -243,6 +271,7 @@ int run(const Options& o) {
   if (!o.json.empty() && !(std::ofstream(o.json, std::ios::app) << line.dump() << "\n"))
     fail("cannot write to --json ", o.json);
 
+  if (o.profile && world.size() > 1) fail("--profile is for one rank");
   if (o.profile) {
     const double bandwidth = copy_bandwidth(device);
     const int64_t steps = std::min<int64_t>(o.steps, 10);
@@ -265,7 +294,20 @@ int run(const Options& o) {
 int main(int argc, char** argv) {
   try {
     Options options;
-    return parse(argc, argv, options) ? run(options) : 0;
+    if (!parse(argc, argv, options)) return 0;
+    if (options.nproc > 0) return *launch_if_asked(argc, argv);
+    const RankEnvironment environment = rank_environment();
+    const bool gpu = options.device == "cuda";
+    const int index = gpu && environment.world_size > 1 ? gpu_of_rank(environment, visible_gpus()) : 0;
+    const Device device = gpu ? Device{Device::cuda, index} : cpu_device;
+    World world(environment, {{}, gpu_seat(device)});
+    try {
+      return run(options, world, device);
+    } catch (const std::exception& e) {
+      const std::string line = world.last_words(e);
+      if (!line.empty()) std::fprintf(stderr, "bench_step: %s\n", line.c_str());
+      return 1;
+    }
   } catch (const std::exception& e) {
     std::fprintf(stderr, "bench_step: %s\n", e.what());
     return 1;

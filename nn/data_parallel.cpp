@@ -20,10 +20,12 @@ DataParallel::DataParallel(ParameterArena& arena, Communicator& ranks, Options o
   shard_size_ = options.sharded ? elements / ranks.world_size() : elements;
   const auto& segments = arena.segments();
   for (size_t i = 0; i < segments.size(); ++i) {
-    const int64_t from = segments[i].from, to = i + 1 < segments.size() ? segments[i + 1].from : elements;
+    const int64_t from = segments[i].from, unit = ParameterArena::segment_alignment;
+    const int64_t to = from + (segments[i].shape.size() + unit - 1) / unit * unit;
     const std::string part = part_of(segments[i].name);
     auto bucket = std::ranges::find(buckets_, part, &Bucket::part);
-    if (bucket == buckets_.end()) bucket = buckets_.insert(buckets_.end(), Bucket{part, {}, 0, false});
+    if (bucket == buckets_.end()) bucket = buckets_.insert(buckets_.end(), Bucket{part, {}, {}, 0, false});
+    bucket->segments.push_back(i);
     if (!bucket->ranges.empty() && bucket->ranges.back().to == from)
       bucket->ranges.back().to = to;
     else
@@ -31,7 +33,7 @@ DataParallel::DataParallel(ParameterArena& arena, Communicator& ranks, Options o
   }
   if (ranks.world_size() == 1) return;
   if (options.bf16 && arena.gradients().dtype() == DType::f32)
-    rounded_ = Tensor({elements}, DType::bf16, arena.device());
+    rounded_ = Tensor({elements}, DType::bf16, arena.device()), kernels(arena.device()).fill(rounded_, 0);
   arena.listen([this](std::string_view part) { part_done(part); });
 }
 
@@ -58,6 +60,7 @@ void DataParallel::start(Bucket& bucket) {
   bucket.started = true;
   order_.push_back(bucket.part);
   if (ranks_.world_size() == 1) return;
+  for (size_t segment : bucket.segments) arena_.finish_gradient(segment);  // 0 where nobody wrote: it travels, too
   const Tensor& travels = rounded_.defined() ? rounded_ : arena_.gradients();
   for (const Range& range : bucket.ranges) {
     if (rounded_.defined())
@@ -77,8 +80,8 @@ void DataParallel::start(Bucket& bucket) {
 }
 
 void DataParallel::finish_backward() {
-  arena_.finish_backward();  // parameters that took no part: 0, on every rank
-  for (Bucket& b : buckets_)
+  if (ranks_.world_size() == 1) arena_.finish_backward();
+  for (Bucket& b : buckets_)  // parts that took no part
     if (!b.started) start(b);
   ranks_.join();
   if (!rounded_.defined()) return;

@@ -60,6 +60,7 @@ class DataParallel {
   };
   struct Bucket {
     std::string part;
+    std::vector<size_t> segments;
     std::vector<Range> ranges;
     int64_t passes_left = 0;  // before its gradients are final
     bool started = false;

@@ -29,15 +29,47 @@ Parameter ParameterArena::add(std::string name, Shape shape, Init init, bool ful
   return p;
 }
 
+// Elements of a segment with its padding.
+int64_t ParameterArena::padded(const Segment& s) {
+  return (s.shape.size() + segment_alignment - 1) / segment_alignment * segment_alignment;
+}
+
+// Shards without a tensor in two of them need room: the smallest shard that they all fit in, in order, is found by
+// bisection. A shard is as large as the largest tensor at least, so with many shards too much would be empty;
+// then tensors are laid out without gaps and cut wherever a shard ends.
+int64_t ParameterArena::lay_out(int64_t shards) {
+  int64_t compact = 0, largest = 0;
+  for (const Segment& s : segments_) {
+    compact += padded(s);
+    largest = std::max(largest, padded(s));
+  }
+  const auto place = [&](int64_t shard) {  // shards that are needed
+    int64_t at = 0;
+    for (Segment& s : segments_) {
+      if (shard > 0 && at / shard != (at + padded(s) - 1) / shard) at = (at / shard + 1) * shard;
+      s.from = at;
+      at += padded(s);
+    }
+    return shard > 0 ? (at + shard - 1) / shard : 1;
+  };
+  const int64_t unit = segment_alignment;
+  int64_t enough = compact, too_small = std::max(largest, compact / shards / unit * unit) - unit;
+  while (enough - too_small > unit) {
+    const int64_t middle = (enough + too_small) / 2 / unit * unit;
+    (place(middle) <= shards ? enough : too_small) = middle;
+  }
+  if (2 * enough * shards <= 3 * compact) {
+    place(enough);
+    return enough * shards;
+  }
+  place(0);
+  return (compact + unit * shards - 1) / (unit * shards) * unit * shards;
+}
+
 void ParameterArena::allocate(int64_t shards) {
   CHECK(!masters_.defined(), "allocate() is called once");
-  int64_t total = 0;
-  for (Segment& s : segments_) {
-    s.from = total;
-    total += (s.shape.size() + segment_alignment - 1) / segment_alignment * segment_alignment;
-  }
-  const int64_t unit = segment_alignment * shards;
-  total = (total + unit - 1) / unit * unit;
+  CHECK(shards >= 1, "the arena in ", shards, " shards");
+  const int64_t total = lay_out(shards);
   const DType master_dtype = statistics_dtype(value_dtype_);
   Kernels& k = kernels(device_);
   MemoryContext context("parameters");
@@ -122,14 +154,24 @@ void ParameterArena::begin_backward() {
 }
 
 void ParameterArena::finish_backward() {
-  for (Segment& s : segments_)
-    if (!s.parameter.gradient_.node_->written) kernels(device_).fill(gradient_of(s), 0);
+  for (size_t i = 0; i < segments_.size(); ++i) finish_gradient(i);
+}
+
+void ParameterArena::finish_gradient(size_t segment) {
+  Segment& s = segments_.at(segment);
+  if (!s.parameter.gradient_.node_->written) kernels(device_).fill(gradient_of(s), 0);
 }
 
 const ParameterArena::Segment* ParameterArena::find(std::string_view name) const {
   auto it =
       std::find_if(segments_.begin(), segments_.end(), [&](const Segment& s) { return s.name == name; });
   return it == segments_.end() ? nullptr : &*it;
+}
+
+bool ParameterArena::shards_cut_tensors(int64_t shards) const {
+  const int64_t shard = masters_.size() / shards;
+  return std::ranges::any_of(
+      segments_, [&](const Segment& s) { return s.from / shard != (s.from + s.shape.size() - 1) / shard; });
 }
 
 int64_t ParameterArena::parameter_count() const {

@@ -50,13 +50,16 @@ class ParameterArena {
   ParameterArena(const ParameterArena&) = delete;
 
   Parameter add(std::string name, Shape shape, Init init, bool full_precision = false);
-  // shards: the buffers' length becomes a multiple of this many aligned parts (data_parallel.h).
+  // shards: the buffers' length becomes a multiple of this many aligned parts (data_parallel.h). No tensor lies in
+  // two of them as long as that leaves at most a third of the buffers empty.
   void allocate(int64_t shards = 1);
+  bool shards_cut_tensors(int64_t shards) const;
 
   // A training step: begin_backward() before the first gradient is written, finish_backward() after the last
   // one. A parameter that took no part has gradient 0 then.
   void begin_backward();
   void finish_backward();
+  void finish_gradient(size_t segment);  // finish_backward() of one
 
   // The forward pass of a part of the model begins here ("visual.transformer.resblocks.3", "visual", "text"). In the
   // backward pass `listener` is called with that name when everything recorded after this place has run back:
@@ -97,6 +100,9 @@ class ParameterArena {
   Segments table();
 
  private:
+  static int64_t padded(const Segment& s);
+  int64_t lay_out(int64_t shards);  // sets Segment::from; elements in all
+
   DType value_dtype_;
   Device device_;
   uint64_t seed_;

@@ -75,6 +75,7 @@ AdamW::AdamW(ParameterArena& arena, AdamWOptions options, OptimizerShard shard)
       ranges.insert(ranges.end(), {from, to - from});
       shard_counts_.push_back(to - from);
     }
+    shards_cut_tensors_ = arena.shards_cut_tensors(shard_.ranks->world_size());
     shard_ranges_ = to_device(Tensor::of<int64_t>({tensors, 2}, ranges), device);
   }
   first_ = Tensor({shard_.count}, dtype, device);
@@ -140,10 +141,15 @@ Segments AdamW::shard_table() const {
   return table;
 }
 
-// rms_ of this rank's part of each tensor -> of the whole tensor: sqrt(Σ_ranks count rms² / Σ_ranks count). A
-// skipped tensor, -1 on every rank, stays -1. Through the host: S numbers, and the device waits; a step that
-// does this is not captured.
+// rms_ of this rank's part of each tensor -> of the whole tensor. A tensor that lies in one shard alone has RMS 0
+// on all ranks but one, or is skipped, below 0, on all: the sum says it. One that is cut has
+//   sqrt(Σ_ranks count rms² / Σ_ranks count)
+// which goes through the host: S numbers, and the device waits; a step that does this is not captured.
 void AdamW::share_rms() {
+  if (!shards_cut_tensors_) {
+    shard_.ranks->all_reduce(rms_);
+    return shard_.ranks->join();
+  }
   const auto& segments = arena_.segments();
   const auto tensors = static_cast<int64_t>(segments.size());
   std::vector<double> sums = doubles(to_host(rms_));
@@ -177,6 +183,7 @@ void AdamW::receive(int64_t step, const Tensor& numbers) {
     const std::string& name = segments[i].name;
     if (!std::isfinite(sum_squares[i])) {
       report.skipped.push_back(name);
+      report.rms[i] = -1;  // a sum over ranks, with ZeRO-1
       continue;
     }
     (name.starts_with("visual.") ? visual : text) += sum_squares[i];

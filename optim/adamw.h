@@ -58,8 +58,8 @@ struct OptimizerReport {
 };
 
 // ZeRO-1: this rank updates elements [from, from + count) of the arena's flat buffers and keeps moments for
-// these alone; the other ranks have the others. A tensor may lie in several shards: its sum of squares and
-// its RMS are added up over ranks, so a step does what it does on one rank. Gradients must be reduced within
+// these alone; the other ranks have the others, as many each. Sums of squares and RMS are added up over ranks, also
+// of tensors that lie in several shards, so a step does what it does on one rank. Gradients must be reduced within
 // the shard (data_parallel.h), and new values are shared after update().
 struct OptimizerShard {
   Communicator* ranks = nullptr;  // null: one rank has it all
@@ -93,6 +93,8 @@ class AdamW {
   std::vector<std::pair<std::string, Tensor>> state() const;
   void restore(const std::vector<std::pair<std::string, Tensor>>& state);
   int64_t steps_done() const { return steps_.span<int64_t>()[0]; }
+  // update() waits for the device (a sharded tensor's RMS goes through the host): it cannot be recorded.
+  bool update_waits() const { return shards_cut_tensors_; }
 
   const AdamWOptions& options() const { return options_; }
 
@@ -105,6 +107,7 @@ class AdamW {
   OptimizerShard shard_;
   Tensor shard_ranges_;  // (S, 2) i64: what of each tensor lies in the shard; undefined without one
   std::vector<int64_t> shard_counts_;  // (S) elements of it
+  bool shards_cut_tensors_ = false;
   Tensor first_, second_;              // flat as the arena's masters (the shard's part), of their type
   Tensor numbers_;                     // (2, S) of the masters' type
   Tensor sum_squares_, rms_;           // (S): the rows of numbers_

@@ -299,7 +299,7 @@ void launch_backward_sm90(bf16* dqkv, const bf16* dout, const bf16* qkv, const b
       make_head_maps(qkv, shape.batch, shape.tokens, shape.qkv_pitch(), shape.chunk_rows);
   const HeadMaps dout_maps =
       make_head_maps(dout, shape.batch, shape.tokens, shape.channels(), shape.chunk_rows);
-  const int blocks = std::min(shape.batch * shape.heads, multiprocessor_count());
+  const int blocks = std::min(shape.batch * shape.heads, free_multiprocessors());
   kernel<<<blocks, threads, slots * matrix + beside, stream>>>(dqkv, dout, qkv, out, lse, qkv_maps, dout_maps,
                                                                shape, slots, accumulate);
   check_launch(cudaGetLastError(), "attention_backward");

@@ -18,12 +18,14 @@
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <type_traits>
 
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/ptx/mma.cuh"
+#include "kernels/cuda/spared.h"
 #include "runtime/check.h"
 #include "runtime/view.h"
 
@@ -332,6 +334,8 @@ inline AttentionShape attention_shape(const CView& qkv, int64_t heads) {
   return shape;
 }
 
+// For a persistent kernel.
+inline int free_multiprocessors() { return std::max(1, multiprocessor_count() - spared_multiprocessors()); }
 // Bytes that a block may ask for: 227 KiB on Hopper, 163 on an A100, 99 on cards of 8.6 and 8.9.
 inline int shared_memory_limit() { return device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin); }
 

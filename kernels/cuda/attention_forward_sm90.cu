@@ -195,7 +195,7 @@ void launch_forward_sm90(bf16* out, float* lse, const bf16* qkv, AttentionShape 
   allow_shared_memory(kernel, slots * matrix + beside);
   const HeadMaps qkv_maps =
       make_head_maps(qkv, shape.batch, shape.tokens, shape.qkv_pitch(), shape.chunk_rows);
-  const int blocks = std::min(shape.batch * shape.heads, multiprocessor_count());
+  const int blocks = std::min(shape.batch * shape.heads, free_multiprocessors());
   kernel<<<blocks, 128 * (groups + 1), slots * matrix + beside, stream>>>(out, lse, qkv_maps, shape, slots);
   check_launch(cudaGetLastError(), "attention_forward");
 }

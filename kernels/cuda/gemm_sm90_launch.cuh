@@ -7,6 +7,7 @@
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/gemm_sm90.cuh"
 #include "kernels/cuda/ptx/tensor_map.cuh"
+#include "kernels/cuda/spared.h"
 
 namespace switchback::sm90 {
 
@@ -85,7 +86,8 @@ void launch(int M, int N, int K, const void* x, const void* w, const typename Ep
           : ptx::make_tensor_map(w, K, N, kElement, T::kBlockK / 2, 64, Swizzle::bytes_128);
 
   const int units = walk.row_units * walk.column_units * walk.splits;
-  config.gridDim = std::min(units, clusters) * T::kClusterSize;
+  const int spared = (cuda::spared_multiprocessors() + T::kClusterSize - 1) / T::kClusterSize;
+  config.gridDim = std::min(units, std::max(1, clusters - spared)) * T::kClusterSize;
   CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, x_map, w_map, arguments, walk));
 }
 

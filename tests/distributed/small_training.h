@@ -23,6 +23,7 @@ struct SmallPlan {
   bool siglip = false, recompute = false, stable = true, bf16 = false;
   bool sharded = false;  // --zero 1
   double max_gradient_norm = 0;
+  std::string model = "tiny";
   int64_t resume_at = 0;  // after this step the optimizer is replaced by a copy made of its state
   DType dtype = DType::f64;
 };
@@ -32,6 +33,7 @@ struct SmallResult {
   std::vector<double> gradients, weights;  // of all parameters, after the last step
   std::vector<double> moments, rms;        // of the optimizer
   std::vector<std::string> order;          // of the buckets
+  bool cut = false;                        // some tensor lies in two shards
 };
 
 inline std::vector<double> as_doubles(const Tensor& t) {
@@ -62,7 +64,7 @@ inline void make_batch(const ClipConfig& c, int64_t step, int64_t first, int64_t
 }
 
 inline SmallResult train_small(const SmallPlan& plan, Communicator& ranks) {
-  ClipConfig config = find_model("tiny");
+  ClipConfig config = find_model(plan.model);
   if (plan.siglip) config.init_logit_bias = -3, config.init_logit_scale = 2;
   ParameterArena arena(plan.dtype, cpu_device, 3);
   Clip clip(arena, config);
@@ -116,6 +118,7 @@ inline SmallResult train_small(const SmallPlan& plan, Communicator& ranks) {
     ranks.all_gather(arena.gradients(),
                      arena.gradients().part(parallel.shard_start(), {parallel.shard_size()}));
   result.rms = optimizer->report().rms;
+  result.cut = plan.sharded && arena.shards_cut_tensors(ranks.world_size());
   for (const auto& [name, tensor] : optimizer->state())
     if (name != "optimizer.step")
       for (double v : as_doubles(tensor)) result.moments.push_back(v);
