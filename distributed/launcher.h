@@ -16,7 +16,7 @@ struct LaunchOptions {
   std::string program;                 // path; "/proc/self/exe" is this program
   std::vector<std::string> arguments;  // without the program's name
   int processes = 1;
-  double leave_seconds = 20;
+  double leave_seconds = 11;
 };
 
 // Returns when all have ended: 0 when all ended well, else the status of the first that did not (128 + signal

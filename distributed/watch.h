@@ -26,7 +26,7 @@ class Watch {
     double beat_seconds = 1;          // between two signs of life
     double silence_seconds = 15;      // without one: that host is gone
     double standstill_seconds = 300;  // all ranks wait for each other: the network, or a GPU, hangs
-    double leave_seconds = 10;        // for the main thread to end after a fault
+    double leave_seconds = 8;         // for the main thread to end after a fault
   };
 
   // control: Meeting::control. One rank: does nothing.
