@@ -75,7 +75,8 @@ int train(const TrainingOptions& options, const ClipConfig& config, Device devic
   arena.allocate(options.zero ? world.size() : 1);
   prepare_parameters(options, config, arena, [&log](const std::string& line) { log.info(line); });
   Communicator& ranks = world.communicator(device);
-  const DataParallel::Options parallel{options.reduce == "bf16", options.zero == 1 && world.size() > 1};
+  const DataParallel::Options parallel{options.reduce == "bf16", options.zero == 1 && world.size() > 1,
+                                       find_overlap(options.overlap_reduce)};
   OptimizerShard shard;
   if (parallel.sharded) {
     const int64_t share = arena.masters().size() / world.size();
@@ -114,6 +115,7 @@ int train(const TrainingOptions& options, const ClipConfig& config, Device devic
   TrainingStep step(clip, arena, optimizer, plan.global_batch / world.size(),
                     {training, static_cast<uint64_t>(progress.seed), options.accum_freq, options.eager, warn,
                      &ranks, &world.host(), parallel});
+  if (world.size() > 1) log.info(step.about_ranks());
   if (device.kind == Device::cuda) {
     step.rehearse();
     log.info(memory_plan(device));

@@ -197,6 +197,9 @@ void describe(Flags& f, TrainingOptions& o) {
   f.value("--nproc", o.nproc, "run on this many GPUs of this host: starts one process for each");
   f.value("--zero", o.zero, "1: each rank keeps the optimizer's moments of its share of the parameters only");
   f.value("--reduce", o.reduce, "how gradients travel between ranks: fp32 or bf16 (half the bytes)");
+  f.value("--overlap-reduce", o.overlap_reduce,
+          "gradients travel beside the backward pass (on), behind it (off), or where a measurement at the start says "
+          "(auto)");
   f.flag("--dry-run", o.dry_run, "print model, parameters, FLOPs and steps, then stop");
 }
 
@@ -361,6 +364,7 @@ void check(TrainingOptions& o, std::vector<std::string>& notices) {
   at_least("--nproc", o.nproc, 1);
   if (o.zero != 0 && o.zero != 1) fail("--zero ", o.zero, ": 0 (off) or 1");
   one_of("--reduce", o.reduce, {"fp32", "bf16"});
+  one_of("--overlap-reduce", o.overlap_reduce, {"auto", "on", "off"});
   for (double beta : {o.beta1, o.beta2})
     if (!(beta >= 0 && beta < 1)) fail("--beta1 and --beta2 must lie in [0, 1), got ", beta);
   if (!(o.eps > 0)) fail("--eps must be positive, got ", o.eps);

@@ -69,6 +69,14 @@ void TrainingStep::warn(const std::string& line) const {
 
 bool TrainingStep::captured() const { return captured_; }
 
+std::string TrainingStep::about_ranks() const {
+  std::string line = concat(ranks_.world_size(), " ranks; gradients travel ",
+                            parallel_.overlaps() ? "beside" : "behind", " the backward pass");
+  if (const double bandwidth = parallel_.measured_bandwidth(); bandwidth > 0)
+    line += concat(" (--overlap-reduce auto: an all-reduce has ", std::round(bandwidth * 1e-9), " GB/s)");
+  return line;
+}
+
 void TrainingStep::bring(const Tensor& images, const Tensor& tokens) {
   current_ = 1 - current_;
   Input& input = inputs_[current_];
@@ -186,8 +194,8 @@ void TrainingStep::run(const Input& input) {
   k.cast(results_.part(0, {}), loss.value());
   k.cast(results_.part(1, {}), stop_on_device_);
   k.cast(results_.part(2, {}), clip_.logit_scale().value());  // of this loss, as open_clip logs it
-  ranks_.all_reduce(results_.part(0, {2}));                   // joined with the gradients
   tape().backward(loss);
+  ranks_.all_reduce(results_.part(0, {2}));  // beside the last gradients, joined with them
   parallel_.finish_backward();
   optimizer_.update();
   parallel_.share_values();

@@ -15,8 +15,8 @@
 // Same kernels, same addresses, same bits as op by op. On the CPU the same class works op by op, and collect()
 // is one step late there, too, so that the loop around it is tested without a GPU.
 //
-// Over several ranks the loss is that of all ranks' batches, the gradients are added up while the backward
-// pass goes on (nn/data_parallel.h), and the recording holds all of it. With the loss every rank learns
+// Over several ranks the loss is that of all ranks' batches, the gradients are added up beside the backward
+// pass or behind it (nn/data_parallel.h), and the recording holds all of it. With the loss every rank learns
 // whether any rank was asked to stop, so that all of them stop after the same step.
 //
 // The text stops behind the longest caption of the batch (models/text_length.h). There are at most ten
@@ -98,6 +98,9 @@ class TrainingStep {
   void share_masters() { parallel_.share_masters(); }
 
   bool captured() const;  // the last launch replayed a recording
+  // For the log: how gradients travel, and how fast the links are.
+  std::string about_ranks() const;
+  bool overlaps() const { return parallel_.overlaps(); }
 
  private:
   struct Input {

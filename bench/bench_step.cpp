@@ -4,7 +4,7 @@
 //   build/bench/bench_step --model ViT-B-32 --batch-size 1024 --device cuda --precision amp_bf16 [--steps 20]
 //     [--opt adamw|stableadamw] [--linear RECIPE] [--recompute none|gelu|cheap|blocks] [--layer-scale 0] [--eager]
 //     [--whole-last-block] [--text-length N] [--profile] [--budget] [--json FILE]
-//     [--nproc N [--zero 1] [--reduce bf16]]
+//     [--nproc N [--zero 1] [--reduce bf16] [--overlap-reduce on|off]]
 //
 // Prints the median step after three to warm up (two op by op, one to capture the graph; --eager captures none),
 // samples/s, the model's FLOPs per second (nominal: three forward passes, full context, all patches) and on a
@@ -55,7 +55,7 @@ constexpr int warm_up_steps = 3;
 
 struct Options {
   std::string model = "mini-28", optimizer = "adamw", precision = "fp32", device = "cpu", json;
-  std::string recompute = "none", linear = "standard", reduce = "fp32";
+  std::string recompute = "none", linear = "standard", reduce = "fp32", overlap = "auto";
   int64_t nproc = 0, zero = 0;
   std::optional<double> layer_scale;
   std::optional<int64_t> text_length;
@@ -81,6 +81,7 @@ bool parse(int argc, char** argv, Options& o) {
   app.add_option("--nproc", o.nproc, "start so many ranks on this host, one GPU each");
   app.add_option("--zero", o.zero, "1: the optimizer's state is sharded over ranks")->check(CLI::Range(0, 1));
   app.add_option("--reduce", o.reduce, "type in which gradients travel")->check(CLI::IsMember({"fp32", "bf16"}));
+  app.add_option("--overlap-reduce", o.overlap, "gradients travel beside the backward pass: auto, on or off");
   app.add_flag("--whole-last-block", o.whole_last_block, "compute all rows of each tower's last block");
   app.add_option("--text-length", o.text_length, "tokens of the longest caption, where the text stops")
       ->check(positive());
@@ -178,7 +179,8 @@ int run(const Options& o, World& world, Device device) {
   const bool gpu = device.kind == Device::cuda;
   world.at("the benchmark", 600);
   Communicator& ranks = world.communicator(device);
-  const DataParallel::Options parallel{o.reduce == "bf16", o.zero == 1 && world.size() > 1};
+  const DataParallel::Options parallel{o.reduce == "bf16", o.zero == 1 && world.size() > 1,
+                                       find_overlap(o.overlap)};
   ParameterArena arena(o.precision == "fp32" ? DType::f32 : DType::bf16, device, 1);
   const Clip clip(arena, config);
   arena.allocate(parallel.sharded ? world.size() : 1);
@@ -228,7 +230,8 @@ int run(const Options& o, World& world, Device device) {
   std::string mode = gpu ? captured ? "graph" : "eager" : "cpu";
   if (o.whole_last_block) mode += ", whole last block";
   if (o.text_length) mode += concat(", text ", text, " of ", config.text.context_length);
-  if (world.size() > 1) mode += concat(", ", world.size(), " ranks");
+  if (world.size() > 1)
+    mode += concat(", ", world.size(), " ranks, reduction ", step.overlaps() ? "beside" : "behind", " backward");
   if (world.size() > 1 && o.reduce == "bf16") mode += ", bf16 reduction";
   if (parallel.sharded) mode += ", ZeRO-1";
   std::printf(
@@ -252,6 +255,7 @@ int run(const Options& o, World& world, Device device) {
                          {"ranks", world.size()},
                          {"zero", o.zero},
                          {"reduce", o.reduce},
+                         {"overlaps", step.overlaps()},
                          {"flops_per_sample", flops},
                          {"loss", loss}};
   if (gpu) {

@@ -19,6 +19,12 @@ the row's median speed to B's. Every run appends a JSON line to --json; bench_pl
 torch.compile takes minutes for a large model: with --prepare the first B of every model starts at once, compiles
 beside the others in little GPU memory, and waits for its turn.
 
+--ddp, under torchrun, is open_clip's step over several GPUs: DistributedDataParallel around the model, torch.compile
+around that, the features gathered with their gradients and a loss of local rows (--local-loss --gather-with-grad).
+Started in the background with --prepare --turn FILE it compiles and waits until FILE is there:
+
+    torchrun --standalone --nproc-per-node 2 bench/framework_baseline.py --device cuda --ddp --model ViT-L-14 --batch-size 224
+
 One thing is changed in PyTorch's favour: open_clip gives its text tower the causal mask as numbers, which
 PyTorch's fastest attention kernels do not take; here it is told that the mask is the causal one (--as-shipped
 leaves that out).
@@ -99,7 +105,11 @@ def gpu_step(o):
     decay = [p for n, p in model.named_parameters() if not (p.ndim < 2 or "ln" in n or "bias" in n)]
     optimizer = torch.optim.AdamW([{"params": no_decay, "weight_decay": 0.0}, {"params": decay, "weight_decay": 0.2}],
                                   lr=1e-4, betas=(0.9, 0.98), eps=1e-6, fused=True)
-    loss_of = open_clip.loss.ClipLoss(cache_labels=True)
+    over_ranks = {}
+    if o.ddp:
+        over_ranks = dict(local_loss=True, gather_with_grad=True, rank=torch.distributed.get_rank(),
+                          world_size=torch.distributed.get_world_size())
+    loss_of = open_clip.loss.ClipLoss(cache_labels=True, **over_ranks)
     size = open_clip.get_model_config(o.model)
     text = size["text_cfg"]
     pixels = size["vision_cfg"]["image_size"]
@@ -115,8 +125,10 @@ def gpu_step(o):
     if o.compile == "blocks" and not o.eager:
         for block in [*model.visual.transformer.resblocks, *model.transformer.resblocks]:
             block.compile()
-    elif not o.eager:
-        forward = torch.compile(model)
+    if o.ddp:
+        forward = torch.nn.parallel.DistributedDataParallel(model, device_ids=[torch.cuda.current_device()])
+    if o.compile == "model" and not o.eager:
+        forward = torch.compile(forward)
 
     def step():
         optimizer.zero_grad(set_to_none=True)
@@ -157,8 +169,13 @@ def times_on_gpu(step, steps):
 def measure(o):
     import torch
     gpu = o.device == "cuda"
-    torch.manual_seed(1)
     start = time.perf_counter()
+    rank, ranks = 0, 1
+    if o.ddp:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        torch.distributed.init_process_group("nccl")
+        rank, ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    torch.manual_seed(1 + rank)
     if o.prepare:
         torch.cuda.set_per_process_memory_fraction(0.1)  # others work beside it
     step = gpu_step(o) if gpu else cpu_step(o)
@@ -170,7 +187,10 @@ def measure(o):
         gc.collect()
         torch.cuda.empty_cache()
         print(f"prepared {o.model} in {time.perf_counter() - start:.0f} s", flush=True)
-        if not sys.stdin.readline():
+        if o.turn:
+            while not os.path.exists(o.turn):
+                time.sleep(0.1)
+        elif not sys.stdin.readline():
             return
         o.prepare = False
         torch.cuda.set_per_process_memory_fraction(1.0)
@@ -185,9 +205,16 @@ def measure(o):
     where = torch.cuda.get_device_name() if gpu else f"{torch.get_num_threads()} threads"
     precision = "amp_bf16" if gpu else "fp32"
     mode = "eager" if o.eager or not gpu else "compiled" if o.compile == "model" else "compiled by block"
+    if o.ddp:
+        mode += f", DDP of {ranks} ranks"
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+    if rank > 0:
+        return
+    rate = ranks * o.batch_size / median
     line = {"program": f"PyTorch {torch.__version__}", "mode": mode, "model": o.model, "batch": o.batch_size,
             "precision": precision, "optimizer": "adamw", "device": where, "step_ms": median * 1e3,
-            "fastest_ms": min(times) * 1e3, "samples_per_second": o.batch_size / median, "loss": loss}
+            "fastest_ms": min(times) * 1e3, "samples_per_second": rate, "ranks": ranks, "loss": loss}
     memory = ""
     if gpu:
         free, total = torch.cuda.mem_get_info()
@@ -196,7 +223,7 @@ def measure(o):
         memory = (f", memory {line['peak_gib']:.2f} GiB (held {line['held_gib']:.2f}, device {line['device_gib']:.2f}), "
                   f"ready after {ready:.0f} s")
     print(f"PyTorch {torch.__version__} {mode}, {o.model}, batch {o.batch_size}, {precision}, adamw, {where}: "
-          f"median step {median * 1e3:.3f} ms (fastest {min(times) * 1e3:.3f}), {o.batch_size / median:.1f} samples/s"
+          f"median step {median * 1e3:.3f} ms (fastest {min(times) * 1e3:.3f}), {rate:.1f} samples/s"
           f"{memory}, loss {loss:.4f}", flush=True)
     if o.json:
         with open(o.json, "a") as file:
@@ -308,6 +335,8 @@ def main():
     parser.add_argument("--as-shipped", action="store_true", help="on a GPU: open_clip without the change above")
     parser.add_argument("--prepare", action="store_true", help="with --against: compile all models first, side by side")
     parser.add_argument("--meanwhile", metavar="COMMAND", help="with --prepare: what to run while they compile")
+    parser.add_argument("--turn", metavar="FILE", help="with --prepare, alone: go on when this file is there")
+    parser.add_argument("--ddp", action="store_true", help="on GPUs, under torchrun: open_clip's data parallel step")
     parser.add_argument("--json", metavar="FILE", help="append a JSON line for each run")
     parser.add_argument("--against", metavar="PATH", help="bench_step: run both in turns and print the ratio")
     parser.add_argument("--models", help="with --against: MODEL:BATCH,... instead of --model and --batch-size")

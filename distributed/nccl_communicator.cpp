@@ -50,10 +50,12 @@ ncclDataType_t nccl_type(DType dtype) {
 
 ncclRedOp_t nccl_operation(Reduction reduction) { return reduction == Reduction::sum ? ncclSum : ncclMax; }
 
-// How many multiprocessors NCCL's kernels may take, and persistent kernels leave to them meanwhile (spared.h).
+// How many multiprocessors NCCL's kernels may take, and persistent kernels leave to them meanwhile (spared.h);
+// 0: as many as NCCL likes, and none are left, which was the faster of the two where it was measured
+// (docs/benchmarks/h200x2.md).
 int multiprocessors_of_collectives() {
   const char* text = std::getenv("SWITCHBACK_COLLECTIVE_SMS");
-  if (!text) return 8;
+  if (!text) return 0;
   char* end = nullptr;
   const long count = std::strtol(text, &end, 10);
   if (end == text || *end || count < 0 || count > 64)
@@ -103,7 +105,7 @@ class Handle : public std::enable_shared_from_this<Handle> {
     changed_.wait_for(lock, std::chrono::duration<double>(seconds), [this] { return gone_; });
   }
 
-  // What NCCL has been unhappy with for three beats: a rank that died is noticed by the watch before that, and its
+  // What NCCL has been unhappy with for three seconds: a rank that died is noticed by the watch before that, and its
   // line says more. Empty: nothing.
   std::string trouble() {
     const std::unique_lock lock(mutex_, std::try_to_lock);
@@ -111,8 +113,9 @@ class Handle : public std::enable_shared_from_this<Handle> {
     ncclResult_t result = ncclSuccess;
     const bool fine = ncclCommGetAsyncError(communicator_, &result) == ncclSuccess &&
                       (result == ncclSuccess || result == ncclInProgress);
-    troubled_beats_ = fine ? 0 : troubled_beats_ + 1;
-    if (troubled_beats_ < 3) return "";
+    const double now = steady_seconds();
+    if (fine) fine_at_ = now;
+    if (now < fine_at_ + 3) return "";
     return concat("NCCL: ", ncclGetErrorString(result), " (", ncclGetLastError(communicator_), ")");
   }
 
@@ -121,7 +124,7 @@ class Handle : public std::enable_shared_from_this<Handle> {
   std::condition_variable changed_;
   ncclComm_t communicator_ = nullptr;
   bool aborted_ = false, gone_ = false;
-  int troubled_beats_ = 0;
+  double fine_at_ = steady_seconds();
 };
 
 struct Stream {

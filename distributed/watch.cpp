@@ -85,21 +85,28 @@ struct Watch::State {
 
   void run() {
     for (Peer& p : peers) p.heard = steady_seconds();
-    double beat_at = 0;
+    double beat_at = 0, said_at = 0;
     bool woken = false;
+    // A place is told soon, so that a line about a rank that died says where; but rank 0 listens to all.
+    const double soon = std::min(options.beat_seconds, std::max(0.1, 0.002 * world_size()));
     while (true) {
       listen();
       const double now = steady_seconds();
       std::string what;
-      bool leaves = false;
+      bool leaves = false, moved = false;
       {
         const std::lock_guard lock(mutex);
         if (stop) return;
+        moved = position.since > said_at;
         what = fault;
         leaves = leaving;
       }
       if (what.empty() && !leaves) {
-        if (now >= beat_at) beat(), beat_at = now + options.beat_seconds;
+        if (now >= beat_at || (moved && now >= said_at + soon)) {
+          beat_at = now + options.beat_seconds;
+          said_at = now;
+          beat();
+        }
         look_for_trouble(now);
       }
       if (leaves && !said_goodbye) {

@@ -2,7 +2,27 @@
 
 #include <algorithm>
 
+#include "kernels/transfer.h"
+
 namespace switchback {
+namespace {
+
+// Beside the backward pass an all-reduce takes multiprocessors and memory bandwidth from kernels that would use
+// both, and leaves them out of step with each other. On two H200 (docs/benchmarks/h200x2.md) the step of ViT-L-14
+// became 15 ms longer for 1.71 GB of gradients: as long as if they had travelled alone at 116 GB/s. Faster links
+// carry them in less time behind the backward pass (NVLink there: 327 GB/s, 5 ms), slower ones (PCIe, a network)
+// take longer than they disturb.
+constexpr double fast_enough = 100e9;  // bytes of an all-reduce per second
+constexpr double latency = 0.5e-3;     // seconds: of small models, which travel faster in one piece
+
+}  // namespace
+
+Overlap find_overlap(const std::string& name) {
+  if (name == "auto") return Overlap::automatic;
+  if (name == "on") return Overlap::on;
+  if (name == "off") return Overlap::off;
+  fail("--overlap-reduce is ", name, ": it must be auto, on or off");
+}
 
 std::string part_of(const std::string& parameter) {
   const std::string blocks = ".resblocks.";
@@ -34,11 +54,38 @@ DataParallel::DataParallel(ParameterArena& arena, Communicator& ranks, Options o
   if (ranks.world_size() == 1) return;
   if (options.bf16 && arena.gradients().dtype() == DType::f32)
     rounded_ = Tensor({elements}, DType::bf16, arena.device()), kernels(arena.device()).fill(rounded_, 0);
-  arena.listen([this](std::string_view part) { part_done(part); });
+  if (options.overlap == Overlap::automatic && arena.device().kind == Device::cuda)
+    overlaps_ = !links_are_fast();
+  else
+    overlaps_ = options.overlap != Overlap::off;
+  if (overlaps_) arena.listen([this](std::string_view part) { part_done(part); });
+}
+
+// Of the gradients' own memory, which holds zeros before the first step. The slowest rank's word counts: all of
+// them must do the same.
+bool DataParallel::links_are_fast() {
+  constexpr int64_t most = int64_t{64} << 20;  // elements: 256 MiB take 1 ms on NVLink, 40 ms on a network
+  const Tensor some = arena_.gradients().part(0, {std::min(most, arena_.gradients().size())});
+  Kernels& k = kernels(arena_.device());
+  k.fill(some, 0);
+  double seconds = 0;
+  for (int i = 0; i < 3; ++i) {  // the first ones connect
+    const auto begin = k.mark();
+    ranks_.all_reduce(some);
+    ranks_.join();
+    seconds = k.mark()->seconds_since(*begin);
+  }
+  const Tensor slowest = to_device(Tensor::of<double>({1}, {seconds}), arena_.device());
+  ranks_.all_reduce(slowest, Reduction::max);
+  ranks_.join();
+  seconds = number(slowest);
+  const auto bytes = static_cast<double>(CView(some).bytes());
+  bandwidth_ = bytes / seconds;
+  return seconds < latency + bytes / fast_enough;
 }
 
 DataParallel::~DataParallel() {
-  if (ranks_.world_size() > 1) arena_.listen({});
+  if (ranks_.world_size() > 1 && overlaps_) arena_.listen({});
 }
 
 void DataParallel::begin_backward(int64_t parts) {
@@ -79,10 +126,22 @@ void DataParallel::start(Bucket& bucket) {
   }
 }
 
+// The whole arena in one operation.
+void DataParallel::reduce_whole() {
+  arena_.finish_backward();  // 0 where nobody wrote: it travels, too
+  const Tensor& travels = rounded_.defined() ? rounded_ : arena_.gradients();
+  if (rounded_.defined()) kernels(arena_.device()).cast(rounded_, arena_.gradients());
+  if (options_.sharded)
+    ranks_.reduce_scatter(travels.part(shard_start(), {shard_size_}), travels);
+  else
+    ranks_.all_reduce(travels);
+}
+
 void DataParallel::finish_backward() {
-  if (ranks_.world_size() == 1) arena_.finish_backward();
+  if (ranks_.world_size() == 1) return arena_.finish_backward();
+  if (!overlaps_) reduce_whole();
   for (Bucket& b : buckets_)  // parts that took no part
-    if (!b.started) start(b);
+    if (overlaps_ && !b.started) start(b);
   ranks_.join();
   if (!rounded_.defined()) return;
   Kernels& k = kernels(arena_.device());

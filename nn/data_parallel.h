@@ -1,9 +1,11 @@
-// data_parallel.h: the gradients of all ranks added up while the backward pass still goes on.
+// data_parallel.h: the gradients of all ranks added up, beside the backward pass or behind it.
 //
-// A part of the model, one transformer block, is one bucket: a contiguous range of the arena's gradients (the
-// towers' other parameters are a few ranges each). As soon as the backward pass has left a part for the last
+// Beside: a part of the model, one transformer block, is one bucket: a contiguous range of the arena's gradients
+// (the towers' other parameters are a few ranges each). As soon as the backward pass has left a part for the last
 // time, its bucket starts to travel; the kernels of the parts below run meanwhile (communicator.h: on a GPU
-// on another stream). Nothing is averaged: losses are shares already (autograd/ops.h).
+// on another stream). Behind: the whole arena travels at once when all gradients are there, and nothing runs
+// beside it. Which one is faster is the links' doing, and is measured (Overlap::automatic).
+// Nothing is averaged: losses are shares already (autograd/ops.h).
 //
 //   DataParallel ranks(arena, communicator, {});
 //   ranks.begin_backward(parts);   // instead of the arena's; parts: how often each tower runs (--accum-freq)
@@ -12,7 +14,7 @@
 //
 // sharded (ZeRO-1): rank r needs the sums only where its shard of the arena lies, elements [r n, (r + 1) n)
 // of the flat buffers, n = elements / world: buckets are reduced to the rank, or the two ranks, that own
-// them. share_values() then brings everybody's new values to everybody.
+// them, or the whole arena is reduce-scattered. share_values() then brings everybody's new values to everybody.
 #pragma once
 
 #include <string>
@@ -24,11 +26,17 @@
 
 namespace switchback {
 
+// Do gradients travel beside the backward pass? `automatic`: where they are faster beside it, by the bandwidth
+// that an all-reduce has now, on these ranks (data_parallel.cpp has the arithmetic).
+enum class Overlap : uint8_t { automatic, on, off };
+Overlap find_overlap(const std::string& name);  // auto, on, off; else an error that names --overlap-reduce
+
 class DataParallel {
  public:
   struct Options {
     bool bf16 = false;     // gradients travel rounded to bf16: half the bytes; sums of f32 arenas only
     bool sharded = false;  // the arena's elements must be a multiple of world size (ParameterArena::allocate)
+    Overlap overlap = Overlap::automatic;
   };
 
   // Both must outlive this. World size 1: everything here is the arena's own doing.
@@ -50,8 +58,13 @@ class DataParallel {
   int64_t shard_size() const { return shard_size_; }
   int64_t shard_start() const { return shard_size_ * ranks_.rank(); }
 
+  // Do gradients travel beside the backward pass?
+  bool overlaps() const { return overlaps_; }
+  // Bytes per second of an all-reduce of these ranks, measured for Overlap::automatic; 0: not measured.
+  double measured_bandwidth() const { return bandwidth_; }
+
   // For tests and profiles: names of the buckets in the order in which they started in the last backward
-  // pass.
+  // pass; empty where they travel behind it.
   const std::vector<std::string>& order() const { return order_; }
 
  private:
@@ -67,11 +80,15 @@ class DataParallel {
   };
   void part_done(std::string_view part);
   void start(Bucket& bucket);
+  void reduce_whole();
+  bool links_are_fast();
 
   ParameterArena& arena_;
   Communicator& ranks_;
   Options options_;
   int64_t shard_size_;
+  bool overlaps_ = true;
+  double bandwidth_ = 0;
   std::vector<Bucket> buckets_;
   std::vector<std::string> order_;
   Tensor rounded_;  // (elements) bf16, with Options::bf16

@@ -22,6 +22,7 @@ struct SmallPlan {
   int64_t parts = 1;  // --accum-freq
   bool siglip = false, recompute = false, stable = true, bf16 = false;
   bool sharded = false;  // --zero 1
+  Overlap overlap = Overlap::automatic;
   double max_gradient_norm = 0;
   std::string model = "tiny";
   int64_t resume_at = 0;  // after this step the optimizer is replaced by a copy made of its state
@@ -69,7 +70,7 @@ inline SmallResult train_small(const SmallPlan& plan, Communicator& ranks) {
   ParameterArena arena(plan.dtype, cpu_device, 3);
   Clip clip(arena, config);
   arena.allocate(plan.sharded ? ranks.world_size() : 1);
-  DataParallel parallel(arena, ranks, {.bf16 = plan.bf16, .sharded = plan.sharded});
+  DataParallel parallel(arena, ranks, {.bf16 = plan.bf16, .sharded = plan.sharded, .overlap = plan.overlap});
   AdamWOptions options;
   options.update.clip_update = plan.stable;
   options.update.max_gradient_norm = plan.max_gradient_norm;

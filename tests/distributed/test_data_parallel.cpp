@@ -112,6 +112,23 @@ TEST_CASE("buckets start from the last block to the first, each once") {
   }
 }
 
+TEST_CASE("behind the backward pass, in one piece: the bits of gradients that travel beside it") {
+  for (const SmallPlan& plan : {SmallPlan{}, SmallPlan{.parts = 2, .siglip = true, .stable = false},
+                                SmallPlan{.bf16 = true, .dtype = DType::f32}, SmallPlan{.sharded = true},
+                                SmallPlan{.bf16 = true, .sharded = true, .dtype = DType::f32}})
+    for (int world : {2, 4}) {
+      SmallPlan behind = plan;
+      behind.overlap = Overlap::off;
+      const SmallResult a = train_threads(plan, world), b = train_threads(behind, world);
+      INFO(world, " ranks, ", plan.parts, " parts");
+      CHECK(a.losses == b.losses);
+      CHECK(a.gradients == b.gradients);
+      CHECK(a.weights == b.weights);
+      CHECK_FALSE(a.order.empty());
+      CHECK(b.order.empty());
+    }
+}
+
 TEST_CASE("rounded to bf16 on the way: close, and the same on all ranks") {
   const SmallResult exact = train_threads({.steps = 1, .dtype = DType::f32}, 2);
   const SmallResult rounded = train_threads({.steps = 1, .bf16 = true, .dtype = DType::f32}, 2);
