@@ -262,6 +262,7 @@ TEST_CASE("numbers that cannot be are refused in one line that names the flag") 
       {"--nproc", "0"},
       {"--zero", "2"},
       {"--reduce", "fp16"},
+      {"--overlap-reduce", "maybe"},
       {"--max-image-pixels", "0"},
       {"--image-mean", "nan", "0", "0"},
       {"--image-mean", "1", "2"},
