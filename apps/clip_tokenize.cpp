@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "apps/flags.h"
 #include "data/tokenizer.h"
 #include "runtime/check.h"
 
@@ -42,8 +43,8 @@ int main(int argument_count, char** arguments) {
                  "scripts/fetch_vocabulary.sh has put in its place");
   app.add_option("--context-length", context_length, "ids per line")->capture_default_str();
   app.add_option("files", files, "text files, '-' for the standard input (the default)");
-  CLI11_PARSE(app, argument_count, arguments);
   try {
+    if (!parse_flags(app, argument_count, arguments)) return 0;
     const auto tokenizer = make_tokenizer(vocabulary, context_length);
     if (files.empty()) files.emplace_back("-");
     for (const std::string& name : files) {

@@ -204,6 +204,8 @@ void check_config(const ClipConfig& c) {
   positive(c.vision.head_width, "vision head_width");
   positive(c.vision.mlp_width(), "vision mlp width");
   positive(c.text.context_length, "text context_length");
+  if (c.text.context_length < 2)
+    fail("model ", c.name, ": a text context_length of 1 has no room for start and end; use at least 2");
   positive(c.text.vocab_size, "text vocab_size");
   positive(c.text.width, "text width");
   positive(c.text.heads, "text heads");

@@ -1,4 +1,4 @@
-// clip_preprocess, clip_convert and clip_features as programs.
+// clip_preprocess, clip_convert, clip_features and clip_tokenize as programs.
 #include "data/augment.h"
 #include "runtime/safetensors.h"
 #include "runtime/tensor.h"
@@ -95,6 +95,72 @@ TEST_CASE(
   CHECK_EQ(again.status, 1);
   CHECK(again.output.find("--overwrite") != std::string::npos);
   check_fails(w.train("x", {"--pretrained", w.file("a.tar")}), {"a.tar"});
+}
+
+TEST_CASE("clip_convert: other sizes, half the bytes, the other GELU, and what cannot be") {
+  Workshop w;
+  REQUIRE_EQ(w.train("c", {"--max-steps", "1"}).status, 0);
+  const std::string checkpoint = w.checkpoint("c", 1);
+  const auto convert = [&](const std::string& to, const Words& flags) {
+    Words words{checkpoint, w.file(to)};
+    words.insert(words.end(), flags.begin(), flags.end());
+    return run(w, "clip_convert", words);
+  };
+  const Outcome larger = convert("larger", {"--image-size", "24", "--context-length", "20"});
+  INFO(larger.output);
+  REQUIRE_EQ(larger.status, 0);
+  CHECK(larger.output.find("from 2 x 2 to 3 x 3 patches") != std::string::npos);
+  CHECK(larger.output.find("from 12 to 20 tokens") != std::string::npos);
+  const SafetensorsFile weights(w.file("larger/open_clip_model.safetensors"));
+  CHECK_EQ(weights.at("positional_embedding").shape[0], 20);
+  CHECK_EQ(weights.at("visual.positional_embedding").shape[0], 10);
+  CHECK(read_file(w.file("larger/open_clip_config.json")).find("24") != std::string::npos);
+
+  REQUIRE_EQ(convert("half", {"--dtype", "bf16"}).status, 0);
+  const SafetensorsFile half(w.file("half/open_clip_model.safetensors")),
+      whole(checkpoint + "/open_clip_model.safetensors");
+  for (const std::string& name : whole.names())
+    CHECK_EQ(2 * half.at(name).bytes.size(), whole.at(name).bytes.size());
+  CHECK_EQ(w.train("h", {"--max-steps", "1", "--pretrained", w.file("half")}).status, 0);
+
+  CHECK(convert("quick", {"--force-quick-gelu"}).output.find("QuickGELU") != std::string::npos);
+  CHECK(read_file(w.file("quick/open_clip_config.json")).find("quick_gelu\": true") != std::string::npos);
+
+  for (const auto& [flags, message] :
+       std::vector<std::pair<Words, std::string>>{{{"--image-size", "25"}, "8 does not divide image_size 25"},
+                                                  {{"--image-size", "0"}, "--image-size"},
+                                                  {{"--context-length", "1"}, "no room for start and end"},
+                                                  {{"--dtype", "f16"}, "--dtype"},
+                                                  {{"--to", "onnx"}, "--to"}}) {
+    const Outcome refused = convert("refused", flags);
+    INFO(refused.output);
+    CHECK_EQ(refused.status, 1);
+    CHECK(refused.output.find(message) != std::string::npos);
+  }
+}
+
+TEST_CASE("clip_tokenize prints a line of ids for every line of text") {
+  const Workshop w;
+  write_file(w.file("text"), "Ab\n\na  b");
+  const auto tokenize = [&](const Words& words) { return run(w, "clip_tokenize", words); };
+  const Outcome done = tokenize({"--tokenizer", "bytes", "--context-length", "6", w.file("text")});
+  CHECK_EQ(done.status, 0);
+  CHECK_EQ(done.output, "257 66 99 258 0 0\n257 258 0 0 0 0\n257 98 33 33 99 258\n");
+  CHECK_EQ(tokenize({"--voc", "bytes", "--context-length=3", w.file("text")}).output,
+           "257 66 258\n257 258 0\n257 98 258\n");
+  for (const auto& [words, message] : std::vector<std::pair<Words, std::string>>{
+           {{"--tokenizer", "bytes", "--context-length", "1"}, "no room for start and end"},
+           {{"--tokenizer", "bytes", "--context-length", "99999999999"}, "--context-length"},
+           {{"--tokenizer", "bytes", "nowhere"}, "cannot open nowhere"},
+           {{"--tokenizer", "nowhere", w.file("text")}, "nowhere"},
+           {{"--context", "bytes", "--vocab"}, "--vocab"}}) {
+    const Outcome refused = tokenize(words);
+    INFO(refused.output);
+    CHECK_EQ(refused.status, 1);
+    CHECK(refused.output.starts_with("clip_tokenize: "));
+    CHECK_EQ(std::count(refused.output.begin(), refused.output.end(), '\n'), 1);
+    CHECK(refused.output.find(message) != std::string::npos);
+  }
 }
 
 TEST_CASE("a locked tower keeps its weights to the bit, the other learns") {
