@@ -305,7 +305,7 @@ int train_as_rank(const TrainingOptions& options, const ClipConfig& config, Devi
                    !options.resume.empty());
   TrainingLog log({folder.path(), options.log_every_n_steps, nominal_flops(config).training(),
                    options.report_to.find("tensorboard") != std::string::npos || options.report_to == "all",
-                   !world.leads()});
+                   options.log_metric_every_n_steps.value_or(0), !world.leads()});
   for (const std::string& notice : notices) log.warning(notice);
   try {
     return train(options, config, device, dtype, tokenizer, folder, log, world);

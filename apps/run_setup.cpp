@@ -34,7 +34,7 @@ std::shared_ptr<SampleSource> open_training_data(const TrainingOptions& o, const
   s.needs.json_captions = o.json_text_key;
   s.needs.json_caption_weights = o.json_text_key_probs;
   s.resampled = o.dataset_resampled;
-  s.upsampling_factors = o.upsampling_factors;
+  if (o.dataset_type != "synthetic") s.upsampling_factors = o.upsampling_factors;  // of shards
   s.skip_bad_shards = o.skip_bad_shards;
   s.csv_separator = o.csv_separator;
   s.csv_image_key = o.csv_img_key;

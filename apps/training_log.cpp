@@ -132,6 +132,8 @@ void TrainingLog::step(const StepRecord& r) {
   epoch_loss_.add(r.loss);
   data_seconds_.add(r.data_seconds);
   step_seconds_.add(r.step_seconds);
+  point_data_seconds_.add(r.data_seconds);
+  point_step_seconds_.add(r.step_seconds);
   text_length_.add(static_cast<double>(r.text_length));
   data_total_ += r.data_seconds;
   step_total_ += r.step_seconds;
@@ -171,9 +173,33 @@ void TrainingLog::step(const StepRecord& r) {
                                      {"peak_memory", r.peak_memory}};
     records_->write(record.dump());
   }
-  if (r.step_in_epoch % options_.log_every_n_steps == 0 || r.step_in_epoch + 1 == r.steps_per_epoch ||
-      r.step + 1 == r.total_steps)
-    print_line(r);
+  const bool last = r.step_in_epoch + 1 == r.steps_per_epoch || r.step + 1 == r.total_steps;
+  const auto due = [&](int64_t interval) { return r.step_in_epoch % interval == 0 || last; };
+  if (events_ &&
+      due(options_.metric_every_n_steps > 0 ? options_.metric_every_n_steps : options_.log_every_n_steps))
+    add_point(r);
+  if (due(options_.log_every_n_steps)) print_line(r);
+}
+
+// The means are those of the steps since the last point.
+void TrainingLog::add_point(const StepRecord& r) {
+  const double step_seconds = point_step_seconds_.value();
+  const double rate = static_cast<double>(r.global_batch) / step_seconds;
+  const std::pair<std::string, double> scalars[] = {
+      {"train/data_time", point_data_seconds_.value()},
+      {"train/batch_time", step_seconds},
+      {"train/samples_per_second", rate},
+      {"train/samples_per_second_per_gpu", rate / static_cast<double>(r.ranks)},
+      {"train/scale", r.logit_scale},
+      {"train/lr", r.learning_rate},
+      {"train/contrastive_loss", r.loss},
+      {"train/loss", r.loss},
+      {"train/grad_norm", r.gradient_norm},
+      {"train/largest_rms", r.largest_rms}};
+  events_->add(r.step, scalars);
+  events_->flush();
+  point_data_seconds_ = {};
+  point_step_seconds_ = {};
 }
 
 void TrainingLog::print_line(const StepRecord& r) {
@@ -190,20 +216,6 @@ void TrainingLog::print_line(const StepRecord& r) {
              r.largest_rms_name.c_str(), text_length_.value(), rate_each * options_.flops_per_sample * 1e-12,
              static_cast<double>(r.peak_memory) / (1 << 30), duration(left).c_str());
   info(line);
-  if (events_) {
-    const std::pair<std::string, double> scalars[] = {{"train/data_time", data_seconds_.value()},
-                                                      {"train/batch_time", step_seconds},
-                                                      {"train/samples_per_second", rate},
-                                                      {"train/samples_per_second_per_gpu", rate_each},
-                                                      {"train/scale", r.logit_scale},
-                                                      {"train/lr", r.learning_rate},
-                                                      {"train/contrastive_loss", r.loss},
-                                                      {"train/loss", r.loss},
-                                                      {"train/grad_norm", r.gradient_norm},
-                                                      {"train/largest_rms", r.largest_rms}};
-    events_->add(r.step, scalars);
-    events_->flush();
-  }
   data_seconds_ = {};
   step_seconds_ = {};
   text_length_ = {};

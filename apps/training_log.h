@@ -49,7 +49,8 @@ struct TrainingLogOptions {
   int64_t log_every_n_steps = 100;
   double flops_per_sample = 0;  // nominal, forward and backward
   bool tensorboard = false;
-  bool quiet = false;  // of a rank that is not the first: nothing is written or printed
+  int64_t metric_every_n_steps = 0;  // steps between TensorBoard's points; 0: those of the log
+  bool quiet = false;                // of a rank that is not the first: nothing is written or printed
 };
 
 class TrainingLog {
@@ -73,6 +74,7 @@ class TrainingLog {
 
  private:
   void print_line(const StepRecord& record);
+  void add_point(const StepRecord& record);
   void recall(int64_t first_step);
   SpikeDetector::Notice remember(int64_t step, double loss, double rate, double patch_rms,
                                  double largest_rms);
@@ -89,6 +91,7 @@ class TrainingLog {
   std::unique_ptr<EventFile> events_;
   Mean epoch_loss_;
   Mean data_seconds_, step_seconds_, text_length_;  // since the last line
+  Mean point_data_seconds_, point_step_seconds_;    // since TensorBoard's last point
   double data_total_ = 0, step_total_ = 0, last_picture_ = 0;
   int64_t steps_timed_ = 0;
   bool picture_failed_ = false;  // said once

@@ -174,7 +174,8 @@ void describe(Flags& f, TrainingOptions& o) {
   f.value("--zeroshot-label-key", o.zeroshot_label_key, "labels from this field of .json instead of .cls");
   f.value("--val-frequency", o.val_frequency, "epochs between retrieval evaluations; 0: never");
   f.value("--zeroshot-frequency", o.zeroshot_frequency, "epochs between zero-shot evaluations; 0: never");
-  f.value("--image-interpolation", o.image_interpolation, "of evaluations: bicubic or bilinear");
+  f.value("--image-interpolation", o.image_interpolation,
+          "of evaluations: bicubic or bilinear (random: bicubic, as in open_clip)");
   f.value("--image-resize-mode", o.image_resize_mode, "of evaluations: shortest, longest or squash");
   f.value("--eval-every-n-steps", o.eval_every_n_steps, "evaluate every n steps too");
 
@@ -182,6 +183,8 @@ void describe(Flags& f, TrainingOptions& o) {
   f.value("--logs", o.logs, "folder of all runs; 'none': write nothing");
   f.value("--name", o.name, "name of the run (default: from date and options)");
   f.value("--log-every-n-steps", o.log_every_n_steps, "steps between two lines");
+  f.value("--log-metric-every-n-steps", o.log_metric_every_n_steps,
+          "steps between two points in TensorBoard (default: the steps of the log)");
   f.value("--report-to", o.report_to, "'tensorboard' writes event files");
   f.value("--seed", o.seed, "seed of weights, order, crops and patch dropout");
   f.value("--resume", o.resume, "'latest', or a checkpoint folder");
@@ -320,6 +323,7 @@ void check_data(TrainingOptions& o) {
     fail("--json-text-key-probs: one of them must be above 0");
   for (const auto& [flag, key] : {std::pair{"--image-key", &o.image_key}, {"--text-key", &o.text_key}})
     if (suffixes_of(*key).empty()) fail(flag, " is empty: expected suffixes like jpg;png");
+  if (o.image_interpolation == "random") o.image_interpolation = "bicubic";  // means timm's training crops
   parse_interpolation(o.image_interpolation);
   parse_resize_mode(o.image_resize_mode);
   if (!o.train_data_upsampling_factors.empty()) {
@@ -352,6 +356,7 @@ void check(TrainingOptions& o, std::vector<std::string>& notices) {
   at_least("--lr", o.lr, 0);
   at_least("--wd", o.wd, 0);
   at_least("--log-every-n-steps", o.log_every_n_steps, 1);
+  at_least("--log-metric-every-n-steps", o.log_metric_every_n_steps, 1);
   at_least("--save-frequency", o.save_frequency, 0);
   at_least("--save-every-n-steps", o.save_every_n_steps, 1);
   at_least("--eval-every-n-steps", o.eval_every_n_steps, 1);

@@ -83,6 +83,7 @@ struct TrainingOptions {
   // run
   std::string logs = "./logs/", name;
   int64_t log_every_n_steps = 100;
+  std::optional<int64_t> log_metric_every_n_steps;
   int64_t seed = 0;
   std::string resume;          // "latest" or a checkpoint folder
   int64_t save_frequency = 1;  // epochs; 0: only at the end

@@ -149,8 +149,9 @@ std::string hugging_face_config_text(const ClipConfig& c) {
 ClipConfig parse_hugging_face_config(const std::string& text, const std::string& name) {
   const auto json = nlohmann::json::parse(text, nullptr, false);
   if (!json.is_object()) fail("model config ", name, " is not valid JSON");
-  if (json.value("model_type", "") != "clip")
-    fail("model config ", name, ": model_type is ", json.value("model_type", "missing"),
+  const auto type = json.find("model_type");
+  if (type == json.end() || *type != "clip")
+    fail("model config ", name, ": model_type is ", type == json.end() ? "missing" : type->dump(),
          ", only clip is supported");
   // What is left out has the defaults of transformers, those of ViT-B/32.
   const auto section = [&](const char* key) {

@@ -66,3 +66,32 @@ TEST_CASE("a run of two sessions, the first one killed late, has the picture of 
           0.5);  // killed after step 12; its last checkpoint was of step 5, and so is the next start
   CHECK(session("parts", 5, 20) == whole);
 }
+
+TEST_CASE("TensorBoard's points have their own interval, or the log's") {
+  TemporaryFolder folder;
+  auto points = [&](const std::string& name, int64_t interval) {
+    TrainingLogOptions options;
+    options.folder = folder / name;
+    options.tensorboard = true;
+    options.log_every_n_steps = 10;
+    options.metric_every_n_steps = interval;
+    std::filesystem::create_directories(options.folder);
+    TrainingLog log(options);
+    log.start(0, "{}", "{}");
+    for (int64_t step = 0; step < 30; ++step) {
+      StepRecord r = record(0, step, 100, 8, 3, 1, 1e-3, 14);
+      r.step = step;
+      r.total_steps = 100;
+      log.step(r);
+    }
+    size_t count = 0;
+    for (const auto& entry : std::filesystem::directory_iterator(options.folder + "/tensorboard")) {
+      const std::string bytes = read_file(entry.path().string());
+      for (size_t at = 0; (at = bytes.find("train/loss", at)) != std::string::npos; ++at) ++count;
+    }
+    return count;
+  };
+  CHECK_EQ(points("log", 0), 3);
+  CHECK_EQ(points("own", 2), 15);
+  CHECK_EQ(points("rare", 25), 2);
+}

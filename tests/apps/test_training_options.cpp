@@ -163,6 +163,7 @@ TEST_CASE("flags: prefixes, what has no effect, what is refused, what contradict
   CHECK(has(error_of(start + "--distill-model ViT-L-14"), "teacher"));
   CHECK(has(error_of(start + "--precision fp16"), "amp_bf16"));
   CHECK_EQ(parse_line(start + "--precision pure_bf16").options.precision, "amp_bf16");
+  CHECK_EQ(parse_line(start + "--image-interpolation random").options.image_interpolation, "bicubic");
   CHECK(has(error_of(start + "--opt timm/lamb"), "adamw, stableadamw"));
   CHECK(has(error_of(start + "--train-data-upsampling-factors 1::2"), "--dataset-resampled"));
   CHECK(has(error_of(start + "--dataset-resampled --train-data-upsampling-factors 1::two"), "1::two"));

@@ -189,6 +189,11 @@ TEST_CASE("weights of another model: the first tensor that does not fit, and wha
             "neither an open_clip_config.json nor a config.json"));
   CHECK(has(error_of([&] { StoredModel::find(folder.path() + "/gone"); }), "there is no"));
 
+  // A type that is no text, too (found by fuzzing).
+  CHECK(has(error_of([&] { parse_hugging_face_config("{\"model_type\":12}", "config.json"); }),
+            "model_type is 12, only clip"));
+  CHECK(has(error_of([&] { parse_hugging_face_config("{}", "config.json"); }), "model_type is missing"));
+
   // The sigmoid loss: a bias that the model has and the file has not starts at 0, the reverse is an error.
   ClipConfig biased = small();
   biased.init_logit_bias = -10;
