@@ -10,6 +10,7 @@
 
 #include "apps/flags.h"
 #include "apps/open_clip_flags.h"
+#include "autograd/checkpoint.h"
 #include "data/augment.h"
 #include "data/sample_source.h"
 #include "runtime/check.h"
@@ -130,7 +131,8 @@ void describe(Flags& f, TrainingOptions& o) {
   f.flag("--grad-checkpointing", o.grad_checkpointing, "the same as --recompute blocks");
   f.value("--recompute", o.recompute,
           "activations that the backward pass computes again instead of keeping them: none, gelu (3/4 of the "
-          "memory), cheap (5/8), blocks (block inputs only); the same results");
+          "memory), cheap (5/8), blocks (block inputs only); gelu:8 only in the first 8 blocks of each tower; "
+          "the same results");
   f.flag(
       "--whole-last-block", o.whole_last_block,
       "compute all rows of each tower's last block, also those that nobody reads: slower, the same results");
@@ -376,7 +378,7 @@ void check(TrainingOptions& o, std::vector<std::string>& notices) {
   one_of("--opt", o.opt, {"adamw", "stableadamw"});
   one_of("--dataset-type", o.dataset_type, {"auto", "webdataset", "csv", "synthetic"});
   if (o.grad_checkpointing) o.recompute = "blocks";
-  one_of("--recompute", o.recompute, {"none", "gelu", "cheap", "blocks"});
+  find_recompute(o.recompute);  // fails when it is not one
   one_of("--lr-scheduler", o.lr_scheduler, {"cosine", "const", "const-cooldown"});
   one_of("--wd-groups", o.wd_groups, {"head", "v3"});
   o.precision = precision_of_open_clip(o.precision, notices);

@@ -1,13 +1,26 @@
 #include "autograd/checkpoint.h"
 
+#include <charconv>
+
 namespace switchback {
 
-Recompute find_recompute(std::string_view name) {
-  if (name == "none") return Recompute::none;
-  if (name == "gelu") return Recompute::gelu;
-  if (name == "cheap") return Recompute::cheap;
-  if (name == "blocks") return Recompute::blocks;
-  fail("recompute level '", name, "' is not known; there are none, gelu, cheap and blocks");
+Recomputation find_recompute(std::string_view text) {
+  const std::string_view name = text.substr(0, text.find(':'));
+  Recomputation found;
+  if (name == "gelu")
+    found = Recompute::gelu;
+  else if (name == "cheap")
+    found = Recompute::cheap;
+  else if (name == "blocks")
+    found = Recompute::blocks;
+  else if (name != "none")
+    fail("--recompute ", text, ": there is no level '", name, "'; there are none, gelu, cheap and blocks");
+  if (name.size() == text.size()) return found;
+  const std::string_view count = text.substr(name.size() + 1);
+  const auto [end, error] = std::from_chars(count.begin(), count.end(), found.blocks);
+  if (error != std::errc() || end != count.end() || found.blocks < 0)
+    fail("--recompute ", text, ": after the colon stands a number of blocks, as in ", name, ":8");
+  return found;
 }
 
 TwoVariables checkpoint(const TwoVariables& x, const std::function<TwoVariables(const TwoVariables&)>& f) {

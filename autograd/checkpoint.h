@@ -19,7 +19,9 @@
 #pragma once
 
 #include <array>
+#include <cstdint>
 #include <functional>
+#include <limits>
 #include <string_view>
 
 #include "autograd/tape.h"
@@ -27,7 +29,17 @@
 namespace switchback {
 
 enum class Recompute : uint8_t { none, gelu, cheap, blocks };
-Recompute find_recompute(std::string_view name);  // fails when there is no such level
+
+// A level for the first `blocks` blocks of each tower, when some of the memory is enough; the others keep all.
+struct Recomputation {
+  Recompute level;
+  int64_t blocks;
+  Recomputation(Recompute level = Recompute::none, int64_t blocks = std::numeric_limits<int64_t>::max())
+      : level(level), blocks(blocks) {}
+  Recompute of_block(int64_t i) const { return i < blocks ? level : Recompute::none; }
+};
+// "gelu": in all blocks, "gelu:8": in the first 8 of each tower. Fails when there is no such level.
+Recomputation find_recompute(std::string_view text);
 
 using TwoVariables = std::array<Variable, 2>;
 TwoVariables checkpoint(const TwoVariables& x, const std::function<TwoVariables(const TwoVariables&)>& f);

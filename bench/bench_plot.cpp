@@ -3,7 +3,8 @@
 //   build/bench/bench_plot lines.jsonl picture.svg [TITLE]
 //
 // Lines of framework_baseline.py: a group of bars for each model, in the order of the file: training speed relative
-// to torch.compile's, with samples per second above each bar (the median of all runs of its kind).
+// to torch.compile's, with samples per second above each bar (the median of all runs of its kind). Lines of
+// bench_step among them (h100.sh's steps.jsonl) count where they are StableAdamW's, with the whole last block.
 // Lines of bench_linear: the paper's Figure 3 and Figure 4 (left), one panel each over the layer's width: what each
 // part of a layer takes (at the middle number of tokens), the time saved by the first recipe, and the quantisers'
 // share of its time, a line for each number of tokens.
@@ -29,6 +30,7 @@ struct Kind {
 };
 constexpr Kind kinds[] = {
     {'A', "switchback"},
+    {'S', "switchback, StableAdamW"},
     {'Q', "switchback, int8 linears"},
     {'B', "torch.compile + open_clip"},
     {'E', "PyTorch eager + open_clip"},
@@ -92,7 +94,10 @@ std::string picture_of_steps(const std::vector<nlohmann::json>& lines, std::stri
     const std::string model =
         concat(line.at("model").get<std::string>(), ", batch ", line.at("batch").get<int64_t>());
     if (std::find(models.begin(), models.end(), model) == models.end()) models.push_back(model);
-    rates[model][line.at("letter").get<std::string>().at(0)].push_back(line.at("samples_per_second"));
+    char letter = line.value("letter", std::string(1, ' ')).at(0);
+    if (letter == ' ' && line.value("optimizer", "") == "stableadamw" && line.value("whole_last_block", false))
+      letter = 'S';
+    rates[model][letter].push_back(line.at("samples_per_second"));
   }
   if (title.empty()) title = "Training speed on one H100, samples per second";
   BarChart chart{.title = title, .y_label = "relative to torch.compile", .marks = {1}};

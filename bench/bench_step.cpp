@@ -74,7 +74,7 @@ bool parse(int argc, char** argv, Options& o) {
       ->check(CLI::IsMember({"fp32", "amp_bf16"}))
       ->capture_default_str();
   app.add_option("--device", o.device)->check(CLI::IsMember({"cpu", "cuda"}))->capture_default_str();
-  app.add_option("--recompute", o.recompute, "none, gelu, cheap or blocks")->capture_default_str();
+  app.add_option("--recompute", o.recompute, "none, gelu, cheap or blocks; gelu:8: in the first 8 blocks")->capture_default_str();
   app.add_option("--linear", o.linear, "recipe of the blocks' linears")->capture_default_str();
   app.add_option("--layer-scale", o.layer_scale, "initial value; without it there is no layer-scale");
   app.add_option("--json", o.json, "also append the figures to this file as a line");

@@ -253,7 +253,7 @@ def run_once(o, letter, model, batch, prepared):
         if was_prepared:
             process, file = prepared.pop((model, batch))
             try:
-                process.communicate("go\n", timeout=o.timeout)
+                print(process.communicate("go\n", timeout=o.timeout)[0], end="", flush=True)
             finally:
                 process.kill()
             if process.returncode:
@@ -295,9 +295,19 @@ def prepare(o, pairs):
     for model, batch in pairs:
         file = tempfile.NamedTemporaryFile(mode="r", suffix=".jsonl")
         command = torch_command(o, model, batch, "--prepare", "--json", file.name)
-        process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, universal_newlines=True)
+        process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                   universal_newlines=True)
         prepared[model, batch] = process, file
     return prepared
+
+
+def await_prepared(prepared):
+    """Whoever still compiles also uses the GPU now and then: nothing is timed before all are through."""
+    for process, _ in prepared.values():
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            if line.startswith("prepared"):
+                break
 
 
 def compare(o):
@@ -305,6 +315,7 @@ def compare(o):
     prepared = prepare(o, pairs) if o.prepare else {}
     if o.meanwhile:
         subprocess.run(o.meanwhile, shell=True)
+    await_prepared(prepared)
     rows = []
     for model, batch in pairs:
         runs = {}

@@ -18,7 +18,7 @@ class Clip {
 
   struct Options {
     PixelNormalization normalization;
-    Recompute recompute = Recompute::none;   // what the backward pass makes again instead of keeping it
+    Recomputation recompute;                 // what the backward pass makes again instead of keeping it
     const PatchDropout* dropout = nullptr;   // training with patch dropout
   };
 

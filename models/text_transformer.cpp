@@ -18,7 +18,7 @@ TextTransformer::TextTransformer(ParameterArena& arena, const ClipConfig& config
                                  Init::normal_with(0.02))),
       ln_final_(arena, "ln_final", config.text.width) {}
 
-Variable TextTransformer::operator()(const Tensor& tokens, Recompute recompute) const {
+Variable TextTransformer::operator()(const Tensor& tokens, const Recomputation& recompute) const {
   CHECK(tokens.shape().rank() == 2 && tokens.shape()[1] <= head_.positional_embedding.shape()[0],
         "tokens are ", tokens.shape(), ", the model wants (B, at most ",
         head_.positional_embedding.shape()[0], ")");

@@ -21,7 +21,7 @@ class TextTransformer {
   static Head add_head(ParameterArena& arena, const ClipConfig& config);
   TextTransformer(ParameterArena& arena, const ClipConfig& config, Head head);
 
-  Variable operator()(const Tensor& tokens, Recompute recompute) const;
+  Variable operator()(const Tensor& tokens, const Recomputation& recompute) const;
 
  private:
   Head head_;

@@ -19,13 +19,14 @@ class Transformer {
   }
 
   // x (B, T, C) -> the rows x[b, place[b]] of the result, (B, C); place (B) i32, undefined: row 0
-  Variable operator()(Variable x, const Tensor& place, Recompute recompute) const {
+  Variable operator()(Variable x, const Tensor& place, const Recomputation& recompute) const {
     if (blocks_.empty()) return pool(x, place);
     const Block& last = blocks_.back();
     Block::Stream stream = blocks_.front().enter(std::exchange(x, {}));
-    for (size_t i = 0; i + 1 < blocks_.size(); ++i) stream = blocks_[i](stream, &blocks_[i + 1], recompute);
-    if (whole_last_) return pool(last(stream, nullptr, recompute).sum, place);
-    return last.last(stream, place, recompute);
+    size_t i = 0;
+    for (; i + 1 < blocks_.size(); ++i) stream = blocks_[i](stream, &blocks_[i + 1], recompute.of_block(i));
+    if (whole_last_) return pool(last(stream, nullptr, recompute.of_block(i)).sum, place);
+    return last.last(stream, place, recompute.of_block(i));
   }
 
  private:

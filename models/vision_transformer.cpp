@@ -19,7 +19,7 @@ VisionTransformer::VisionTransformer(ParameterArena& arena, const ClipConfig& co
       ln_post_(arena, "visual.ln_post", config_.width) {}
 
 Variable VisionTransformer::operator()(const Tensor& pixels, const PixelNormalization& normalization,
-                                       const PatchDropout* dropout, Recompute recompute) const {
+                                       const PatchDropout* dropout, const Recomputation& recompute) const {
   const Shape& s = pixels.shape();
   CHECK(s.rank() == 4 && s[1] == config_.image_size && s[2] == config_.image_size && s[3] == 3, "images are ",
         s, ", the model wants (B, ", config_.image_size, ", ", config_.image_size, ", 3)");

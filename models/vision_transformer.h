@@ -22,7 +22,7 @@ class VisionTransformer {
 
   // dropout: nullptr in evaluation. Left-out patches are never embedded.
   Variable operator()(const Tensor& pixels, const PixelNormalization& normalization,
-                      const PatchDropout* dropout, Recompute recompute) const;
+                      const PatchDropout* dropout, const Recomputation& recompute) const;
 
  private:
   VisionConfig config_;

@@ -112,6 +112,7 @@ TEST_CASE("flags that cost time or memory change no bit") {
   for (const Words& start : {Words{}, Words{"--layer-scale", "0.1", "--precision", "amp_bf16"}}) {
     const std::string expected = trained(w, start);
     for (const Words& flags : {Words{"--recompute", "gelu"},
+                               {"--recompute", "gelu:1"},
                                {"--recompute", "cheap"},
                                {"--recompute", "blocks"},
                                {"--grad-checkpointing"},
@@ -279,6 +280,7 @@ TEST_CASE("numbers that cannot be are refused in one line that names the flag") 
       {"--device", "tpu"},
       {"--precision", "fp8"},
       {"--recompute", "everything"},
+      {"--recompute", "gelu:some"},
       {"--lr-scheduler", "step"},
       {"--wd-groups", "v4"},
       {"--linear", "int4"},

@@ -13,7 +13,7 @@ struct Kept {
   size_t forward, backward;  // bytes in use after the forward and the backward pass, above the start
 };
 
-Kept kept(int64_t layers, Recompute recompute, bool layer_scale) {
+Kept kept(int64_t layers, const Recomputation& recompute, bool layer_scale) {
   ParameterArena arena(DType::bf16, cpu_device, 1);
   BlockOptions o;
   o.width = width;
@@ -113,4 +113,18 @@ TEST_CASE("a block keeps as many activations as its level of recomputation says"
       CHECK_LE(each, expected + 0.35);  // mean, rstd and lse: f32 by row, in pieces of 256 bytes
       CHECK_EQ(five.backward, 0);
     }
+}
+
+TEST_CASE("a level may stand for the first blocks alone") {
+  const double unit = batch * tokens * width * 2;
+  const Kept none = kept(5, Recompute::none, false), all = kept(5, find_recompute("gelu"), false),
+             two = kept(5, find_recompute("gelu:2"), false);
+  CHECK_EQ(static_cast<double>(none.forward - two.forward), doctest::Approx(2 * 4 * unit));
+  // Two whole ones and the last, of which one row of each sample is computed.
+  CHECK_EQ(static_cast<double>(two.forward - all.forward), doctest::Approx((2 + 1.0 / tokens) * 4 * unit));
+  CHECK_EQ(kept(5, find_recompute("gelu:5"), false).forward, all.forward);
+  CHECK_EQ(kept(5, find_recompute("gelu:9"), false).forward, all.forward);
+  CHECK_EQ(kept(5, find_recompute("blocks:0"), false).forward, none.forward);
+  for (const char* text : {"gelu:", "gelu:-1", "gelu:2x", "gelu:2:3", "gelu: 2", "all:2", ":2", ""})
+    CHECK_THROWS_AS(find_recompute(text), Error);
 }
