@@ -1,8 +1,8 @@
 // checkpoint.h: everything a run needs to go on as if it had never stopped.
 //
 // A checkpoint is a folder, complete or absent: it is written under another name, synced, and renamed.
-// Training goes on meanwhile: CheckpointWriter copies weights and moments (host memory: 12 bytes a parameter),
-// a thread writes the copies.
+// Training goes on meanwhile: CheckpointWriter copies weights and moments (host memory: 12 bytes a
+// parameter), a thread writes the copies.
 //
 //   logs/RUN/checkpoints/step_00000300/
 //     open_clip_model.safetensors   the f32 weights under open_clip's state-dict keys
@@ -46,9 +46,9 @@ class CheckpointWriter {
   ~CheckpointWriter();  // waits; an error that nobody asked for is lost
   CheckpointWriter(const CheckpointWriter&) = delete;
 
-  // Begins to write CHECKPOINTS/step_00000300, with the values as they are now; completed(true) must have been
-  // called since the last one. With a sharded optimizer every rank calls optimizer.state() where rank 0 calls
-  // this.
+  // Begins to write CHECKPOINTS/step_00000300, with the values as they are now; completed(true) must have
+  // been called since the last one. With a sharded optimizer every rank calls optimizer.state() where rank 0
+  // calls this.
   void save(const ClipConfig& config, const PixelNormalization& normalization, const ParameterArena& arena,
             const AdamW& optimizer, const TrainingProgress& progress);
 

@@ -21,8 +21,8 @@ struct LinearCapture {
 };
 
 // Runs `step`, a forward and a backward pass, and returns the four linears of each of these blocks
-// ("visual.transformer.resblocks.1"), in the order of their gradients. The model must compute whole last blocks
-// (ClipConfig::whole_last_block), by the standard recipe and without recomputation.
+// ("visual.transformer.resblocks.1"), in the order of their gradients. The model must compute whole last
+// blocks (ClipConfig::whole_last_block), by the standard recipe and without recomputation.
 std::vector<LinearCapture> capture_linears(const ParameterArena& arena,
                                            const std::vector<std::string>& blocks, Gelu gelu,
                                            const std::function<void()>& step);

@@ -4,10 +4,10 @@
 //
 //   noise variance   E[(Σ û v̂ - Σ u v)²] = k (σ_ξ² σ_v² + σ_ε² σ_u² + σ_ξ² σ_ε²)
 //
-// linear in the inner dimension k. Here both sides are measured: the left on real products in f64, the right from
-// the second moments of u, v and of their own rounding errors. What the tensors of a training run add to the
-// formula: elements that are not alike (a few large ones in a row), and scales that grow with k, because they
-// are maxima over k elements.
+// linear in the inner dimension k. Here both sides are measured: the left on real products in f64, the right
+// from the second moments of u, v and of their own rounding errors. What the tensors of a training run add to
+// the formula: elements that are not alike (a few large ones in a row), and scales that grow with k, because
+// they are maxima over k elements.
 #pragma once
 
 #include <cstdint>
@@ -19,8 +19,8 @@
 
 namespace switchback {
 
-// What is done to both operands. `row` means a scale for each vector that is multiplied: in the weight gradient
-// these are columns of dy and x. The left operand is x, dy, and dyᵀ.
+// What is done to both operands. `row` means a scale for each vector that is multiplied: in the weight
+// gradient these are columns of dy and x. The left operand is x, dy, and dyᵀ.
 struct NoiseQuantizer {
   std::string_view name;
   Format value = Format::int8, gradient = Format::int8;  // x and w; dy.  none: bf16
@@ -44,8 +44,8 @@ struct Noise {
   double predicted = 0;  // the same by the formula
   double variance = 0;   // of the error, in units of σ_u² σ_v²: of what k = 1 gives the exact product
 };
-// Over `samples` rows and columns of the result and `inner` of the sum's terms, all chosen by seed. Scales are of
-// those terms: what a layer of that size would see. NaN where the product is zero.
+// Over `samples` rows and columns of the result and `inner` of the sum's terms, all chosen by seed. Scales
+// are of those terms: what a layer of that size would see. NaN where the product is zero.
 Noise measure_noise(const LinearCapture& linear, LinearProduct product, const NoiseQuantizer& quantizer,
                     int64_t inner, int64_t samples, uint64_t seed);
 

@@ -2,10 +2,10 @@
 //
 //   quantization_study --train-data 'shards/{00..03}.tar' --output study
 //
-// Trains a small CLIP for some steps (or goes on from a checkpoint of clip_train), then takes x, w and dy of the
-// linears of one block a tower from a few batches, and computes every product y = x wᵀ, dx = dy w, dw = dyᵀ x
-// with operands rounded to int8 and to simulated 8-bit floats, over more and more of its sum's terms. docs/int8.md
-// says what to see in the result:
+// Trains a small CLIP for some steps (or goes on from a checkpoint of clip_train), then takes x, w and dy of
+// the linears of one block a tower from a few batches, and computes every product y = x wᵀ, dx = dy w, dw =
+// dyᵀ x with operands rounded to int8 and to simulated 8-bit floats, over more and more of its sum's terms.
+// docs/int8.md says what to see in the result:
 //
 //   study/noise.jsonl   one line for each linear, product, quantiser and length of the sum
 //   study/noise.svg     the picture

@@ -6,8 +6,9 @@
 //   training.svg       loss, learning rate and RMS over the steps
 //   results.jsonl      one record per evaluation
 //
-// Train Epoch: 0 [  49152/3200000 (2%)] Data (t): 0.034 Batch (t): 6.466, 2533.71/s, 2533.71/s/gpu LR: 0.000500
-//   Logit Scale: 14.286 Contrastive_loss: 9.7031 (9.7031) Loss: 9.7031 (9.7031) | data wait 1% grad norm ...
+// Train Epoch: 0 [  49152/3200000 (2%)] Data (t): 0.034 Batch (t): 6.466, 2533.71/s, 2533.71/s/gpu
+//   LR: 0.000500 Logit Scale: 14.286 Contrastive_loss: 9.7031 (9.7031) Loss: 9.7031 (9.7031) | data wait 1%
+//   grad norm ...
 #pragma once
 
 #include <cstdint>

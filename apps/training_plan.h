@@ -1,5 +1,6 @@
-// training_plan.h: what the flags of clip_train mean to the run as a whole: its name, its length, its learning
-// rates, its optimizer; what is said about them before the first step; and how a run goes on from a checkpoint.
+// training_plan.h: what the flags of clip_train mean to the run as a whole: its name, its length, its
+// learning rates, its optimizer; what is said about them before the first step; and how a run goes on from a
+// checkpoint.
 #pragma once
 
 #include <cstdint>

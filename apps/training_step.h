@@ -6,14 +6,14 @@
 //     step.launch(number, learning_rate);      queues the step and returns at once
 //     if (auto done = step.collect()) ...      the numbers of the step before: one step late, without a wait
 //   }
-//   while (auto done = step.collect(true)) ...  before a checkpoint, an evaluation or the end: those that are left
+//   while (auto done = step.collect(true)) ...  before a checkpoint, an evaluation or the end: the rest
 //
-// On a GPU the first steps run op by op: they fill the caching allocator and plan the matrix products. Then the
-// step is captured as a CUDA graph, once for each of the two buffers that batches alternate between, and from
-// then on a step is three small uploads, one graph launch and two small downloads. What changes from step to
-// step lies on the device: learning rate and decay rates (AdamW), the step number that patch dropout draws by.
-// Same kernels, same addresses, same bits as op by op. On the CPU the same class works op by op, and collect()
-// is one step late there, too, so that the loop around it is tested without a GPU.
+// On a GPU the first steps run op by op: they fill the caching allocator and plan the matrix products. Then
+// the step is captured as a CUDA graph, once for each of the two buffers that batches alternate between, and
+// from then on a step is three small uploads, one graph launch and two small downloads. What changes from
+// step to step lies on the device: learning rate and decay rates (AdamW), the step number that patch dropout
+// draws by. Same kernels, same addresses, same bits as op by op. On the CPU the same class works op by op,
+// and collect() is one step late there, too, so that the loop around it is tested without a GPU.
 //
 // Over several ranks the loss is that of all ranks' batches, the gradients are added up beside the backward
 // pass or behind it (nn/data_parallel.h), and the recording holds all of it. With the loss every rank learns
@@ -25,9 +25,9 @@
 // the longest of their lengths, because a captured step and its collectives must be the same on all of them;
 // the slowest rank decides how long a step takes anyhow.
 //
-// A step goes op by op, too, when somebody watches the ops (Tape::observe), and when the batch is smaller than
-// the others. Accumulation (parts > 1): each part's activations are given up and computed again in the backward
-// pass (checkpoint); the loss sees all features.
+// A step goes op by op, too, when somebody watches the ops (Tape::observe), and when the batch is smaller
+// than the others. Accumulation (parts > 1): each part's activations are given up and computed again in the
+// backward pass (checkpoint); the loss sees all features.
 #pragma once
 
 #include <array>
@@ -83,8 +83,8 @@ class TrainingStep {
   // Queues the step on the batch that was brought last. At most two steps may be uncollected.
   // stop: this rank was asked to stop; all ranks read it in this step's numbers.
   void launch(int64_t step, double learning_rate, bool stop = false);
-  // The numbers of the oldest uncollected step, once a later one is launched, or with `newest` at once (waits).
-  // optimizer.report() is that step's, too.
+  // The numbers of the oldest uncollected step, once a later one is launched, or with `newest` at once
+  // (waits). optimizer.report() is that step's, too.
   std::optional<StepNumbers> collect(bool newest = false);
 
   // Forward and backward once on a blank batch, without an update: makes the plans of all products and fills

@@ -7,10 +7,10 @@
 //
 // While it lives it watches the ops of its thread: after each one a Moment goes into the device's queue, and
 // the time of an op is the time from the Moment before. So what follows an op without being one itself counts
-// to the next op, and a device that waits for the host counts that wait, too: on a GPU the small ops of a small
-// model look as slow as their launches. A step that is replayed as a graph has no ops to watch; TrainingStep
-// runs it op by op while a timer lives. Profilers that show NVTX ranges see the regions of the model and the ops
-// of the backward pass.
+// to the next op, and a device that waits for the host counts that wait, too: on a GPU the small ops of a
+// small model look as slow as their launches. A step that is replayed as a graph has no ops to watch;
+// TrainingStep runs it op by op while a timer lives. Profilers that show NVTX ranges see the regions of the
+// model and the ops of the backward pass.
 #pragma once
 
 #include <cstdint>

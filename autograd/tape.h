@@ -79,9 +79,10 @@ class Tape {
   // given its inputs their gradients (apps/linear_capture.cpp).
   using Observer = std::function<void(std::string_view region, std::string_view op, const Variable& result)>;
   static void observe(Observer observer);
-  // Calls `observer` in backward passes of this thread after every closure that ran (for profiles), and before
-  // that after each part of it that says so.
-  using BackwardObserver = std::function<void(std::string_view op, std::string_view part)>;  // part "": the whole
+  // Calls `observer` in backward passes of this thread after every closure that ran (for profiles), and
+  // before that after each part of it that says so.
+  // part "": the whole
+  using BackwardObserver = std::function<void(std::string_view op, std::string_view part)>;
   static void observe_backward(BackwardObserver observer);
   // For ops of several kernels: a part ("input gradient") of the running closure is done.
   static void part_done(std::string_view op, std::string_view part);

@@ -43,8 +43,8 @@ class Gradient {
   void move_to(const Gradient& other) const;
 
   // The bias of the product that made the variable: its gradient is this gradient's sum over rows, and the op
-  // that computes this gradient may have that sum for nothing. Such an op writes it into row_sum_sink(), at most
-  // once and with the whole gradient, and the product finds row_sum_written().
+  // that computes this gradient may have that sum for nothing. Such an op writes it into row_sum_sink(), at
+  // most once and with the whole gradient, and the product finds row_sum_written().
   void sum_rows_into(Gradient bias) const;
   Sink row_sum_sink() const;
   bool row_sum_written() const { return node_ && node_->row_sum_written; }

@@ -4,8 +4,8 @@
 //
 // Bus bandwidth is what NCCL's own tests call so: the bytes that a link carries, which does not depend on the
 // number of ranks n where the links are the bound: an all-reduce moves 2 (n - 1)/n of its size over each, an
-// all-gather and a reduce-scatter (n - 1)/n, a reduce all of it. Times are of several operations in a row, from
-// one end to the other, on the device.
+// all-gather and a reduce-scatter (n - 1)/n, a reduce all of it. Times are of several operations in a row,
+// from one end to the other, on the device.
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <functional>

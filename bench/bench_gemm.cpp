@@ -1,12 +1,12 @@
-// bench_gemm.cpp: the bf16 products of CLIP's training step, cuBLASLt against our kernel (kernels/cuda/gemm_bf16.cuh),
-// in one run.
+// bench_gemm.cpp: the bf16 products of CLIP's training step, cuBLASLt against our kernel
+// (kernels/cuda/gemm_bf16.cuh), in one run.
 //
 //   build/bench/bench_gemm [rounds=7] [milliseconds=8] [only=TEXT] [sets=2]
 //
-// Per shape and kind: cuBLASLt (the fastest of its heuristic's candidates), each of our tiles, and what GemmPlans
-// would take. Contenders take turns in every round, a stretch of `milliseconds` each, so that all meet the same
-// clock of the chip; medians over rounds. Activations rotate over `sets` buffers, weights stay in L2, as in a
-// network. Random normal values. TFLOP/s = 2 M N K / time, whatever else the epilogue does.
+// Per shape and kind: cuBLASLt (the fastest of its heuristic's candidates), each of our tiles, and what
+// GemmPlans would take. Contenders take turns in every round, a stretch of `milliseconds` each, so that all
+// meet the same clock of the chip; medians over rounds. Activations rotate over `sets` buffers, weights stay
+// in L2, as in a network. Random normal values. TFLOP/s = 2 M N K / time, whatever else the epilogue does.
 //
 //   forward         y = x wᵀ + bias
 //   forward gelu    u = x wᵀ + bias, g = gelu(u);  composed: cuBLASLt, then a kernel for gelu
@@ -43,8 +43,8 @@ struct Options {
   std::string only;
 };
 
-// A device matrix of random normal values, times `scale`: a million of them, again and again, in another phase in
-// every row.
+// A device matrix of random normal values, times `scale`: a million of them, again and again, in another
+// phase in every row.
 Tensor random_matrix(int64_t rows, int64_t cols, float scale, unsigned seed) {
   static const std::vector<float> normal = [] {
     std::vector<float> values;

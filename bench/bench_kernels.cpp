@@ -5,14 +5,14 @@
 // Sizes: those of a small CLIP on a CPU, those of the model's training step on a GPU, or with --model.
 // Prints, per case: the median and the fastest time of a call, TFLOP/s (products), GB/s (every operand moved
 // once), and how much of the roofline that is: the least time that the arithmetic or the bytes would take,
-// whichever is longer, over the median. The rulers are measured first, in the same run: the bandwidth of a copy
-// larger than the caches, and one large product; on a GPU the arithmetic's ruler is the nominal peak (H100,
-// dense bf16: 989.4 TFLOP/s), which a product of random numbers does not reach for want of power.
+// whichever is longer, over the median. The rulers are measured first, in the same run: the bandwidth of a
+// copy larger than the caches, and one large product; on a GPU the arithmetic's ruler is the nominal peak
+// (H100, dense bf16: 989.4 TFLOP/s), which a product of random numbers does not reach for want of power.
 //
 // A GPU's calls are recorded ten at a time and replayed, so that the launches cost nothing; operands of less
 // than 128 MB together have copies that take turns, so that the L2 cache does not flatter. CPU threads:
-// SWITCHBACK_CPU_THREADS. On a busy machine only a CPU's fastest time means something: a loop on all cores waits
-// for its last thread.
+// SWITCHBACK_CPU_THREADS. On a busy machine only a CPU's fastest time means something: a loop on all cores
+// waits for its last thread.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>

@@ -1,14 +1,14 @@
-// bench_linear.cpp: one linear layer, forward and backward, by recipe: the paper's Figure 3 and Figure 4 (left) on
-// this GPU (paper section 4.1).
+// bench_linear.cpp: one linear layer, forward and backward, by recipe: the paper's Figure 3 and Figure 4
+// (left) on this GPU (paper section 4.1).
 //
 //   build/bench/bench_linear [--dims 1024,1280,2048] [--tokens 32768] [--recipes switchback,switchback-fp8]
 //     [--json FILE]
 //
-// For every dim two layers, dim -> 4 dim and 4 dim -> dim, in bf16 with a bias; the last lines give the average of
-// both. Parts are timed apart, and a whole layer as one stretch: forward, input gradient, weight and bias gradient,
-// with all quantising that the layer does for itself; where codes of dy's rows are made, the bias gradient
-// comes out of that sweep and counts as quantising. What a training step does once for many products (the
-// weight's codes) is a part of its own and is counted in the whole.
+// For every dim two layers, dim -> 4 dim and 4 dim -> dim, in bf16 with a bias; the last lines give the
+// average of both. Parts are timed apart, and a whole layer as one stretch: forward, input gradient, weight
+// and bias gradient, with all quantising that the layer does for itself; where codes of dy's rows are made,
+// the bias gradient comes out of that sweep and counts as quantising. What a training step does once for many
+// products (the weight's codes) is a part of its own and is counted in the whole.
 // Normal random values: zeros and small integers make a GPU faster than it is. Medians of 5 to 9 stretches of
 // recorded calls; standard and recipe take turns within one run, and the ratio is taken of those. bench_plot
 // makes pictures of the --json lines.

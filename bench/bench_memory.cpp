@@ -3,9 +3,10 @@
 //
 //   build/bench/bench_memory [WIDTH [TOKENS]]      256, 1024
 //
-// Columns: qkv, out, fc, proj each by itself, and their sum, as bytes a token over the width: a value of 16 bits for
-// each channel is 2.00. Then a whole block, which keeps more than its linears' inputs. Attention keeps its result,
-// out's input, for its own backward pass, so within a block what out keeps in another form comes on top.
+// Columns: qkv, out, fc, proj each by itself, and their sum, as bytes a token over the width: a value of 16
+// bits for each channel is 2.00. Then a whole block, which keeps more than its linears' inputs. Attention
+// keeps its result, out's input, for its own backward pass, so within a block what out keeps in another form
+// comes on top.
 #include <cstdio>
 #include <cstdlib>
 #include <string>

@@ -1,6 +1,6 @@
-// kept_memory.h: bytes that a linear layer, and a transformer block, keep for their backward pass, by recipe: what
-// the CPU's allocator has in use after the forward pass. Values in bf16. The CUDA allocator's figures are the same
-// but for rounding.
+// kept_memory.h: bytes that a linear layer, and a transformer block, keep for their backward pass, by recipe:
+// what the CPU's allocator has in use after the forward pass. Values in bf16. The CUDA allocator's figures
+// are the same but for rounding.
 #pragma once
 
 #include "autograd/ops.h"
@@ -11,7 +11,8 @@ namespace switchback {
 
 inline size_t cpu_bytes_used() { return allocator(cpu_device).statistics().used; }
 
-// y = linear(x) where nobody else wants x (M, K): all that is there afterwards, beside y (M, N) and the weight
+// y = linear(x) where nobody else wants x (M, K): all that is there afterwards, beside y (M, N) and the
+// weight
 inline size_t kept_by_linear(const LinearRecipe& recipe, int64_t M, int64_t K, int64_t N) {
   ParameterArena arena(DType::bf16, cpu_device, 1);
   const Linear layer(arena, {"weight", "bias"}, K, N, Init::normal_with(0.1), Init::zeros(), recipe);
@@ -30,7 +31,8 @@ inline size_t kept_by_linear(const LinearRecipe& recipe, int64_t M, int64_t K, i
   return after - before - result;
 }
 
-// A block of three less one of two, so that what is kept around them does not count. Their input is (1, M, C).
+// A block of three less one of two, so that what is kept around them does not count. Their input is (1, M,
+// C).
 inline size_t kept_by_block(const LinearRecipe& recipe, int64_t M, int64_t C) {
   size_t kept[2];
   for (int extra : {0, 1}) {

@@ -99,8 +99,9 @@ Series series_of(const std::vector<LearningRun>& runs, const std::string& name, 
   }
 }
 
-// A sentence a recipe: how far its mean loss lies from standard's, in standard errors of that difference. Three or
-// four seeds of one recipe say little about the noise between seeds, so it is pooled over all recipes.
+// A sentence a recipe: how far its mean loss lies from standard's, in standard errors of that difference.
+// Three or four seeds of one recipe say little about the noise between seeds, so it is pooled over all
+// recipes.
 std::string verdicts(const std::vector<LearningRun>& runs) {
   const auto losses_of = [&](const std::string& name) {
     std::vector<double> losses;

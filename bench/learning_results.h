@@ -1,8 +1,9 @@
-// learning_results.h: what the runs of bench/learning_study.sh came to: one JSON line a run, a table, a picture.
+// learning_results.h: what the runs of bench/learning_study.sh came to: one JSON line a run, a table, a
+// picture.
 //
-// Runs of one seed begin with the same weights and see the same batches, whatever their recipe. So a recipe is
-// compared with `standard` seed by seed, and what is left beside the recipe's effect is smaller than the noise
-// between seeds. Runs with zero-init layer-scale are compared with such a standard.
+// Runs of one seed begin with the same weights and see the same batches, whatever their recipe. So a recipe
+// is compared with `standard` seed by seed, and what is left beside the recipe's effect is smaller than the
+// noise between seeds. Runs with zero-init layer-scale are compared with such a standard.
 #pragma once
 
 #include <cstdint>

@@ -1,14 +1,14 @@
 // step_budget.h: what a training step must compute and move at least, by kernel group, from the shapes alone.
 //
-// M = B T rows, C width, H mlp width, bf16 activations, f32 gradients of parameters. The block is the fused one:
-// GELU lives in the products' epilogues, the residual connection in the layernorm's kernel. Every operand of a
-// kernel moves once between memory and chip; nothing stays in the L2 cache from one kernel to the next, though
-// weights and small tensors do in truth.
+// M = B T rows, C width, H mlp width, bf16 activations, f32 gradients of parameters. The block is the fused
+// one: GELU lives in the products' epilogues, the residual connection in the layernorm's kernel. Every
+// operand of a kernel moves once between memory and chip; nothing stays in the L2 cache from one kernel to
+// the next, though weights and small tensors do in truth.
 //   product      y = x wᵀ:  2 M K N flops, bytes 2 (M K + N K + M N); a weight gradient is written in f32
 //   attention    forward reads qkv, writes out (4 M C values, 4 B T² C flops); backward reads qkv, out, dout,
 //                writes dqkv (8 M C, 10 B T² C); half the flops where a causal mask hides half
-//   layernorm    with its residual: x, branch in, sum, normed out (4 M C) forward; dsum, dnormed, sum in, dx out
-//                (4 M C) backward
+//   layernorm    with its residual: x, branch in, sum, normed out (4 M C) forward; dsum, dnormed, sum in, dx
+//                out (4 M C) backward
 //   optimizer    AdamW in one pass after the gradients' statistics: gradient twice, master, both moments read
 //                and written, value written: 34 bytes a parameter
 #pragma once
@@ -72,7 +72,8 @@ struct Cost {
 };
 using StepBudget = std::array<Cost, kernel_group_count>;
 
-// The three products of a linear layer (M, K) -> (M, N). extra: values per row that the epilogue moves besides.
+// The three products of a linear layer (M, K) -> (M, N). extra: values per row that the epilogue moves
+// besides.
 inline void add_linear(StepBudget& budget, double m, double k, double n, double extra_forward = 0,
                        double extra_input = 0) {
   const double flops = 2 * m * k * n;

@@ -48,8 +48,8 @@ struct Planes {
     return static_cast<float>(sum / static_cast<double>(std::max<size_t>(1, count)));
   }
 
-  // The hue turned by `turn` of the circle; the largest and the smallest channel keep their values. Each channel
-  // is high near its own hue (0, 2, 4 of 6), low opposite, and a straight line between.
+  // The hue turned by `turn` of the circle; the largest and the smallest channel keep their values. Each
+  // channel is high near its own hue (0, 2, 4 of 6), low opposite, and a straight line between.
   void turn_hue(float turn) {
     for (size_t i = 0; i < count; ++i) {
       const float red = r[i], green = g[i], blue = b[i];

@@ -109,7 +109,8 @@ int launch(const LaunchOptions& options) {
       child.running = false;
       if (WIFEXITED(ended) && WEXITSTATUS(ended) == 0) continue;
       const int code = WIFEXITED(ended) ? WEXITSTATUS(ended) : 128 + WTERMSIG(ended);
-      // Whoever ends after the first ends because of it; but a killed one may be seen after those it brought down.
+      // Whoever ends after the first ends because of it; but a killed one may be seen after those it brought
+      // down.
       const bool killed_by_others = WIFSIGNALED(ended) && !killing;
       if (kill_at > 0 && !killed_by_others) continue;
       status = code;

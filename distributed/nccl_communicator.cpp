@@ -50,9 +50,9 @@ ncclDataType_t nccl_type(DType dtype) {
 
 ncclRedOp_t nccl_operation(Reduction reduction) { return reduction == Reduction::sum ? ncclSum : ncclMax; }
 
-// How many multiprocessors NCCL's kernels may take, and persistent kernels leave to them meanwhile (spared.h);
-// 0: as many as NCCL likes, and none are left, which was the faster of the two where it was measured
-// (docs/benchmarks/h200x2.md).
+// How many multiprocessors NCCL's kernels may take, and persistent kernels leave to them meanwhile
+// (spared.h); 0: as many as NCCL likes, and none are left, which was the faster of the two where it was
+// measured (docs/benchmarks/h200x2.md).
 int multiprocessors_of_collectives() {
   const char* text = std::getenv("SWITCHBACK_COLLECTIVE_SMS");
   if (!text) return 0;
@@ -63,8 +63,9 @@ int multiprocessors_of_collectives() {
   return static_cast<int>(count);
 }
 
-// The communicator as the main thread and the watch's share it. Aborting frees it, so every call of NCCL is made
-// under the mutex and none after `aborted`; calls do not block (config.blocking = 0), so nobody holds it for long.
+// The communicator as the main thread and the watch's share it. Aborting frees it, so every call of NCCL is
+// made under the mutex and none after `aborted`; calls do not block (config.blocking = 0), so nobody holds it
+// for long.
 class Handle : public std::enable_shared_from_this<Handle> {
  public:
   // f(communicator), or nothing when it is aborted.
@@ -75,8 +76,8 @@ class Handle : public std::enable_shared_from_this<Handle> {
     return f(communicator_);
   }
 
-  // Ends NCCL's kernels, and with them every wait for this GPU. On a thread of its own: ncclCommAbort returns when
-  // recorded steps that hold collectives are gone, too, and those go when the main thread does.
+  // Ends NCCL's kernels, and with them every wait for this GPU. On a thread of its own: ncclCommAbort returns
+  // when recorded steps that hold collectives are gone, too, and those go when the main thread does.
   void abort() {
     std::thread([handle = shared_from_this()] {
       ncclComm_t communicator = nullptr;
@@ -105,8 +106,8 @@ class Handle : public std::enable_shared_from_this<Handle> {
     changed_.wait_for(lock, std::chrono::duration<double>(seconds), [this] { return gone_; });
   }
 
-  // What NCCL has been unhappy with for three seconds: a rank that died is noticed by the watch before that, and its
-  // line says more. Empty: nothing.
+  // What NCCL has been unhappy with for three seconds: a rank that died is noticed by the watch before that,
+  // and its line says more. Empty: nothing.
   std::string trouble() {
     const std::unique_lock lock(mutex_, std::try_to_lock);
     if (!lock || aborted_ || !communicator_) return "";

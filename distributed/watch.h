@@ -1,7 +1,7 @@
 // watch.h: no rank waits for one that will never come.
 //
-// Every rank has a thread that tells rank 0 once a second, and soon after it changed, where the rank is ("forward
-// of step 12") and hears from it. Rank 0 notices
+// Every rank has a thread that tells rank 0 once a second, and soon after it changed, where the rank is
+// ("forward of step 12") and hears from it. Rank 0 notices
 //   a rank that died       its connection closes without a goodbye
 //   a rank that throws     it says so itself: report()
 //   a rank that hangs      it is at one place for longer than it asked for there, while others wait

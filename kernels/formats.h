@@ -1,8 +1,9 @@
 // formats.h: the number formats of low-precision linears, and what a quantised matrix is.
 //
-// A quantised matrix is codes times scales:   x ≈ value(code) · scale,   scale = absmax/largest value of the format
-// with one scale for everything, for each row, or for each column (paper section 1.1). Definitions to the bit:
-// kernels/quantize.h.
+// A quantised matrix is codes times scales,
+//   x ≈ value(code) · scale,   scale = absmax/largest value of the format
+// with one scale for everything, for each row, or for each column (paper section 1.1). Definitions to the
+// bit: kernels/quantize.h.
 #pragma once
 
 #include "runtime/tensor.h"

@@ -33,26 +33,29 @@ KERNEL(linear_backward_input, (Sink dx, CView dy, CView w))
 // dw = dyᵀ x, dbias = Σ_rows dy.   dw (N, K), dbias (N), dy (M, N), x (M, K)
 KERNEL(linear_backward_weight, (Sink dw, Sink dbias, CView dy, CView x))
 
-// ---- low precision (formats.h; to the bit: quantize.h) -----------------------------------------------------
+// ---- low precision (formats.h; to the bit: quantize.h) ----------------------------------------------------
 // max |x| of everything (1), of each row (M) or of each column (C) of x (M, C), f32; NaN where there is one
 KERNEL(absolute_maximum, (View largest, CView x, Granularity by))
-// codes (M, C) = nearest(x/scale), transposed (C, M') the same the other way round, M' >= M padded with zeros;
-// either may be empty. scale: (M) or (C), or for `tensor` any number of copies of the one. `largest`: the
-// absolute maximum where it is known, else empty. sums (C), optional: Σ_rows x, in the same sweep where there
-// is one: the bias gradient, where x is the gradient of a linear layer's output.
+// codes (M, C) = nearest(x/scale), transposed (C, M') the same the other way round, M' >= M padded with
+// zeros; either may be empty. scale: (M) or (C), or for `tensor` any number of copies of the one. `largest`:
+// the absolute maximum where it is known, else empty. sums (C), optional: Σ_rows x, in the same sweep where
+// there is one: the bias gradient, where x is the gradient of a linear layer's output.
 KERNEL(quantize, (View codes, View transposed, View scale, CView x, CView largest, Format format, Granularity by,
                   Sink sums = {}))
 // Many weights at once, one scale a weight: what quantize by `tensor` does for each
 KERNEL(quantize_weights, (std::span<const WeightCodes> weights, Format format))
 // x (M, C) = value(codes) scale;  scale (1) or (M)
 KERNEL(dequantize, (View x, CView codes, CView scale, Format format, Granularity by))
-// y = the nearest values to x on the format's grid (quantised and dequantised at once).  x, y (M, C), may differ in type
+// y = the nearest values to x on the format's grid (quantised and dequantised at once)
+// x, y (M, C), may differ in type
 KERNEL(round_to_grid, (View y, CView x, CView largest, Format format, Granularity by))
-// y (M, N) = Σ_k value(a[m,k]) value(b[n,k]) · (scale_a[m] scale_b[n]) + bias[n], rounded to T; a (M, K), b (N, K)
+// y (M, N) = Σ_k value(a[m,k]) value(b[n,k]) · (scale_a[m] scale_b[n]) + bias[n], rounded to T
+// a (M, K), b (N, K)
 KERNEL(product_of_codes, (View y, const CodeView& a, const CodeView& b, CView bias))
 
 // ---- normalisation ----------------------------------------------------------------------------------------
-// y = gain (x - mean) rstd + bias, rstd = 1/sqrt(var + epsilon), over the last size.  x, y (M, C), mean, rstd (M) in R
+// y = gain (x - mean) rstd + bias, rstd = 1/sqrt(var + epsilon), over the last size
+// x, y (M, C), mean, rstd (M) in R
 KERNEL(layernorm_forward, (View y, View mean, View rstd, CView x, CView gain, CView bias, double epsilon))
 // x̂ = (x - mean) rstd, g = dy gain:  dx = rstd (g - mean_C(g) - x̂ mean_C(g x̂)), dgain = Σ dy x̂, dbias = Σ dy
 KERNEL(layernorm_backward,
@@ -70,12 +73,14 @@ KERNEL(gelu_backward, (Sink dx, CView dy, CView x, Gelu kind))
 // The MLP's first half: u = x wᵀ + bias, rounded to T; y = gelu(u).  x (M, K), w (N, K), bias (N) optional,
 // y, preactivation (M, N); preactivation = u, or empty when nobody wants it
 KERNEL(linear_gelu_forward, (View y, View preactivation, CView x, CView w, CView bias, Gelu kind))
-// dpreactivation = (dy w) gelu'(preactivation), rounded once (fused kernels; composed ones may round dy w to T
+// dpreactivation = (dy w) gelu'(preactivation), rounded once (fused kernels; composed ones may round dy w to
+// T
 // first);  y = gelu(preactivation) once more, or empty: who recomputes it gets it on the way.
 // dy (M, N), w (N, K): the linear behind the GELU; preactivation, dpreactivation, y (M, K)
 KERNEL(linear_gelu_backward_input,
        (Sink dpreactivation, View y, CView dy, CView w, CView preactivation, Gelu kind))
-// The same, and the codes of the result's rows (formats.h): what quantize would make of it, in the same sweep.
+// The same, and the codes of the result's rows (formats.h): what quantize would make of it, in the same
+// sweep.
 // y is optional here.  x, y (M, C), codes (M, C), scale (M)
 KERNEL(gelu_forward_quantized, (View y, View codes, View scale, CView x, Format format, Gelu kind))
 // dx, its codes, y = gelu(x) once more (optional) and sums = Σ_rows dx (optional): the bias gradient of who
@@ -97,17 +102,18 @@ KERNEL(residual_backward, (Sink dbranch, Sink dgamma, CView dy, CView branch, CV
 // x, branch, sum, normed (M, C), gamma (C) optional, mean, rstd (M) in R
 KERNEL(residual_layernorm_forward, (View sum, View normed, View mean, View rstd, CView x, CView branch,
                                     CView gamma, CView gain, CView bias, double epsilon, RowCodes codes = {}))
-// dx = dsum + (layernorm_backward's dx of dnormed), the whole gradient of sum; dsum, optional, is what came over
-// the residual stream, and dx may lie where it does. dgain, dbias as in layernorm_backward. With layer-scale
-// dbranch = gamma dx, dgamma = Σ_rows dx branch, from the rounded dx; without, dx is branch's gradient, too.
-// codes (optional): those of the rows of branch's gradient, whichever it is. dbranch_sum: its sum over rows (of
-// what is added to it here), which is the bias gradient of the product that made branch.
+// dx = dsum + (layernorm_backward's dx of dnormed), the whole gradient of sum; dsum, optional, is what came
+// over the residual stream, and dx may lie where it does. dgain, dbias as in layernorm_backward. With
+// layer-scale dbranch = gamma dx, dgamma = Σ_rows dx branch, from the rounded dx; without, dx is branch's
+// gradient, too. codes (optional): those of the rows of branch's gradient, whichever it is. dbranch_sum: its
+// sum over rows (of what is added to it here), which is the bias gradient of the product that made branch.
 KERNEL(residual_layernorm_backward,
        (View dx, Sink dbranch, Sink dbranch_sum, Sink dgamma, Sink dgain, Sink dbias, CView dsum, CView dnormed,
         CView sum, CView mean, CView rstd, CView gain, CView branch, CView gamma, RowCodes codes = {}))
 
 // ---- images in --------------------------------------------------------------------------------------------
-// keep (B, K) i32: for each sample K of `patches` patch numbers in ascending order, drawn without replacement:
+// keep (B, K) i32: for each sample K of `patches` patch numbers in ascending order, drawn without
+// replacement:
 // those with the largest Philox keys.  step: i64 scalar on the device, so a replayed graph draws anew.
 KERNEL(choose_patches, (View keep, int64_t patches, uint64_t seed, CView step, int64_t first_sample))
 // pixels (B, H, W, 3) u8 -> patches (B K, 3 p p) of T, ordered (channel, row, column) like conv1's weight:
@@ -120,7 +126,8 @@ KERNEL(vision_embed_forward, (View x, CView patches, CView class_embedding, CVie
 KERNEL(vision_embed_backward, (Sink dpatches, Sink dclass_embedding, Sink dpositions, CView dx, CView keep))
 
 // ---- text in ----------------------------------------------------------------------------------------------
-// x (B, T, C): x[b,t] = table[tokens[b,t]] + positions[t].  tokens (B, T) i32, table (V, C), positions (≥ T, C)
+// x (B, T, C): x[b,t] = table[tokens[b,t]] + positions[t]
+// tokens (B, T) i32, table (V, C), positions (≥ T, C)
 KERNEL(text_embed_forward, (View x, CView table, CView positions, CView tokens))
 // dtable[v] = Σ over the places of token v (in ascending order of place), dpositions[t] = Σ_b dx[b,t]
 KERNEL(text_embed_backward, (Sink dtable, Sink dpositions, CView dx, CView tokens))
@@ -140,12 +147,15 @@ KERNEL(pool_backward, (Sink dx, CView dy, CView place))
 // loss and in gradients.
 //
 // Softmax (CLIP): l_ij = exp(logit_scale) I_i·T_j.
-// loss = 1/(2N) Σ_i [ lse_j(l_ij) - l_ii + lse_j(l_ji) - l_ii ];  image_lse[i] = lse_j(l_ij), text_lse[i] = lse_j(l_ji)  (B)
+// loss = 1/(2N) Σ_i [ lse_j(l_ij) - l_ii + lse_j(l_ji) - l_ii ]
+// image_lse[i] = lse_j(l_ij), text_lse[i] = lse_j(l_ji)  (B)
 KERNEL(contrastive_forward, (View loss, View image_lse, View text_lse, CView images, CView texts,
                              CView all_images, CView all_texts, CView logit_scale, int64_t first_row))
-// g_ij = (exp(l_ij - image_lse_i) + exp(l_ij - text_lse_j) - 2 δ_ij)/(2N) · dloss;   with the lse of all ranks (N):
-// dimages_i = exp(s) Σ_j g_ij T_j,  dtexts_i = exp(s) Σ_j g_ji I_j: exact and complete for this rank's features.
-// dlogit_scale = this rank's share: Σ_i Σ_j [ softmax_ij - δ_ij ] l_ij + [ softmax_ji - δ_ij ] l_ji, over 2N, times dloss
+// With the lse of all ranks (N), exact and complete for this rank's features:
+//   g_ij = (exp(l_ij - image_lse_i) + exp(l_ij - text_lse_j) - 2 δ_ij)/(2N) · dloss
+//   dimages_i = exp(s) Σ_j g_ij T_j,  dtexts_i = exp(s) Σ_j g_ji I_j
+// dlogit_scale = this rank's share: Σ_i Σ_j [ softmax_ij - δ_ij ] l_ij + [ softmax_ji - δ_ij ] l_ji, over 2N,
+// times dloss
 KERNEL(contrastive_backward, (Sink dimages, Sink dtexts, Sink dlogit_scale, CView dloss, CView images,
                               CView texts, CView all_images, CView all_texts, CView all_image_lse,
                               CView all_text_lse, CView logit_scale, int64_t first_row))
@@ -169,12 +179,14 @@ KERNEL(gradient_statistics, (View sum_squares, CView gradients, const Segments& 
 KERNEL(adam_moments, (View first, View second, View rms, CView gradients, CView sum_squares,
                       const Segments& segments, CView scalars, const AdamOptions& options))
 // Steps 5-6. rate = lr rate_scale[s] / max(1, rms[s]/clip_threshold) (AdamW: lr rate_scale[s])
-//   master = master (1 - decay_rate weight_decay[s]) - rate first/(sqrt(second) + ε);   values = master, rounded to T
+//   master = master (1 - decay_rate weight_decay[s]) - rate first/(sqrt(second) + ε)
+//   values = master, rounded to T
 // values is empty where values and masters are the same memory. largest (S) f32, optional: max |master| of
 // each tensor that is updated, for its codes (absolute_maximum of it); a tensor left alone keeps its own.
 KERNEL(adam_update, (View masters, View values, CView first, CView second, CView rms,
                      const Segments& segments, CView scalars, const AdamOptions& options, View largest = {}))
-// adam_moments and adam_update in one pass over the arena, for options without update clipping: the same bits.
+// adam_moments and adam_update in one pass over the arena, for options without update clipping: the same
+// bits.
 KERNEL(adam_step,
        (View masters, View values, View first, View second, View rms, CView gradients, CView sum_squares,
         const Segments& segments, CView scalars, const AdamOptions& options, View largest = {}))

@@ -67,7 +67,8 @@ struct LinearRecipe {
   }
 };
 
-// standard, switchback, switchback-m, switchback-q, llm-int8, fp8-sim, switchback-fp8-sim, switchback-fp8, fp8
+// standard, switchback, switchback-m, switchback-q, llm-int8, fp8-sim, switchback-fp8-sim, switchback-fp8,
+// fp8
 std::span<const LinearRecipe> linear_recipes();
 // Error for a name that is not in the table: it lists what is.
 const LinearRecipe& linear_recipe(std::string_view name);

@@ -51,7 +51,8 @@ struct ClipConfig {
   TextConfig text;
   double init_logit_scale = 2.6592600369327781;  // ln(1/0.07)
   std::optional<double> init_logit_bias;         // SigLIP: -10
-  // The last block computes all rows, also those that nobody reads, as other programs do: for comparisons alone.
+  // The last block computes all rows, also those that nobody reads, as other programs do: for comparisons
+  // alone.
   bool whole_last_block = false;
   // The text tower computes the whole context, also behind the longest caption of a batch (text_length.h).
   bool whole_text = false;

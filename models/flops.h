@@ -1,6 +1,7 @@
 // flops.h: floating-point operations of a CLIP per image-text pair; one multiply-add is two.
 //
-//   block  = 2 T (4 C² + 2 C H) + 4 T² C           (T tokens, C width, H mlp width; causal attention not halved)
+//   block  = 2 T (4 C² + 2 C H) + 4 T² C           (T tokens, C width, H mlp width; causal attention not
+//          halved)
 //   tower  = layers x block + the patch embedding 2 N 3p² C (vision) + the projection 2 C E
 // Training is counted as three forward passes. These are the nominal FLOPs of open_clip's model profile: the
 // full context, all patches. What a step really computes may be less (patch dropout) or more (recomputation).

@@ -34,9 +34,9 @@ int64_t ParameterArena::padded(const Segment& s) {
   return (s.shape.size() + segment_alignment - 1) / segment_alignment * segment_alignment;
 }
 
-// Shards without a tensor in two of them need room: the smallest shard that they all fit in, in order, is found by
-// bisection. A shard is as large as the largest tensor at least, so with many shards too much would be empty;
-// then tensors are laid out without gaps and cut wherever a shard ends.
+// Shards without a tensor in two of them need room: the smallest shard that they all fit in, in order, is
+// found by bisection. A shard is as large as the largest tensor at least, so with many shards too much would
+// be empty; then tensors are laid out without gaps and cut wherever a shard ends.
 int64_t ParameterArena::lay_out(int64_t shards) {
   int64_t compact = 0, largest = 0;
   for (const Segment& s : segments_) {

@@ -1,7 +1,8 @@
 // parameter.h: learned tensors, and the arena that holds all of them in flat buffers.
 //
 //   masters    f32 (f64 in gradient checks)     what the optimizer updates
-//   values     the model's type                 what kernels read; the same memory as masters when the types agree
+//   values     the model's type                 what kernels read; the same memory as masters when the types
+//              agree
 //   gradients  the masters' type                written by backward passes through Variable::grad_sink
 //
 // Layers add their parameters in their constructors; allocate() then lays all of them out, in the order they
@@ -50,8 +51,8 @@ class ParameterArena {
   ParameterArena(const ParameterArena&) = delete;
 
   Parameter add(std::string name, Shape shape, Init init, bool full_precision = false);
-  // shards: the buffers' length becomes a multiple of this many aligned parts (data_parallel.h). No tensor lies in
-  // two of them as long as that leaves at most a third of the buffers empty.
+  // shards: the buffers' length becomes a multiple of this many aligned parts (data_parallel.h). No tensor
+  // lies in two of them as long as that leaves at most a third of the buffers empty.
   void allocate(int64_t shards = 1);
   bool shards_cut_tensors(int64_t shards) const;
 
@@ -61,9 +62,9 @@ class ParameterArena {
   void finish_backward();
   void finish_gradient(size_t segment);  // finish_backward() of one
 
-  // The forward pass of a part of the model begins here ("visual.transformer.resblocks.3", "visual", "text"). In the
-  // backward pass `listener` is called with that name when everything recorded after this place has run back:
-  // the gradients of that part, and of this pass over it, are final (data_parallel.h).
+  // The forward pass of a part of the model begins here ("visual.transformer.resblocks.3", "visual", "text").
+  // In the backward pass `listener` is called with that name when everything recorded after this place has
+  // run back: the gradients of that part, and of this pass over it, are final (data_parallel.h).
   using PartListener = std::function<void(std::string_view part)>;
   void begin_part(const std::string& part) const;
   void listen(PartListener listener) { listener_ = std::move(listener); }
@@ -71,9 +72,9 @@ class ParameterArena {
   // Copies masters into values (after masters were loaded or changed from outside), and prepares weights.
   void publish_masters();
 
-  // What a recipe makes of a weight (kernels/recipe.h), from the masters; null for the standard recipe. Whoever
-  // changes masters and values calls prepare_weights() afterwards: once a step, for all products of that step.
-  // largest_known: max |master| of all that was changed has been written to largest().
+  // What a recipe makes of a weight (kernels/recipe.h), from the masters; null for the standard recipe.
+  // Whoever changes masters and values calls prepare_weights() afterwards: once a step, for all products of
+  // that step. largest_known: max |master| of all that was changed has been written to largest().
   std::shared_ptr<const PreparedWeight> prepare(const Parameter& weight, const LinearRecipe& recipe);
   void prepare_weights(bool largest_known = false);
   const Tensor& largest() const { return largest_; }  // (S) f32; undefined where no weight is prepared

@@ -6,16 +6,16 @@
 //
 // Definitions (those the paper leaves open are ours and say so):
 //   RMS deviation    RMS_t ≥ 2.3
-//   loss deviation   loss_t > mean + 3.2 std of the losses of the 128 recorded steps before t. Ours: the window,
-//                    that t itself is not in it, and that a loss that is not finite deviates (and stays out
-//                    of it)
-//   event            deviations of one kind, each less than 10 steps after the one before, are one event, dated at
-//                    its first. A loss event counts only with two deviations or more; a lone one may be a bad
-//                    batch
+//   loss deviation   loss_t > mean + 3.2 std of the losses of the 128 recorded steps before t. Ours: the
+//                    window, that t itself is not in it, and that a loss that is not finite deviates (and
+//                    stays out of it)
+//   event            deviations of one kind, each less than 10 steps after the one before, are one event,
+//                    dated at its first. A loss event counts only with two deviations or more; a lone one may
+//                    be a bad batch
 //   ignored          steps below 1000 (low learning rate): they fill the window and never deviate
 //   explained        a loss event at step L with an RMS event at step R, 1 ≤ L - R ≤ 8
-//   chance           (steps that lie 1 to 8 after an RMS event) / (steps considered): the probability that a loss
-//                    event placed at random would be explained
+//   chance           (steps that lie 1 to 8 after an RMS event) / (steps considered): the probability that a
+//                    loss event placed at random would be explained
 #pragma once
 
 #include <cstdint>

@@ -4,7 +4,8 @@
 //   u64 length, u32 crc(length), `length` bytes, u32 crc(bytes)          little-endian
 // where crc is CRC-32C, rotated and offset ("masked") so that a checksum of checksums stays useful. Each
 // record is one Event in protobuf encoding, which for scalars needs five fields and is written by hand:
-//   Event   1: wall_time (double)  2: step (varint)  3: file_version (string)  5: Summary  7: SessionLog {1: START = 1}
+//   Event   1: wall_time (double)  2: step (varint)  3: file_version (string)  5: Summary
+//           7: SessionLog {1: START = 1}
 //   Summary 1: Value {1: tag (string), 2: simple_value (float)}, repeated
 // The first record is the file_version "brain.Event:2".
 //

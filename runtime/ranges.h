@@ -1,6 +1,6 @@
 // ranges.h: names of stretches of work on the host's time line, for a profiler that watches (NVTX: Nsight
-// Systems shows them above the kernels). They cost nothing until enable_ranges(true), and do nothing in a build
-// without CUDA.
+// Systems shows them above the kernels). They cost nothing until enable_ranges(true), and do nothing in a
+// build without CUDA.
 #pragma once
 
 #include <string_view>

@@ -21,7 +21,8 @@ std::shared_ptr<const PreparedWeight> weight_of(const LinearPrecision& precision
   return made;
 }
 
-// x (..., K), w (N, K), bias (N), y (..., N).   dx = dy w, dw = dyᵀ x, dbias = Σ_rows dy, each as the recipe says
+// x (..., K), w (N, K), bias (N), y (..., N).
+//   dx = dy w, dw = dyᵀ x, dbias = Σ_rows dy, each as the recipe says
 Variable linear(const Variable& x, const Variable& w, const Variable& bias,
                 const LinearPrecision& precision) {
   const LinearRecipe& recipe = *precision.recipe;

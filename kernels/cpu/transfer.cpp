@@ -1,4 +1,5 @@
-// transfer: host memory to host memory. The CPU does everything when it is called, so every moment has passed.
+// transfer: host memory to host memory. The CPU does everything when it is called, so every moment has
+// passed.
 #include <chrono>
 #include <cstring>
 

@@ -2,10 +2,11 @@
 // skipping of tensors that are not finite and the freezing are those of kernels/cpu/adam.cpp. Bytes per
 // parameter, with bf16 values:
 //
-//   gradient_statistics   sum_squares[s] = Σ g²                                                                   4
-//   adam_moments          g' = g · gradient_scale · clip;  first, second;  rms[s] = sqrt(mean(g'²/max(second, ε²))) 20
-//   adam_update           master = master (1 - decay_rate weight_decay[s]) - rate first/(sqrt(second) + ε)        18
-//   adam_step             the latter two at once, where the update does not wait for the tensor's RMS             30
+//   gradient_statistics  4   sum_squares[s] = Σ g²
+//   adam_moments         20  g' = g · gradient_scale · clip;  first, second;
+//                            rms[s] = sqrt(mean(g'²/max(second, ε²)))
+//   adam_update          18  master = master (1 - decay_rate weight_decay[s]) - rate first/(sqrt(second) + ε)
+//   adam_step            30  the latter two at once, where the update does not wait for the tensor's RMS
 //
 // The last two also find max |master| of each tensor where somebody asks, so that quantising the weights
 // needs no sweep for it: integer maxima, the same bits in any order.

@@ -117,7 +117,8 @@ struct QueryTile {
   }
 };
 
-// Before Hopper five warps of heads of 64 need registers that three blocks on a multiprocessor would not leave.
+// Before Hopper five warps of heads of 64 need registers that three blocks on a multiprocessor would not
+// leave.
 template <int D, int warps, int blocks>
 constexpr int without_spilling() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900

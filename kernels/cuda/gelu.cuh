@@ -4,9 +4,9 @@
 //   exact: gelu(x) = x σ(x p(x²)),     gelu'(x) = σ + x φ(x)
 //
 // σ(x p(x²)) = Φ(x) means x p(x²) = log(Φ(x)/Φ(-x)), an odd and almost straight function; p is its minimax
-// polynomial up to |x| = 5.5, and beyond it errs to the side where σ is 0 or 1 anyway. Error of exact against the
-// true functions, in f32 arithmetic: gelu 8e-5 of its value for x > -2, 1.3e-3 down to -5.5 (a bf16 step is 4e-3
-// to 8e-3 of the value), less than 1e-9 beyond; gelu' 2e-5.
+// polynomial up to |x| = 5.5, and beyond it errs to the side where σ is 0 or 1 anyway. Error of exact against
+// the true functions, in f32 arithmetic: gelu 8e-5 of its value for x > -2, 1.3e-3 down to -5.5 (a bf16 step
+// is 4e-3 to 8e-3 of the value), less than 1e-9 beyond; gelu' 2e-5.
 //
 // Arrays are evaluated in step, one operation for all elements after the other: a warp that is alone on its
 // scheduler needs several independent chains to keep it busy. Every operation rounds as it is written, so

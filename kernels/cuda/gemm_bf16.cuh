@@ -21,8 +21,8 @@ namespace switchback::cuda {
 enum class After : uint8_t { nothing, gelu, gelu_backward };
 
 // Row-major bf16 matrices: y, operand, second (M, N), x (M, K), bias (N). w is (N, K), or (K, N) where
-// w_is_k_by_n. `second` may be absent (nobody wants it); y may be the same memory as `operand`. GELU forward wants
-// w (N, K), backward (K, N) and no bias.
+// w_is_k_by_n. `second` may be absent (nobody wants it); y may be the same memory as `operand`. GELU forward
+// wants w (N, K), backward (K, N) and no bias.
 struct GemmBf16 {
   int64_t M = 0, N = 0, K = 0;
   const void* x = nullptr;

@@ -1,5 +1,5 @@
-// gemm_bf16_gelu_sm90.cu: the two products of an MLP with GELU in their epilogues: fc's forward, w (N, K), and
-// proj's gradient with respect to its input, w (K, N).
+// gemm_bf16_gelu_sm90.cu: the two products of an MLP with GELU in their epilogues: fc's forward, w (N, K),
+// and proj's gradient with respect to its input, w (K, N).
 #include "kernels/cuda/gemm_bf16_sm90.cuh"
 
 namespace switchback::sm90 {

@@ -1,4 +1,5 @@
-// gemm_int8_sm90.cuh: the int8 product on Hopper.   y (M, N) = epilogue(x (M, K) w (N, K)ᵀ), see gemm_int8.cuh:
+// gemm_int8_sm90.cuh: the int8 product on Hopper, see gemm_int8.cuh.
+//   y (M, N) = epilogue(x (M, K) w (N, K)ᵀ)
 // gemm_sm90.cuh with one of the epilogues of gemm_int8_sm90_epilogue.cuh.
 #pragma once
 

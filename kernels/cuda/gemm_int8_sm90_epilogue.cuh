@@ -1,5 +1,5 @@
-// gemm_int8_sm90_epilogue.cuh: from the sums of an int8 product, in a consumer's registers, to y in memory: scale,
-// add, round (gemm_int8_element), in the pieces of gemm_sm90_pieces.cuh.
+// gemm_int8_sm90_epilogue.cuh: from the sums of an int8 product, in a consumer's registers, to y in memory:
+// scale, add, round (gemm_int8_element), in the pieces of gemm_sm90_pieces.cuh.
 #pragma once
 
 #include "kernels/cuda/gemm_int8.cuh"

@@ -90,9 +90,9 @@ bool is_capturing(cudaStream_t stream) {
   return status != cudaStreamCaptureStatusNone;
 }
 
-// Times candidates 0 ... count-1 on a stream: run(i) says whether it works. First each by itself; those within
-// 15 % of the best then in turns, so that all meet the same clock of the chip, and the least median wins.
-// -1: none works.
+// Times candidates 0 ... count-1 on a stream: run(i) says whether it works. First each by itself; those
+// within 15 % of the best then in turns, so that all meet the same clock of the chip, and the least median
+// wins. -1: none works.
 int fastest(cudaStream_t stream, int count, const std::function<bool(int)>& run) {
   constexpr int rounds = 7, runs_of_a_round = 2;
   cudaEvent_t start = nullptr, end = nullptr;

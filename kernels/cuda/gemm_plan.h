@@ -5,18 +5,18 @@
 //
 // cuBLASLt thinks in columns. A row-major matrix is its own transpose in columns, so cᵀ = op(b)ᵀ op(a)ᵀ: the
 // operands change places, nothing is copied. Its bias then runs along our columns (n), which is what a linear
-// layer wants. (Its "gradient of B's bias" would sum dy within dw = dyᵀ x, but slows that product by 40 %: more
-// than a sweep over dy takes.)
+// layer wants. (Its "gradient of B's bias" would sum dy within dw = dyᵀ x, but slows that product by 40 %:
+// more than a sweep over dy takes.)
 //
 // A plan (descriptors, layouts, algorithm) is made on the first product of its shape, types, epilogue and
 // alignment. The candidates are the first algorithms of cuBLASLt's heuristic and, on Hopper, the tiles of
 // gemm_bf16; they are timed once on the real operands, in turns, and the fastest is taken. The choice is
 // written to a file and read from there by every later process: algorithms differ in the order of their sums,
-// and two runs should give the same bits. The file is $SWITCHBACK_GEMM_CACHE, or in $XDG_CACHE_HOME (~/.cache)
-// switchback/gemm-<GPU>-<version of cuBLASLt>.txt. SWITCHBACK_GEMM_TUNING=0 takes cuBLASLt's first candidate,
-// untimed. Candidates whose partial sums race are never asked for: split-k only with partials in the
-// workspace, added in order. SWITCHBACK_GEMM_CLEAR=1 zeroes results before cuBLASLt writes them: its kernels
-// store through TMA, which compute-sanitizer's initcheck does not see.
+// and two runs should give the same bits. The file is $SWITCHBACK_GEMM_CACHE, or in $XDG_CACHE_HOME
+// (~/.cache) switchback/gemm-<GPU>-<version of cuBLASLt>.txt. SWITCHBACK_GEMM_TUNING=0 takes cuBLASLt's first
+// candidate, untimed. Candidates whose partial sums race are never asked for: split-k only with partials in
+// the workspace, added in order. SWITCHBACK_GEMM_CLEAR=1 zeroes results before cuBLASLt writes them: its
+// kernels store through TMA, which compute-sanitizer's initcheck does not see.
 //
 // Sums are f32; f32 operands are multiplied in full f32, not in TF32.
 #pragma once
@@ -67,8 +67,8 @@ class GemmPlans {
   // nothing done, when none serves.
   bool multiply(const GemmBf16& problem);
 
-  // A weight gradient by the kernel of our own. False, and nothing done, when it does not serve or by_parts(dw,
-  // dbias), the other way, is faster.
+  // A weight gradient by the kernel of our own. False, and nothing done, when it does not serve or
+  // by_parts(dw, dbias), the other way, is faster.
   bool weight_gradient(const GemmWeightGradient& problem,
                        const std::function<void(const Sink& dw, const Sink& dbias)>& by_parts);
 

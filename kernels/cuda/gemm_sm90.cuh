@@ -40,9 +40,9 @@
 // and may have
 //   kFreshSums = true                         its own code for a tile's first stage: see multiply
 //   prepare(buffer)                           static: once, by all threads: writes the matrix of ones
-//   wants_row_sums(), finish_row_sums(sums)   Σ_k x[m, k] on the way (staggered): a product with eight columns
-//                                             of ones (8 x 64, bf16, in the first KiB of the buffers); float
-//                                             [kBlocksM][4], the first of each pair counts
+//   wants_row_sums(), finish_row_sums(sums)   Σ_k x[m, k] on the way (staggered): a product with eight
+//                                             columns of ones (8 x 64, bf16, in the first KiB of the
+//                                             buffers); float [kBlocksM][4], the first of each pair counts
 #pragma once
 
 #include "kernels/cuda/gemm_sm90_tile.cuh"

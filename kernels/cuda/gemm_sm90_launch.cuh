@@ -35,7 +35,8 @@ CUtensorMap piece_map(const void* matrix, int M, int N) {
                               T::kChunk == 64 ? ptx::Swizzle::bytes_128 : ptx::Swizzle::bytes_64);
 }
 
-// x (M, K) and w (N, K), or x (K, M) and w (K, N) where the tile says Major::mn. Rows are multiples of 16 bytes.
+// x (M, K) and w (N, K), or x (K, M) and w (K, N) where the tile says Major::mn. Rows are multiples of 16
+// bytes.
 template <class T, class Epilogue>
 void launch(int M, int N, int K, const void* x, const void* w, const typename Epilogue::Arguments& arguments,
             const LaunchOptions& options, cudaStream_t stream) {

@@ -1,5 +1,5 @@
-// gemm_sm90_tile.cuh: the shapes of gemm_sm90: what a block computes, what lies in its shared memory, in which
-// order tiles are walked, and how a place in the ring of stages is counted.
+// gemm_sm90_tile.cuh: the shapes of gemm_sm90: what a block computes, what lies in its shared memory, in
+// which order tiles are walked, and how a place in the ring of stages is counted.
 #pragma once
 
 #include <cuda_bf16.h>

@@ -1,11 +1,12 @@
-// gemm_weight_gradient.cuh: the weight gradient of a linear layer and the bias gradient beside it, in one kernel.
+// gemm_weight_gradient.cuh: the weight gradient of a linear layer and the bias gradient beside it, in one
+// kernel.
 //
 //   dw (N, K) f32 = [dw +] dyᵀ x,   dbias (N) f32 = [dbias +] Σ_m dy[m, :]       dy (M, N), x (M, K) bf16
 //
-// The sum runs over M, tens of thousands of tokens, and dw is small: its tiles alone would not occupy the chip.
-// So M is cut into `splits` parts, each with sums of its own (partial sums in a workspace), which a second
-// kernel adds in order: the same bits every time. The bias gradient costs no pass over dy: the tensor cores
-// multiply dyᵀ, which they hold anyway, with a matrix of ones as well, on one tile of each row.
+// The sum runs over M, tens of thousands of tokens, and dw is small: its tiles alone would not occupy the
+// chip. So M is cut into `splits` parts, each with sums of its own (partial sums in a workspace), which a
+// second kernel adds in order: the same bits every time. The bias gradient costs no pass over dy: the tensor
+// cores multiply dyᵀ, which they hold anyway, with a matrix of ones as well, on one tile of each row.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -24,8 +25,8 @@ struct GemmWeightGradient {
   bool accumulate_dw = false, accumulate_dbias = false;
 };
 
-// Whether the current device is a Hopper, rows are multiples of 16 bytes, matrices start on 16-byte borders, and
-// the partial sums have room in the workspace.
+// Whether the current device is a Hopper, rows are multiples of 16 bytes, matrices start on 16-byte borders,
+// and the partial sums have room in the workspace.
 bool gemm_weight_gradient_serves(const GemmWeightGradient& a, size_t workspace_bytes);
 void gemm_weight_gradient(const GemmWeightGradient& a, void* workspace, size_t workspace_bytes,
                           cudaStream_t stream);

@@ -1,5 +1,5 @@
-// gemm_weight_gradient_sm90.cu: gemm_sm90.cuh with both operands transposed on the way, K split, and sums that go
-// to memory as they are; and the kernel that adds the parts.
+// gemm_weight_gradient_sm90.cu: gemm_sm90.cuh with both operands transposed on the way, K split, and sums
+// that go to memory as they are; and the kernel that adds the parts.
 #include "kernels/cuda/gemm_sm90_launch.cuh"
 #include "kernels/cuda/gemm_weight_gradient.cuh"
 
@@ -94,8 +94,8 @@ size_t bytes_of(const GemmWeightGradient& a, int splits) {
   return static_cast<size_t>(splits) * static_cast<size_t>(a.N * a.K + a.N) * sizeof(float);
 }
 
-// The number of parts that takes the least time: units in whole rounds over the chip, each k_blocks stages long,
-// and the parts to be written and read again.
+// The number of parts that takes the least time: units in whole rounds over the chip, each k_blocks stages
+// long, and the parts to be written and read again.
 int best_splits(const GemmWeightGradient& a, size_t workspace_bytes) {
   using T = GradientTile;
   const double clusters = multiprocessor_count() / T::kClusterSize;

@@ -1,9 +1,9 @@
 // linear_gelu.cu: the MLP's two products with the GELU between them.
-//   u = x wᵀ + bias (rounded to T),  y = gelu(u)          dpreactivation = (dy w) gelu'(u),  y = gelu(u) again
+//   u = x wᵀ + bias (rounded to T),  y = gelu(u);   backward: dpreactivation = (dy w) gelu'(u),  y = gelu(u)
 // x (M, K), w (N, K), u, y (M, N);  backward: dy (M, N), w (N, K), u, dpreactivation, y (M, K).
 //
-// bf16 on Hopper: one kernel each, with the GELU in the product's epilogue (gemm_bf16.cuh). Else composed: the
-// product, then one sweep over its result.
+// bf16 on Hopper: one kernel each, with the GELU in the product's epilogue (gemm_bf16.cuh). Else composed:
+// the product, then one sweep over its result.
 #include "kernels/cuda/gelu_slope.cuh"
 #include "kernels/cuda/gemm_bf16.cuh"
 #include "kernels/cuda/gemm_plan.h"

@@ -1,5 +1,6 @@
 // pooling.cu: one token's row stands for the whole sample: the class token, or the end-of-text token.
-//   y[b] = x[b, place[b]];   dx[b, place[b]] = dy[b], other rows 0.   x (B, T, C), y (B, C), place (B) i32 optional
+//   y[b] = x[b, place[b]];   dx[b, place[b]] = dy[b], other rows 0
+// x (B, T, C), y (B, C), place (B) i32 optional
 #include "kernels/cuda/vec.cuh"
 
 namespace switchback::cuda {

@@ -1,7 +1,7 @@
 // product_of_codes.cu: y = scale_a[m] scale_b[n] Σ_k a[m, k] b[n, k] + bias[n] for codes a (M, K), b (N, K).
 //
-//   int8      our own kernels (gemm_int8.cuh); sizes that they do not take, and f32 results, go through a plain
-//             kernel. The same bits both ways: integer sums are exact.
+//   int8      our own kernels (gemm_int8.cuh); sizes that they do not take, and f32 results, go through a
+//             plain kernel. The same bits both ways: integer sums are exact.
 //   8-bit     on Hopper cuBLASLt (gemm_fp8.h). Elsewhere, and for other sizes: codes are written out as bf16,
 //   floats    which holds them exactly, and multiplied in 16 bits.
 #include "kernels/cuda/codes.cuh"

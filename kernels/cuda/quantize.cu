@@ -167,7 +167,7 @@ int64_t scales_of(const CView& x, Granularity by) {
   return by == Granularity::tensor ? 1 : by == Granularity::row ? x.rows() : x.cols();
 }
 
-// ---- any matrix ---------------------------------------------------------------------------------------------
+// ---- any matrix -------------------------------------------------------------------------------------------
 // scale[i] for all i; one scale goes to as many places as there are.
 static __global__ void __launch_bounds__(256) write_scales(float* scale, int64_t count, Scales scales) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x;

@@ -2,8 +2,8 @@
 //
 // Recording: the stream is captured, so that the ops' launches become nodes of a graph. Their addresses are
 // fixed from then on, so the allocator writes down what was taken meanwhile, keeps its segments, and before
-// every replay makes sure that nobody else holds those addresses. A copy from or to host memory would read the
-// same place at every replay: it has no business in a recorded stretch, and says so.
+// every replay makes sure that nobody else holds those addresses. A copy from or to host memory would read
+// the same place at every replay: it has no business in a recorded stretch, and says so.
 #include "kernels/timeline.h"
 
 #include "kernels/cuda/cuda_check.cuh"

@@ -1,7 +1,8 @@
 // token_sort.cu: one pass of the sort for a byte of the token number, over tiles of `tile` places:
 //
 //   count     counts[digit, tile] = how often the digit occurs in the tile
-//   scan      counts become the first position of each (digit, tile): digits in order, tiles in order within a digit
+//   scan      counts become the first position of each (digit, tile): digits in order, tiles in order within
+//             a digit
 //   scatter   each place goes to that position plus the number of equal digits before it in its tile
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/token_sort.cuh"

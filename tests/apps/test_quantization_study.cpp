@@ -1,5 +1,5 @@
-// quantization_study: what it captures multiplies to the gradients of the model, what it measures follows the formula
-// where the formula holds, and the program itself.
+// quantization_study: what it captures multiplies to the gradients of the model, what it measures follows the
+// formula where the formula holds, and the program itself.
 #include <algorithm>
 #include <cmath>
 

@@ -1,5 +1,6 @@
-// Linears and MLPs by recipe: their backward passes with the quantisers replaced by the identity (f64, central
-// differences), and codes that travel with values and gradients: the same bits as codes made on the spot.
+// Linears and MLPs by recipe: their backward passes with the quantisers replaced by the identity (f64,
+// central differences), and codes that travel with values and gradients: the same bits as codes made on the
+// spot.
 #include "tests/autograd/gradient_check.h"
 
 using namespace switchback;

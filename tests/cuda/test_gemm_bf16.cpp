@@ -1,5 +1,5 @@
-// The bf16 product on Hopper, every tile and every epilogue, against sums in f64: ragged sizes, one row to many
-// rows, more tiles than the chip has multiprocessors; what must have the same bits, has them.
+// The bf16 product on Hopper, every tile and every epilogue, against sums in f64: ragged sizes, one row to
+// many rows, more tiles than the chip has multiprocessors; what must have the same bits, has them.
 // SWITCHBACK_TINY=1 keeps small shapes (for compute-sanitizer).
 #include <array>
 #include <cmath>
@@ -215,8 +215,8 @@ TEST_CASE("a bias on an odd element, after an aligned one of the same product") 
 }
 
 // Many tiles for every block, so that rings and buffers turn over. One tile against cuBLASLt in f32, at every
-// thirteenth element; the others against that tile, to the bit: all add in the same order. And the gelu of the
-// forward pass against the one that the backward pass computes again from the pre-activation.
+// thirteenth element; the others against that tile, to the bit: all add in the same order. And the gelu of
+// the forward pass against the one that the backward pass computes again from the pre-activation.
 TEST_CASE("bf16 product: many tiles") {
   if (no_hopper() || std::getenv("SWITCHBACK_TINY")) return;
   CudaKernels& k = device();
@@ -312,8 +312,8 @@ TEST_CASE("linear_gelu: fused and by parts") {
   }
 }
 
-// dw and dbias in one kernel: ragged sizes in f64; many tiles and parts against cuBLASLt in f32; added to what is
-// there; the same bits twice; nothing written behind.
+// dw and dbias in one kernel: ragged sizes in f64; many tiles and parts against cuBLASLt in f32; added to
+// what is there; the same bits twice; nothing written behind.
 TEST_CASE("weight gradient") {
   if (no_hopper()) return;
   CudaKernels& k = device();

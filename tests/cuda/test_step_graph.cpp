@@ -1,5 +1,5 @@
-// The captured step on the GPU: the same bits as op by op, no memory from the driver once it is warm, and what
-// happens between two steps leaves it alone. And the optimizer's one pass against its two.
+// The captured step on the GPU: the same bits as op by op, no memory from the driver once it is warm, and
+// what happens between two steps leaves it alone. And the optimizer's one pass against its two.
 #include "apps/first_non_finite.h"
 #include "runtime/allocator.h"
 #include "tests/apps/trainer.h"

@@ -96,8 +96,8 @@ TEST_CASE("every recipe trains on the GPU like on the CPU") {
                 cpu.front(), cpu.back(), difference(on_gpu, cpu));
     INFO(name);
     CHECK(cpu.back() < cpu.front());
-    // int8 products are the CPU's to the bit. A sum of 8-bit floats is not, and where it falls to the other side of
-    // a border the next code is 6 to 12 % away.
+    // int8 products are the CPU's to the bit. A sum of 8-bit floats is not, and where it falls to the other
+    // side of a border the next code is 6 to 12 % away.
     const bool floats = recipe.forward.left.format != Format::none && recipe.forward.left.format != Format::int8;
     CHECK(difference(on_gpu, cpu) < (floats ? 0.1 : 3e-2));
     CHECK(train("tiny", 32, DType::bf16, gpu, false, name) == on_gpu);

@@ -94,8 +94,8 @@ inline std::vector<OpCase> wide_cases() {
     all.push_back(siglip_forward_case(s));
     all.push_back(siglip_backward_case(s));
   }
-  // The borders of a warp's 256 columns and of the 1792 that one sweep takes, and so many rows that the blocks
-  // that stay on the GPU take several each.
+  // The borders of a warp's 256 columns and of the 1792 that one sweep takes, and so many rows that the
+  // blocks that stay on the GPU take several each.
   for (const auto& [rows, cols] : std::vector<std::pair<int64_t, int64_t>>{{1, 768},
                                                                            {15, 1280},
                                                                            {129, 1664},

@@ -1,5 +1,5 @@
-// JPEG, PNG and WebP: header paths and whole pictures of at most 65,536 pixels, plain and fast, a JPEG's codes
-// read by ourselves and by libjpeg; then the crops.
+// JPEG, PNG and WebP: header paths and whole pictures of at most 65,536 pixels, plain and fast, a JPEG's
+// codes read by ourselves and by libjpeg; then the crops.
 #include "data/augment.h"
 #include "runtime/philox.h"
 #include "tests/fuzz/fuzz.h"

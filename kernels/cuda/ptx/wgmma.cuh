@@ -8,8 +8,8 @@
 // the first byte.
 //   Major::k   K runs along a row: the next 32 bytes of K are 32 bytes further, for the swizzle acts on
 //              address bits
-//   Major::mn  (bf16 alone) M (of a) or N (of b) runs along a row of 64, a row for each k: the next 16 of K are
-//              16 rows further; the next 64 of M or N are another such band, `band_bytes` away
+//   Major::mn  (bf16 alone) M (of a) or N (of b) runs along a row of 64, a row for each k: the next 16 of K
+//              are 16 rows further; the next 64 of M or N are another such band, `band_bytes` away
 //
 // Accumulators: warp w of the warpgroup holds rows 16 w .. 16 w + 15; lane l, of each group j of 8 columns:
 //   d[4j],   d[4j+1]: row l/4,     columns 8 j + 2 (l mod 4), +1
