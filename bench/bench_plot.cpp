@@ -30,10 +30,10 @@ struct Kind {
 };
 constexpr Kind kinds[] = {
     {'A', "switchback"},
-    {'S', "switchback, StableAdamW"},
-    {'Q', "switchback, int8 linears"},
-    {'B', "torch.compile + open_clip"},
-    {'E', "PyTorch eager + open_clip"},
+    {'S', "with StableAdamW"},
+    {'Q', "with int8 linears"},
+    {'B', "torch.compile"},
+    {'E', "PyTorch eager"},
 };
 
 double median(std::vector<double> values) {
