@@ -1,6 +1,6 @@
 // clip_train: trains a CLIP on image-text pairs. Reads top to bottom: options, model, data, the loop around
-// TrainingStep with its log, evaluations and checkpoints. docs/one_step.md walks through a step from here to a
-// kernel and back.
+// TrainingStep with its log, evaluations and checkpoints. docs/one_step.md walks through a step from here to
+// a kernel and back.
 #include <algorithm>
 #include <chrono>
 #include <cmath>

@@ -51,7 +51,7 @@ struct TrainingOptions {
   std::string linear;               // recipe of the blocks' linears (kernels/recipe.h); "": as the model says
   std::string use_bnb_linear;       // open_clip's name of a recipe
   std::string linear_image, linear_text;              // "": as --linear says
-  std::string recompute = "none";                     // or gelu, cheap, blocks, gelu:8 (autograd/checkpoint.h)
+  std::string recompute = "none";                     // gelu, cheap, blocks, gelu:8 (autograd/checkpoint.h)
   bool whole_last_block = false, whole_text = false;  // compute what nobody reads, too (models/config.h)
 
   // optimization

@@ -30,7 +30,8 @@ namespace switchback {
 
 enum class Recompute : uint8_t { none, gelu, cheap, blocks };
 
-// A level for the first `blocks` blocks of each tower, when some of the memory is enough; the others keep all.
+// A level for the first `blocks` blocks of each tower, when some of the memory is enough; the others keep
+// all.
 struct Recomputation {
   Recompute level;
   int64_t blocks;

@@ -2,12 +2,12 @@
 //
 //   build/bench/bench_plot lines.jsonl picture.svg [TITLE]
 //
-// Lines of framework_baseline.py: a group of bars for each model, in the order of the file: training speed relative
-// to torch.compile's, with samples per second above each bar (the median of all runs of its kind). Lines of
-// bench_step among them (h100.sh's steps.jsonl) count where they are StableAdamW's, with the whole last block.
-// Lines of bench_linear: the paper's Figure 3 and Figure 4 (left), one panel each over the layer's width: what each
-// part of a layer takes (at the middle number of tokens), the time saved by the first recipe, and the quantisers'
-// share of its time, a line for each number of tokens.
+// Lines of framework_baseline.py: a group of bars for each model, in the order of the file: training speed
+// relative to torch.compile's, with samples per second above each bar (the median of all runs of its kind).
+// Lines of bench_step among them (h100.sh's steps.jsonl) count where they are StableAdamW's, with the whole
+// last block. Lines of bench_linear: the paper's Figure 3 and Figure 4 (left), one panel each over the
+// layer's width: what each part of a layer takes (at the middle number of tokens), the time saved by the
+// first recipe, and the quantisers' share of its time, a line for each number of tokens.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>

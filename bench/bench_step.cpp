@@ -1,23 +1,24 @@
-// bench_step.cpp: time, memory and time budget of one training step on random pixels and tokens that lie on the
-// device: forward, backward, update; the step of clip_train, without data loading.
+// bench_step.cpp: time, memory and time budget of one training step on random pixels and tokens that lie on
+// the device: forward, backward, update; the step of clip_train, without data loading.
 //
 //   build/bench/bench_step --model ViT-B-32 --batch-size 1024 --device cuda --precision amp_bf16 [--steps 20]
-//     [--opt adamw|stableadamw] [--linear RECIPE] [--recompute none|gelu|cheap|blocks] [--layer-scale 0] [--eager]
-//     [--whole-last-block] [--text-length N] [--profile] [--budget] [--json FILE]
+//     [--opt adamw|stableadamw] [--linear RECIPE] [--recompute none|gelu|cheap|blocks] [--layer-scale 0]
+//     [--eager] [--whole-last-block] [--text-length N] [--profile] [--budget] [--json FILE]
 //     [--nproc N [--zero 1] [--reduce bf16] [--overlap-reduce on|off]]
 //
-// Prints the median step after three to warm up (two op by op, one to capture the graph; --eager captures none),
-// samples/s, the model's FLOPs per second (nominal: three forward passes, full context, all patches) and on a
-// GPU the share of the nominal peak (MFU) and the memory: the most that tensors used, what the allocator held,
-// and what the whole device had in use. --json appends the same as a line to a file.
+// Prints the median step after three to warm up (two op by op, one to capture the graph; --eager captures
+// none), samples/s, the model's FLOPs per second (nominal: three forward passes, full context, all patches)
+// and on a GPU the share of the nominal peak (MFU) and the memory: the most that tensors used, what the
+// allocator held, and what the whole device had in use. --json appends the same as a line to a file.
 //
-// --nproc N: N processes, one GPU and one batch each, as clip_train works over ranks (or start it with torchrun,
-// srun, mpirun); the figures are rank 0's, samples/s those of all.
+// --nproc N: N processes, one GPU and one batch each, as clip_train works over ranks (or start it with
+// torchrun, srun, mpirun); the figures are rank 0's, samples/s those of all.
 //
-// --whole-last-block computes all rows of each tower's last block, as other programs do; clip_train computes the
-// ones that are read. The nominal FLOPs count them all, either way.
+// --whole-last-block computes all rows of each tower's last block, as other programs do; clip_train computes
+// the ones that are read. The nominal FLOPs count them all, either way.
 // --text-length N: captions of at most N tokens, the text stops behind the longest one as in clip_train.
-// Without it the text tower computes its whole context, as other programs do, which is what nominal FLOPs count.
+// Without it the text tower computes its whole context, as other programs do, which is what nominal FLOPs
+// count.
 //
 // --profile adds where the time goes, by kernel group and by op, op by op without a graph: time on the device
 // from the end of one op to the end of the next. Beside each group stands what its shapes ask for at least

@@ -43,16 +43,21 @@ for program in "$build"/tests/*/test_*; do
   echo "$(($1 - here)) passed, $2 failed, $((here + $3)) skipped"
   passed=$((passed + $1 - here)) failed=$((failed + $2)) skipped=$((skipped + here + $3))
 done
-if [ -d "$build/kernels/cuda" ]; then  # the machine code of the CUDA kernels, where they are built
-  echo "---- check_kernels"
-  python3 scripts/check_kernels.py "$build" >"$log" 2>&1 || true
+check() {  # a script of this folder, its arguments
+  name=$1
+  shift
+  echo "---- $name"
+  python3 "scripts/$name.py" "$@" >"$log" 2>&1 || true
   summary=$(sed -n 's/^\([0-9]*\) passed, \([0-9]*\) failed\(, \([0-9]*\) skipped\)\{0,1\}$/\1 \2 \4/p' "$log" | tail -n 1)
+  # shellcheck disable=SC2086
   if [ -n "$summary" ]; then set -- $summary; else set -- 0 1; fi
   [ "$2" -eq 0 ] || cat "$log"
   grep 'skipped: ' "$log" || true
   echo "$1 passed, $2 failed, ${3:-0} skipped"
   passed=$((passed + $1)) failed=$((failed + $2)) skipped=$((skipped + ${3:-0}))
-fi
+}
+if [ -d "$build/kernels/cuda" ]; then check check_kernels "$build"; fi  # the CUDA kernels' machine code
+if [ "${SANITIZE:-0}" != 1 ]; then check check_lines; fi
 if [ "$skipped" -gt 0 ]; then echo "$passed passed, $failed failed, $skipped skipped"
 else echo "$passed passed, $failed failed"; fi
 [ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]

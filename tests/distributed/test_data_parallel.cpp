@@ -186,7 +186,8 @@ TEST_CASE("shards keep tensors whole as long as that leaves little empty") {
     arena->allocate(shards);
     return arena;
   };
-  const auto whole = arena_of({1000, 128, 4000, 129, 2000, 1}, 2);  // 1024 128 | 4096, 256 2048 128 in rows of 128
+  // 1024 128 | 4096, 256 2048 128 in rows of 128
+  const auto whole = arena_of({1000, 128, 4000, 129, 2000, 1}, 2);
   CHECK_FALSE(whole->shards_cut_tensors(2));
   CHECK(whole->masters().size() == 2 * (1024 + 128 + 4096));
   CHECK(whole->segments()[3].from == 1024 + 128 + 4096);
