@@ -142,15 +142,14 @@ int train(const TrainingOptions& options, const ClipConfig& config, Device devic
   };
   auto evaluate = [&](bool retrieval, bool zero_shot) {
     world.at("evaluating", long_seconds);
-    if (!world.leads()) return world.host().barrier();
     const MemoryContext memory("evaluation");
     const double start = now();
+    const EvaluationRanks all{ranks, world.host()};
     std::optional<Retrieval> r;
     std::optional<ZeroShot> z;
-    if (retrieval) r = evaluation_data.retrieval(clip, evaluating, device);
-    if (zero_shot) z = evaluation_data.zero_shot(clip, evaluating, device);
-    if (r || z) log.evaluation(progress.epoch, progress.step, r, z, now() - start);
-    world.host().barrier();
+    if (retrieval) r = evaluation_data.retrieval(clip, evaluating, device, all);
+    if (zero_shot) z = evaluation_data.zero_shot(clip, evaluating, device, all);
+    if (r || z) log.evaluation(progress.epoch, progress.step, r, z, now() - start);  // rank 0 writes it
   };
   bool stopping = false;    // all ranks, after the same step
   double longest_step = 0;  // seconds; where a step takes minutes, five of them are no hang

@@ -160,8 +160,10 @@ std::string evaluation_shards(const std::string& path) {
   return path;
 }
 
-LoaderOptions EvaluationData::loader_options() const {
+LoaderOptions EvaluationData::loader_options(const Communicator& ranks) const {
   LoaderOptions o;
+  o.rank = ranks.rank();
+  o.world_size = ranks.world_size();
   o.mode = LoaderOptions::Mode::evaluate;
   o.batch_size = options_.batch_size;
   o.workers = options_.workers;
@@ -173,20 +175,32 @@ LoaderOptions EvaluationData::loader_options() const {
 }
 
 std::optional<Retrieval> EvaluationData::retrieval(const Clip& clip, const Clip::Options& clip_options,
-                                                   Device device) const {
+                                                   Device device, EvaluationRanks ranks) const {
   if (!retrieval_source_) return {};
-  Loader loader(retrieval_source_, tokenizer_, loader_options());
+  Loader loader(retrieval_source_, tokenizer_, loader_options(ranks.host));
   int64_t left = options_.samples.value_or(INT64_MAX);
   Batch batch;
-  return evaluate_retrieval(clip, clip_options, device, [&](EvaluationBatch& to) {
-    if (left <= 0 || !loader.next(batch)) return false;
-    const int64_t size = std::min(left, batch.size);
-    left -= size;
+  const auto next = [&](EvaluationBatch& to) {
+    bool more = left > 0 && loader.next(batch);
+    int64_t size = more ? batch.size : 0;
+    if (options_
+            .samples) {  // the batches of lower ranks come before this one, those of higher ranks behind it
+      const Tensor own = Tensor::of<int64_t>({1}, {size}), all({ranks.host.world_size()}, DType::i64);
+      ranks.host.all_gather(all, own);
+      for (int r = 0; r < ranks.host.world_size(); ++r) {
+        const int64_t used = std::min(left, all.span<int64_t>()[static_cast<size_t>(r)]);
+        if (r == ranks.host.rank()) size = used;
+        left -= used;
+      }
+      more = more && size > 0;
+    }
+    if (!more) return false;
     to.images = batch.images.slice(0, size);
     to.tokens = batch.tokens.slice(0, size);
     if (several_captions_) add_further_texts(batch, size, *tokenizer_, to);
     return true;
-  });
+  };
+  return evaluate_retrieval(clip, clip_options, device, next, ranks);
 }
 
 int64_t EvaluationData::label_in(const Batch& batch, int64_t row) const {
@@ -259,17 +273,18 @@ std::vector<SheetQuery> EvaluationData::best_matches(const Clip& clip, const Cli
 }
 
 std::optional<ZeroShot> EvaluationData::zero_shot(const Clip& clip, const Clip::Options& clip_options,
-                                                  Device device) const {
+                                                  Device device, EvaluationRanks ranks) const {
   if (!zero_shot_source_) return {};
   const Tensor classifier = zero_shot_classifier(
       clip, clip_options, device,
       [this](const std::string& text, std::span<int32_t> ids) { tokenizer_->encode(text, ids); }, classes_,
-      templates_);
-  Loader loader(zero_shot_source_, nullptr, loader_options());
+      templates_, ranks.host);
+  Loader loader(zero_shot_source_, nullptr, loader_options(ranks.host));
   Batch batch;
   int64_t unlabelled = 0;
-  const ZeroShot result =
-      evaluate_zero_shot(clip, clip_options, device, classifier, [&](EvaluationBatch& to) {
+  const ZeroShot result = evaluate_zero_shot(
+      clip, clip_options, device, classifier,
+      [&](EvaluationBatch& to) {
         if (!loader.next(batch)) return false;
         for (int64_t i = 0; i < batch.size; ++i) batch.labels[i] = label_in(batch, i);
         to.images = batch.images;
@@ -277,8 +292,12 @@ std::optional<ZeroShot> EvaluationData::zero_shot(const Clip& clip, const Clip::
         unlabelled +=
             std::count_if(batch.labels.begin(), batch.labels.end(), [](int64_t label) { return label < 0; });
         return true;
-      });
-  if (unlabelled > 0) {
+      },
+      ranks.host);
+  const Tensor of_all = Tensor::of<int64_t>({1}, {unlabelled});
+  ranks.host.all_reduce(of_all);
+  unlabelled = of_all.span<int64_t>()[0];
+  if (unlabelled > 0 && ranks.host.rank() == 0) {
     const std::string line = concat("zero-shot: ", unlabelled, " images are left out: their ",
                                     options_.label_key.empty() ? ".cls" : options_.label_key,
                                     " is missing or no class of ", options_.class_names);

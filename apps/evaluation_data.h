@@ -46,8 +46,10 @@ class EvaluationData {
                  std::shared_ptr<const Tokenizer> tokenizer, Warn warn);
 
   // Nothing where there are no data for it.
-  std::optional<Retrieval> retrieval(const Clip& clip, const Clip::Options& options, Device device) const;
-  std::optional<ZeroShot> zero_shot(const Clip& clip, const Clip::Options& options, Device device) const;
+  std::optional<Retrieval> retrieval(const Clip& clip, const Clip::Options& options, Device device,
+                                     EvaluationRanks ranks = {}) const;
+  std::optional<ZeroShot> zero_shot(const Clip& clip, const Clip::Options& options, Device device,
+                                    EvaluationRanks ranks = {}) const;
 
   // For a picture: the images that fit each query best. Without queries: the captions of the first images of
   // the retrieval data, or the class names. At most 20,000 images are looked at.
@@ -55,7 +57,7 @@ class EvaluationData {
                                        std::vector<std::string> queries, int64_t per_query) const;
 
  private:
-  LoaderOptions loader_options() const;
+  LoaderOptions loader_options(const Communicator& ranks = single_rank()) const;
   int64_t label_in(const Batch& batch, int64_t row) const;
 
   EvaluationOptions options_;

@@ -68,6 +68,34 @@ TEST_CASE("a run of two ranks goes on with one, and back, with ZeRO-1") {
   check_close(losses(w, "parts"), losses(w, "whole"));
 }
 
+TEST_CASE("two ranks find in an evaluation what one finds") {
+  Workshop w;
+  write_file(w.file("classnames.txt"), "zero\none\ntwo\n");
+  write_file(w.file("zeroshot_classification_templates.txt"), "number {c}\n");
+  const auto results = [&](const std::string& name, Words more) {
+    more.insert(more.end(),
+                {"--lr", "0", "--max-steps", "1", "--batch-size", "4", "--val-data", w.file("b.tar"),
+                 "--zeroshot-data", w.file("a.tar"), "--eval-every-n-steps", "1"});
+    const Outcome outcome = w.train(name, more);
+    INFO(outcome.output);
+    REQUIRE_EQ(outcome.status, 0);
+    CHECK_EQ(lines_of(outcome.output, "Eval Epoch: "), 1);
+    std::string line = read_file(w.path + "/logs/" + name + "/checkpoints/results.jsonl");
+    const size_t at = line.find("\"clip_val_loss\":") + 16, end = line.find_first_of(",}", at);
+    const double loss = std::stod(line.substr(at));  // a sum in another order
+    return std::pair{line.erase(at, end - at), loss};
+  };
+  for (const char* samples : {"28", "11"}) {
+    const auto [one, loss] =
+        results(concat("one", samples), {"--accum-freq", "2", "--val-num-samples", samples});
+    const auto [two, loss_of_two] =
+        results(concat("two", samples), {"--nproc", "2", "--val-num-samples", samples});
+    CHECK_EQ(two, one);
+    CHECK(std::abs(loss - loss_of_two) < 1e-6 * loss);
+    CHECK_EQ(lines_of(one, concat("\"num_samples\":", samples)), 1);
+  }
+}
+
 TEST_CASE("SIGTERM to the launcher saves once and ends all") {
   Workshop w;
   Program run("clip_train",

@@ -3,6 +3,7 @@
 #include <limits>
 #include <numeric>
 
+#include "distributed/thread_communicator.h"
 #include "models/evaluation.h"
 #include "tests/models/model_test.h"
 
@@ -169,6 +170,71 @@ TEST_CASE("retrieval of batches of any size is retrieval of all features at once
   CHECK_EQ(r.loss, doctest::Approx(loss).epsilon(1e-5));
   CHECK_EQ(tape().size(), 0);
   CHECK_NE(error_of([&] { evaluate_retrieval(m.clip, {}, cpu_device, in_pieces(all, {})); }), "");
+}
+
+// What a rank gets: batches rank, rank + world, ...
+NextBatch dealt(NextBatch next, const Communicator& ranks) {
+  return [next, &ranks, at = int64_t{0}](EvaluationBatch& batch) mutable {
+    while (next(batch))
+      if (at++ % ranks.world_size() == ranks.rank()) return true;
+    return false;
+  };
+}
+
+TEST_CASE("ranks together find what one rank finds: retrieval with further texts, zero-shot") {
+  const Model m(tiny_config(), DType::f32);
+  const Batch all = random_batch(m.clip.config(), 23);
+  const std::vector<int64_t> sizes{4, 4, 1, 4, 4, 4, 2};
+  // The first image of every batch of 4 has a second text, that of the batch's last image.
+  const auto pairs = [&] {
+    return [next = in_pieces(all, sizes)](EvaluationBatch& batch) mutable {
+      if (!next(batch)) return false;
+      const int64_t size = batch.images.shape()[0];
+      batch.more_tokens = size == 4 ? batch.tokens.slice(3, 1) : Tensor();
+      batch.more_owners.assign(size == 4 ? 1 : 0, 0);
+      return true;
+    };
+  };
+  std::vector<int64_t> labels;
+  for (int64_t i = 0; i < 23; ++i) labels.push_back(i % 7 == 6 ? -1 : i % 5);
+  const std::vector<std::string> classes{"a", "b", "c", "d", "e"}, templates{"{c}", "one {c}"};
+  const auto tokenize = [&](const std::string& text, std::span<int32_t> ids) {
+    for (size_t i = 0; i < ids.size(); ++i)
+      ids[i] = static_cast<int32_t>((text.size() + i) * text.back() % 50);
+  };
+  const auto retrieve = [&](Communicator& c) {
+    return evaluate_retrieval(m.clip, {}, cpu_device, dealt(pairs(), c), {c, c});
+  };
+  const auto classify = [&](Communicator& c) {
+    const Tensor classifier = zero_shot_classifier(m.clip, {}, cpu_device, tokenize, classes, templates, c);
+    return evaluate_zero_shot(m.clip, {}, cpu_device, classifier, dealt(in_pieces(all, sizes, &labels), c),
+                              c);
+  };
+  const Retrieval one = retrieve(single_rank());
+  const ZeroShot one_shot = classify(single_rank());
+  CHECK_EQ(one.texts, 28);
+  CHECK_EQ(one_shot.samples, 20);
+  for (int world : {2, 3, 8}) {  // of 8 ranks one has no batch at all
+    std::vector<Retrieval> found(static_cast<size_t>(world));
+    std::vector<ZeroShot> shots(static_cast<size_t>(world));
+    ThreadGroup(world).run([&](Communicator& c) {
+      found[static_cast<size_t>(c.rank())] = retrieve(c);
+      shots[static_cast<size_t>(c.rank())] = classify(c);
+    });
+    for (const Retrieval& r : found) {
+      CHECK_EQ(r.samples, 23);
+      CHECK_EQ(r.texts, 28);
+      CHECK_EQ(r.loss, doctest::Approx(one.loss).epsilon(1e-12));
+      check_equal(r.image_to_text, one.image_to_text);
+      check_equal(r.text_to_image, one.text_to_image);
+    }
+    for (const ZeroShot& z : shots) {
+      CHECK_EQ(z.samples, 20);
+      CHECK_EQ(z.top1, one_shot.top1);
+      CHECK_EQ(z.top5, one_shot.top5);
+      CHECK_EQ(z.mean_per_class_recall, one_shot.mean_per_class_recall);
+    }
+  }
 }
 
 TEST_CASE("templates are filled wherever their placeholder stands") {
