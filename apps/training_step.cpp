@@ -72,8 +72,9 @@ bool TrainingStep::captured() const { return captured_; }
 std::string TrainingStep::about_ranks() const {
   std::string line = concat(ranks_.world_size(), " ranks; gradients travel ",
                             parallel_.overlaps() ? "beside" : "behind", " the backward pass");
-  if (const double bandwidth = parallel_.measured_bandwidth(); bandwidth > 0)
-    line += concat(" (--overlap-reduce auto: an all-reduce has ", std::round(bandwidth * 1e-9), " GB/s)");
+  if (const auto m = parallel_.measured(); m.bytes > 0)
+    line += concat(" (--overlap-reduce auto: an all-reduce of ", std::round(m.bytes * 1e-6), " MB takes ",
+                   std::round(m.seconds * 1e5) / 100, " ms)");
   return line;
 }
 
@@ -121,7 +122,12 @@ void TrainingStep::launch(int64_t step, double learning_rate, bool stop) {
   k.upload(step_on_device_, Tensor::of<int64_t>({}, {step}));
   if (stop) k.fill(stop_on_device_, 1);  // not within a recording
   optimizer_.begin_step(learning_rate);
-  run_or_replay(input);
+  try {
+    run_or_replay(input);
+  } catch (...) {  // out of memory: a checkpoint made now must not count a step that did not happen
+    optimizer_.take_back_step();
+    throw;
+  }
   input.last_step = step;
   k.download_later(ring_[flight.slot].results, results_);
   k.download_later(ring_[flight.slot].numbers, optimizer_.numbers());

@@ -8,11 +8,10 @@ namespace switchback {
 namespace {
 
 // Beside the backward pass an all-reduce takes multiprocessors and memory bandwidth from kernels that would use
-// both, and leaves them out of step with each other. On two H200 (docs/benchmarks/h200x2.md) the step of ViT-L-14
-// became 15 ms longer for 1.71 GB of gradients: as long as if they had travelled alone at 116 GB/s. Faster links
-// carry them in less time behind the backward pass (NVLink there: 327 GB/s, 5 ms), slower ones (PCIe, a network)
-// take longer than they disturb.
-constexpr double fast_enough = 100e9;  // bytes of an all-reduce per second
+// both. On two H200 (docs/benchmarks/h200x2.md) the step of ViT-L-14 became 8 ms longer for 1.71 GB of gradients: as
+// long as if they had travelled alone at 216 GB/s. Links that are faster carry them in less time behind the backward
+// pass (NVLink there: 327 GB/s, 5 ms), slower ones (eight GPUs, PCIe, a network) take longer than they disturb.
+constexpr double fast_enough = 200e9;  // bytes of an all-reduce per second
 constexpr double latency = 0.5e-3;     // seconds: of small models, which travel faster in one piece
 
 }  // namespace
@@ -80,7 +79,7 @@ bool DataParallel::links_are_fast() {
   ranks_.join();
   seconds = number(slowest);
   const auto bytes = static_cast<double>(CView(some).bytes());
-  bandwidth_ = bytes / seconds;
+  measured_ = {bytes, seconds};
   return seconds < latency + bytes / fast_enough;
 }
 
@@ -107,7 +106,8 @@ void DataParallel::start(Bucket& bucket) {
   bucket.started = true;
   order_.push_back(bucket.part);
   if (ranks_.world_size() == 1) return;
-  for (size_t segment : bucket.segments) arena_.finish_gradient(segment);  // 0 where nobody wrote: it travels, too
+  for (size_t segment : bucket.segments)
+    arena_.finish_gradient(segment);  // 0 where nobody wrote: it travels, too
   const Tensor& travels = rounded_.defined() ? rounded_ : arena_.gradients();
   for (const Range& range : bucket.ranges) {
     if (rounded_.defined())

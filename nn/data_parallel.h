@@ -60,8 +60,11 @@ class DataParallel {
 
   // Do gradients travel beside the backward pass?
   bool overlaps() const { return overlaps_; }
-  // Bytes per second of an all-reduce of these ranks, measured for Overlap::automatic; 0: not measured.
-  double measured_bandwidth() const { return bandwidth_; }
+  // An all-reduce of these ranks, as measured for Overlap::automatic; 0 bytes: not measured.
+  struct Measured {
+    double bytes = 0, seconds = 0;
+  };
+  Measured measured() const { return measured_; }
 
   // For tests and profiles: names of the buckets in the order in which they started in the last backward
   // pass; empty where they travel behind it.
@@ -88,7 +91,7 @@ class DataParallel {
   Options options_;
   int64_t shard_size_;
   bool overlaps_ = true;
-  double bandwidth_ = 0;
+  Measured measured_;
   std::vector<Bucket> buckets_;
   std::vector<std::string> order_;
   Tensor rounded_;  // (elements) bf16, with Options::bf16

@@ -108,6 +108,11 @@ void AdamW::begin_step(double learning_rate) {
   kernels(arena_.device()).upload(scalars_, Tensor::of<double>({step_scalar_count}, scalars));
 }
 
+void AdamW::take_back_step() {
+  CHECK(steps_done() > 0, "no step was begun");
+  --steps_.span<int64_t>()[0];
+}
+
 void AdamW::update() {
   Kernels& k = kernels(arena_.device());
   const Segments table = shard_table();

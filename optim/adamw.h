@@ -76,6 +76,7 @@ class AdamW {
   // Updates masters and values from the arena's gradients.
   void step(double learning_rate);
   void begin_step(double learning_rate);
+  void take_back_step();  // the one that was begun did not happen
   void update();
   // Of the last update, on the device: (2, S) of the masters' type, sums of squares of the gradients and RMS.
   const Tensor& numbers() const { return numbers_; }
@@ -108,11 +109,11 @@ class AdamW {
   Tensor shard_ranges_;  // (S, 2) i64: what of each tensor lies in the shard; undefined without one
   std::vector<int64_t> shard_counts_;  // (S) elements of it
   bool shards_cut_tensors_ = false;
-  Tensor first_, second_;              // flat as the arena's masters (the shard's part), of their type
-  Tensor numbers_;                     // (2, S) of the masters' type
-  Tensor sum_squares_, rms_;           // (S): the rows of numbers_
-  Tensor scalars_;                     // (step_scalar_count) f64, on the device
-  Tensor steps_;                       // () i64, on the host
+  Tensor first_, second_;     // flat as the arena's masters (the shard's part), of their type
+  Tensor numbers_;            // (2, S) of the masters' type
+  Tensor sum_squares_, rms_;  // (S): the rows of numbers_
+  Tensor scalars_;            // (step_scalar_count) f64, on the device
+  Tensor steps_;              // () i64, on the host
   OptimizerReport report_;
 };
 

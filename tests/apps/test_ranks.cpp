@@ -50,7 +50,7 @@ TEST_CASE(
   check_close(losses(w, "zero"), losses(w, "one"));
 }
 
-TEST_CASE("a run of two ranks goes on with one, and back, with ZeRO-1") {
+TEST_CASE("a run of two ranks goes on with one, then with four, with ZeRO-1 and without") {
   Workshop w;
   const std::string flat = "--skip-scheduler";  // the rates must not depend on --max-steps
   REQUIRE_EQ(w.train("whole", {flat}).status, 0);
@@ -62,7 +62,7 @@ TEST_CASE("a run of two ranks goes on with one, and back, with ZeRO-1") {
       w.train("parts", {flat, "--max-steps", "4", "--resume", "latest", "--save-every-n-steps", "1"}).status,
       0);
   const Outcome last =
-      w.train("parts", {flat, "--nproc", "2", "--batch-size", "4", "--zero", "1", "--resume", "latest"});
+      w.train("parts", {flat, "--nproc", "4", "--batch-size", "2", "--zero", "1", "--resume", "latest"});
   INFO(last.output);
   REQUIRE_EQ(last.status, 0);
   check_close(losses(w, "parts"), losses(w, "whole"));

@@ -25,6 +25,15 @@ std::string error_of(const auto& f) {
 
 }  // namespace
 
+TEST_CASE("a step that fails is not counted") {
+  Trainer t({});
+  const Tensor tokens = t.tokens(0, 12);
+  for (int32_t& id : tokens.span<int32_t>()) id = 1'000'000;
+  t.step->bring(t.images(0, 12), tokens);
+  CHECK_NE(error_of([&] { t.step->launch(0, 1e-3); }), "no error");
+  CHECK_EQ(t.optimizer->steps_done(), 0);
+}
+
 TEST_CASE("a step is forward, backward, update: the bits of a plain loop") {
   Trainer late({.patch_dropout = 0.5});
   late.train(5);
