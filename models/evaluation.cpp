@@ -33,7 +33,8 @@ std::pair<int64_t, int64_t> part_of_rank(int64_t n, const Communicator& ranks) {
   return {n * ranks.rank() / ranks.world_size(), n * (ranks.rank() + 1) / ranks.world_size()};
 }
 
-// Calls f(first row, similarities (rows, N) on the host) for blocks of this rank's rows of queries x candidatesᵀ.
+// Calls f(first row, similarities (rows, N) on the host) for blocks of this rank's rows of queries x
+// candidatesᵀ.
 void for_similarity_blocks(const Tensor& queries, const Tensor& candidates, const Communicator& ranks,
                            const std::function<void(int64_t, const Tensor&)>& f) {
   const auto [begin, end] = part_of_rank(queries.rows(), ranks);
@@ -61,8 +62,8 @@ void add_up(std::vector<int64_t>& counts, Communicator& host) {
   std::ranges::copy(sums.span<int64_t>(), counts.begin());
 }
 
-// The batches of all ranks, which were dealt out in turns, in their order. own: this rank's rows, batch by batch;
-// sizes[b]: rows of batch b, of all ranks.
+// The batches of all ranks, which were dealt out in turns, in their order. own: this rank's rows, batch by
+// batch; sizes[b]: rows of batch b, of all ranks.
 Tensor joined(const std::vector<Tensor>& own, std::span<const int64_t> sizes, int64_t embed, Device device,
               Communicator& ranks) {
   if (ranks.world_size() == 1) return join(own);
@@ -166,7 +167,8 @@ Retrieval evaluate_retrieval(const Clip& clip, const Clip::Options& options, Dev
   double loss = 0;                                 // of this rank's batches
   EvaluationBatch batch;
   while (true) {
-    // A round: a batch of every rank. What is known of each of its texts: the row of the batch that it belongs to.
+    // A round: a batch of every rank. What is known of each of its texts: the row of the batch that it
+    // belongs to.
     const bool has_one = next(batch);
     const int64_t size = has_one ? batch.images.shape()[0] : 0;
     const bool has_more = has_one && batch.more_tokens.defined();

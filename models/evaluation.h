@@ -2,9 +2,9 @@
 // (retrieval), and name what an image shows among given classes (zero-shot classification). Similarities are
 // computed in blocks of rows; the N x N matrix never exists.
 //
-// Over several ranks each computes the features of its own batches (the loader deals them out: rank r has batches r,
-// r + world, ...) and ranks its part of the queries among all candidates; every rank has the result, the one that
-// a single rank would have.
+// Over several ranks each computes the features of its own batches (the loader deals them out: rank r has
+// batches r, r + world, ...) and ranks its part of the queries among all candidates; every rank has the
+// result, the one that a single rank would have.
 #pragma once
 
 #include <functional>
@@ -29,8 +29,8 @@ struct RetrievalMetrics {
   double mean_rank = 0, median_rank = 0;  // counted from 1, as open_clip prints them
   double r1 = 0, r5 = 0, r10 = 0;         // share of queries with rank < 1, 5, 10
 };
-// queries (N, E), candidates (M, E) f32, normalised: row i belongs to row i (N = M). host: all of whose ranks have all
-// rows; each takes a part of the queries.
+// queries (N, E), candidates (M, E) f32, normalised: row i belongs to row i (N = M). host: all of whose ranks
+// have all rows; each takes a part of the queries.
 RetrievalMetrics retrieval_metrics(const Tensor& queries, const Tensor& candidates);
 // Several texts per image: owners (M) names the image of each text, in ascending order. An image's rank is
 // that of its best own text, as CLIP_benchmark counts.

@@ -7,10 +7,11 @@
 namespace switchback {
 namespace {
 
-// Beside the backward pass an all-reduce takes multiprocessors and memory bandwidth from kernels that would use
-// both. On two H200 (docs/benchmarks/h200x2.md) the step of ViT-L-14 became 8 ms longer for 1.71 GB of gradients: as
-// long as if they had travelled alone at 216 GB/s. Links that are faster carry them in less time behind the backward
-// pass (NVLink there: 327 GB/s, 5 ms), slower ones (eight GPUs, PCIe, a network) take longer than they disturb.
+// Beside the backward pass an all-reduce takes multiprocessors and memory bandwidth from kernels that would
+// use both. On two H200 (docs/benchmarks/h200x2.md) the step of ViT-L-14 became 8 ms longer for 1.71 GB of
+// gradients: as long as if they had travelled alone at 216 GB/s. Links that are faster carry them in less
+// time behind the backward pass (NVLink there: 327 GB/s, 5 ms), slower ones (eight GPUs, PCIe, a network)
+// take longer than they disturb.
 constexpr double fast_enough = 200e9;  // bytes of an all-reduce per second
 constexpr double latency = 0.5e-3;     // seconds: of small models, which travel faster in one piece
 
@@ -60,8 +61,8 @@ DataParallel::DataParallel(ParameterArena& arena, Communicator& ranks, Options o
   if (overlaps_) arena.listen([this](std::string_view part) { part_done(part); });
 }
 
-// Of the gradients' own memory, which holds zeros before the first step. The slowest rank's word counts: all of
-// them must do the same.
+// Of the gradients' own memory, which holds zeros before the first step. The slowest rank's word counts: all
+// of them must do the same.
 bool DataParallel::links_are_fast() {
   constexpr int64_t most = int64_t{64} << 20;  // elements: 256 MiB take 1 ms on NVLink, 40 ms on a network
   const Tensor some = arena_.gradients().part(0, {std::min(most, arena_.gradients().size())});

@@ -1,11 +1,11 @@
 // data_parallel.h: the gradients of all ranks added up, beside the backward pass or behind it.
 //
-// Beside: a part of the model, one transformer block, is one bucket: a contiguous range of the arena's gradients
-// (the towers' other parameters are a few ranges each). As soon as the backward pass has left a part for the last
-// time, its bucket starts to travel; the kernels of the parts below run meanwhile (communicator.h: on a GPU
-// on another stream). Behind: the whole arena travels at once when all gradients are there, and nothing runs
-// beside it. Which one is faster is the links' doing, and is measured (Overlap::automatic).
-// Nothing is averaged: losses are shares already (autograd/ops.h).
+// Beside: a part of the model, one transformer block, is one bucket: a contiguous range of the arena's
+// gradients (the towers' other parameters are a few ranges each). As soon as the backward pass has left a
+// part for the last time, its bucket starts to travel; the kernels of the parts below run meanwhile
+// (communicator.h: on a GPU on another stream). Behind: the whole arena travels at once when all gradients
+// are there, and nothing runs beside it. Which one is faster is the links' doing, and is measured
+// (Overlap::automatic). Nothing is averaged: losses are shares already (autograd/ops.h).
 //
 //   DataParallel ranks(arena, communicator, {});
 //   ranks.begin_backward(parts);   // instead of the arena's; parts: how often each tower runs (--accum-freq)
@@ -14,7 +14,8 @@
 //
 // sharded (ZeRO-1): rank r needs the sums only where its shard of the arena lies, elements [r n, (r + 1) n)
 // of the flat buffers, n = elements / world: buckets are reduced to the rank, or the two ranks, that own
-// them, or the whole arena is reduce-scattered. share_values() then brings everybody's new values to everybody.
+// them, or the whole arena is reduce-scattered. share_values() then brings everybody's new values to
+// everybody.
 #pragma once
 
 #include <string>
@@ -26,8 +27,8 @@
 
 namespace switchback {
 
-// Do gradients travel beside the backward pass? `automatic`: where they are faster beside it, by the bandwidth
-// that an all-reduce has now, on these ranks (data_parallel.cpp has the arithmetic).
+// Do gradients travel beside the backward pass? `automatic`: where they are faster beside it, by the
+// bandwidth that an all-reduce has now, on these ranks (data_parallel.cpp has the arithmetic).
 enum class Overlap : uint8_t { automatic, on, off };
 Overlap find_overlap(const std::string& name);  // auto, on, off; else an error that names --overlap-reduce
 

@@ -146,8 +146,8 @@ Segments AdamW::shard_table() const {
   return table;
 }
 
-// rms_ of this rank's part of each tensor -> of the whole tensor. A tensor that lies in one shard alone has RMS 0
-// on all ranks but one, or is skipped, below 0, on all: the sum says it. One that is cut has
+// rms_ of this rank's part of each tensor -> of the whole tensor. A tensor that lies in one shard alone has
+// RMS 0 on all ranks but one, or is skipped, below 0, on all: the sum says it. One that is cut has
 //   sqrt(Σ_ranks count rms² / Σ_ranks count)
 // which goes through the host: S numbers, and the device waits; a step that does this is not captured.
 void AdamW::share_rms() {

@@ -16,7 +16,8 @@
 // captured and replayed, and the last one may come late:
 //   begin_step(rate)          on the host: t, β̂1, β̂2, written to the device
 //   update()                  kernel calls only, with the same addresses every time
-//   receive(step, numbers)    makes the report of what numbers() held after that step, wherever they were kept
+//   receive(step, numbers)    makes the report of what numbers() held after that step, wherever they were
+//                             kept
 // step() does all three and waits for the device.
 #pragma once
 
@@ -58,9 +59,9 @@ struct OptimizerReport {
 };
 
 // ZeRO-1: this rank updates elements [from, from + count) of the arena's flat buffers and keeps moments for
-// these alone; the other ranks have the others, as many each. Sums of squares and RMS are added up over ranks, also
-// of tensors that lie in several shards, so a step does what it does on one rank. Gradients must be reduced within
-// the shard (data_parallel.h), and new values are shared after update().
+// these alone; the other ranks have the others, as many each. Sums of squares and RMS are added up over
+// ranks, also of tensors that lie in several shards, so a step does what it does on one rank. Gradients must
+// be reduced within the shard (data_parallel.h), and new values are shared after update().
 struct OptimizerShard {
   Communicator* ranks = nullptr;  // null: one rank has it all
   int64_t from = 0, count = 0;
@@ -87,7 +88,8 @@ class AdamW {
   double rms_of(std::string_view name) const;  // of report(); negative when skipped or before the first step
 
   // Everything a checkpoint needs, by name and without the arena's padding or order:
-  //   optimizer.first.<parameter>, optimizer.second.<parameter>   the moments, of the parameter's shape, on the device
+  //   optimizer.first.<parameter>, optimizer.second.<parameter>   the moments, of the parameter's shape, on
+  //                                                               the device
   //   optimizer.step                                              () i64 on the host: steps done
   // The tensors share the optimizer's memory: writing into them restores it. With a shard they are copies,
   // made by all ranks together (everybody calls it); restore() brings what was written into them back.
