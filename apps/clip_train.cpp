@@ -115,7 +115,10 @@ int train(const TrainingOptions& options, const ClipConfig& config, Device devic
   TrainingStep step(clip, arena, optimizer, plan.global_batch / world.size(),
                     {training, static_cast<uint64_t>(progress.seed), options.accum_freq, options.eager, warn,
                      &ranks, &world.host(), parallel});
-  if (world.size() > 1) log.info(step.about_ranks());
+  if (world.size() > 1)
+    log.info(step.about_ranks());
+  else if (options.zero == 1 || options.reduce != "fp32" || options.overlap_reduce != "auto")
+    log.warning("--zero, --reduce and --overlap-reduce have no effect on one rank (--nproc starts several)");
   if (device.kind == Device::cuda) {
     step.rehearse();
     log.info(memory_plan(device));

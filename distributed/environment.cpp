@@ -126,9 +126,12 @@ int gpu_of_rank(const RankEnvironment& e, int visible) {
   if (e.local_rank < visible) return e.local_rank;
   if (visible == 1) return 0;
   const char* mask = std::getenv("CUDA_VISIBLE_DEVICES");
-  fail("rank ", e.rank, " is number ", e.local_rank, " on ", this_host(), ", which has ", visible, " GPUs",
-       mask ? concat(" (CUDA_VISIBLE_DEVICES=", mask, ")") : std::string(), ": start at most ", visible,
-       " ranks a host, one for each GPU");
+  const std::string note = mask ? concat(" (CUDA_VISIBLE_DEVICES=", mask, ")") : std::string();
+  if (visible == 0)
+    fail("rank ", e.rank, " sees no GPU on ", this_host(), note,
+         ": ask the scheduler for GPUs (srun --gpus-per-node), see that nvidia-smi lists them, or use --device cpu");
+  fail("rank ", e.rank, " is number ", e.local_rank, " on ", this_host(), ", which has ", visible, " GPUs", note,
+       ": start at most ", visible, " ranks a host, one for each GPU");
 }
 
 }  // namespace switchback

@@ -112,4 +112,5 @@ TEST_CASE("the GPU of a rank") {
   CHECK(gpu_of_rank(e, 1) == 0);  // a GPU of its own is all it sees
   e.local_rank = 3;
   CHECK(contains(error_of([&] { gpu_of_rank(e, 2); }), "has 2 GPUs"));
+  CHECK(contains(error_of([&] { gpu_of_rank(e, 0); }), "sees no GPU"));
 }
