@@ -118,10 +118,5 @@ int run(int argc, char** argv) {
 }  // namespace switchback
 
 int main(int argc, char** argv) {
-  try {
-    return switchback::run(argc, argv);
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "clip_features: %s\n", error.what());
-    return 1;
-  }
+  return switchback::run_program("clip_features", switchback::run, argc, argv);
 }

@@ -14,6 +14,7 @@
 
 #include "apps/evaluation_data.h"
 #include "apps/first_non_finite.h"
+#include "apps/flags.h"
 #include "apps/memory_plan.h"
 #include "apps/run_folder.h"
 #include "apps/run_setup.h"
@@ -357,10 +358,5 @@ int run(int argc, char** argv) {
 }  // namespace switchback
 
 int main(int argc, char** argv) {
-  try {
-    return switchback::run(argc, argv);
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "clip_train: %s\n", error.what());
-    return 1;
-  }
+  return switchback::run_program("clip_train", switchback::run, argc, argv);
 }

@@ -2,6 +2,9 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <cstdio>
+#include <exception>
+#include <new>
 
 #include "runtime/check.h"
 #include "runtime/suggest.h"
@@ -61,6 +64,17 @@ const CLI::Validator& not_negative() {
   return check;
 }
 
+int run_program(const char* program, int (*run)(int, char**), int argc, char** argv) {
+  try {
+    return run(argc, argv);
+  } catch (const std::bad_alloc&) {
+    std::fprintf(stderr, "%s: there is not enough memory for what is asked; are all sizes meant?\n", program);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "%s: %s\n", program, error.what());
+  }
+  return 1;
+}
+
 bool parse_flags(CLI::App& app, int argc, const char* const* argv) {
   std::vector<std::string> names;
   for (const CLI::Option* option : app.get_options())
@@ -72,6 +86,9 @@ bool parse_flags(CLI::App& app, int argc, const char* const* argv) {
   } catch (const CLI::CallForHelp& help) {
     app.exit(help);
     return false;
+  } catch (const CLI::ExtrasError&) {
+    fail("'", app.remaining().at(0), "' belongs to no flag (--help lists all); a value with braces, stars or spaces wants ",
+         "quotes: 'shards/{000..099}.tar'");
   } catch (const CLI::ParseError& error) {
     fail(error.what(), " (--help lists all flags)");
   }

@@ -367,10 +367,5 @@ int run(int argc, char** argv) {
 }  // namespace switchback
 
 int main(int argc, char** argv) {
-  try {
-    return switchback::run(argc, argv);
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "quantization_study: %s\n", error.what());
-    return 1;
-  }
+  return switchback::run_program("quantization_study", switchback::run, argc, argv);
 }

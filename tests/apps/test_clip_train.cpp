@@ -115,6 +115,7 @@ TEST_CASE("the log: open_clip's line, a JSONL twin whose first record is the con
 TEST_CASE("flags: unknown, ambiguous, malformed, out of range, contradictory") {
   Workshop w;
   check_fails(w.train("x", {"--bach-size", "3"}), {"unknown flag --bach-size", "--batch-size"});
+  check_fails(w.train("x", {"shards/1.tar"}), {"'shards/1.tar' belongs to no flag", "quotes"});
   check_fails(w.train("x", {"--val", "y"}), {"ambiguous", "--val-data", "--val-frequency"});
   check_fails(w.train("x", {"--batch-size", "many"}), {"--batch-size", "many"});
   check_fails(w.train("x", {"--batch-size", "0"}), {"--batch-size must be at least 1", "0"});
