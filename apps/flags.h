@@ -1,5 +1,5 @@
-// flags.h: what the programs' command lines have in common. Python argparse's conveniences on top of CLI11:
-// unambiguous prefixes of long flags, and unknown flags answered with the nearest name; and one line for every
+// flags.h: what the programs' command lines have in common: Python argparse's conveniences on top of CLI11
+// (unambiguous prefixes of long flags, and unknown flags answered with the nearest name), and one line for every
 // error.
 #pragma once
 
