@@ -1,6 +1,6 @@
 // flags.h: what the programs' command lines have in common: Python argparse's conveniences on top of CLI11
-// (unambiguous prefixes of long flags, and unknown flags answered with the nearest name), and one line for every
-// error.
+// (unambiguous prefixes of long flags, and unknown flags answered with the nearest name), and one line for
+// every error.
 #pragma once
 
 #include <string>
