@@ -16,6 +16,7 @@
 #include "models/flops.h"
 #include "models/interchange.h"
 #include "runtime/check.h"
+#include "runtime/program.h"
 
 namespace switchback {
 namespace {
@@ -48,13 +49,7 @@ int run(int argc, char** argv) {
   if (!parse_flags(app, argc, argv)) return 0;
 
   const StoredModel stored = StoredModel::find(from);
-  ClipConfig config;
-  if (!model.empty())
-    config = find_model(model);
-  else if (stored.config)
-    config = *stored.config;
-  else
-    config = find_model(recognise_model(stored.weights));
+  ClipConfig config = stored.config_or(model);
   if (image_size) config.vision.image_size = *image_size;
   if (context_length) config.text.context_length = *context_length;
   if (quick_gelu) config.quick_gelu = true;

@@ -14,6 +14,7 @@
 #include "models/interchange.h"
 #include "runtime/file.h"
 #include "runtime/parallel.h"
+#include "runtime/program.h"
 
 namespace switchback {
 namespace {

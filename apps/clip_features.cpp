@@ -16,6 +16,7 @@
 #include "models/interchange.h"
 #include "runtime/check.h"
 #include "runtime/parallel.h"
+#include "runtime/program.h"
 #include "runtime/safetensors.h"
 
 namespace switchback {
@@ -57,13 +58,7 @@ int run(int argc, char** argv) {
   if (threads > 0) set_cpu_threads(static_cast<int>(threads));
 
   const StoredModel stored = StoredModel::find(checkpoint);
-  ClipConfig config;
-  if (!model.empty())
-    config = find_model(model);
-  else if (stored.config)
-    config = *stored.config;
-  else
-    config = find_model(recognise_model(stored.weights));
+  ClipConfig config = stored.config_or(model);
   if (quick_gelu) config.quick_gelu = true;
 
   const SafetensorsFile inputs(input);

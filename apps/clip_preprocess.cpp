@@ -19,6 +19,7 @@
 #include "runtime/check.h"
 #include "runtime/file.h"
 #include "runtime/philox.h"
+#include "runtime/program.h"
 
 namespace switchback {
 namespace {

@@ -14,7 +14,6 @@
 
 #include "apps/evaluation_data.h"
 #include "apps/first_non_finite.h"
-#include "apps/flags.h"
 #include "apps/memory_plan.h"
 #include "apps/run_folder.h"
 #include "apps/run_setup.h"
@@ -30,6 +29,7 @@
 #include "optim/stable_adamw.h"
 #include "runtime/allocator.h"
 #include "runtime/parallel.h"
+#include "runtime/program.h"
 
 namespace switchback {
 namespace {

@@ -2,9 +2,6 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <cstdio>
-#include <exception>
-#include <new>
 
 #include "runtime/check.h"
 #include "runtime/suggest.h"
@@ -62,17 +59,6 @@ const CLI::Validator& positive() {
 const CLI::Validator& not_negative() {
   static const CLI::Validator check = number_check("NONNEGATIVE", "of 0 or more", [](double v) { return v >= 0; });
   return check;
-}
-
-int run_program(const char* program, int (*run)(int, char**), int argc, char** argv) {
-  try {
-    return run(argc, argv);
-  } catch (const std::bad_alloc&) {
-    std::fprintf(stderr, "%s: there is not enough memory for what is asked; are all sizes meant?\n", program);
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "%s: %s\n", program, error.what());
-  }
-  return 1;
 }
 
 bool parse_flags(CLI::App& app, int argc, const char* const* argv) {

@@ -1,6 +1,5 @@
-// flags.h: what the programs' command lines have in common: Python argparse's conveniences on top of CLI11
-// (unambiguous prefixes of long flags, and unknown flags answered with the nearest name), and one line for
-// every error.
+// flags.h: Python argparse's conveniences on top of CLI11, for all programs: unambiguous prefixes of long
+// flags, and unknown flags answered with the nearest name.
 #pragma once
 
 #include <string>
@@ -12,9 +11,6 @@ class Validator;
 }
 
 namespace switchback {
-
-// A program's main: run's exit status, or 1 after "program: what went wrong" on the standard error.
-int run_program(const char* program, int (*run)(int, char**), int argc, char** argv);
 
 // Parses argv. False after --help was printed. Errors are one line.
 bool parse_flags(CLI::App& app, int argc, const char* const* argv);

@@ -36,6 +36,7 @@
 #include "runtime/file.h"
 #include "runtime/parallel.h"
 #include "runtime/philox.h"
+#include "runtime/program.h"
 
 namespace switchback {
 namespace {

@@ -29,6 +29,7 @@
 #include "kernels/cuda/gemm_bf16.cuh"
 #include "kernels/cuda/gemm_plan.h"
 #include "kernels/cuda/gemm_weight_gradient.cuh"
+#include "runtime/program.h"
 
 using namespace switchback;
 using namespace switchback::cuda;
@@ -320,11 +321,4 @@ int run(int count, char** arguments) {
 
 }  // namespace
 
-int main(int count, char** arguments) {
-  try {
-    return run(count, arguments);
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "%s\n", error.what());
-    return 1;
-  }
-}
+int main(int count, char** arguments) { return run_program("bench_gemm", run, count, arguments); }

@@ -20,6 +20,7 @@
 #include "data/augment.h"
 #include "data/image.h"
 #include "runtime/check.h"
+#include "runtime/program.h"
 
 namespace {
 
@@ -104,11 +105,4 @@ int run(int argc, char** argv) {
 
 }  // namespace
 
-int main(int argc, char** argv) {
-  try {
-    return run(argc, argv);
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "bench_images: %s\n", error.what());
-    return 1;
-  }
-}
+int main(int argc, char** argv) { return run_program("bench_images", run, argc, argv); }

@@ -22,6 +22,7 @@
 #include "bench/clip_cases.h"
 #include "bench/whole_number.h"
 #include "runtime/parallel.h"
+#include "runtime/program.h"
 
 using namespace switchback;
 
@@ -185,11 +186,4 @@ int run(int count, char** arguments) {
 
 }  // namespace
 
-int main(int count, char** arguments) {
-  try {
-    return run(count, arguments);
-  } catch (const std::exception& e) {
-    std::fprintf(stderr, "bench_kernels: %s\n", e.what());
-    return 1;
-  }
-}
+int main(int count, char** arguments) { return run_program("bench_kernels", run, count, arguments); }

@@ -25,6 +25,7 @@
 #include "bench/whole_number.h"
 #include "kernels/recipe.h"
 #include "kernels/transfer.h"
+#include "runtime/program.h"
 
 using namespace switchback;
 
@@ -227,11 +228,4 @@ int run(int count, char** arguments) {
 
 }  // namespace
 
-int main(int count, char** arguments) {
-  try {
-    return run(count, arguments);
-  } catch (const std::exception& e) {
-    std::fprintf(stderr, "bench_linear: %s\n", e.what());
-    return 1;
-  }
-}
+int main(int count, char** arguments) { return run_program("bench_linear", run, count, arguments); }

@@ -23,6 +23,7 @@
 #include "data/sample_source.h"
 #include "data/tokenizer.h"
 #include "runtime/check.h"
+#include "runtime/program.h"
 
 namespace {
 
@@ -96,11 +97,4 @@ int run(int argc, char** argv) {
 
 }  // namespace
 
-int main(int argc, char** argv) {
-  try {
-    return run(argc, argv);
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "bench_loader: %s\n", error.what());
-    return 1;
-  }
-}
+int main(int argc, char** argv) { return run_program("bench_loader", run, argc, argv); }

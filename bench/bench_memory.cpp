@@ -13,6 +13,7 @@
 
 #include "bench/kept_memory.h"
 #include "runtime/check.h"
+#include "runtime/program.h"
 
 using namespace switchback;
 
@@ -51,11 +52,4 @@ int run(int count, char** arguments) {
 
 }  // namespace
 
-int main(int count, char** arguments) {
-  try {
-    return run(count, arguments);
-  } catch (const std::exception& e) {
-    std::fprintf(stderr, "bench_memory: %s\n", e.what());
-    return 1;
-  }
-}
+int main(int count, char** arguments) { return run_program("bench_memory", run, count, arguments); }

@@ -19,6 +19,7 @@
 #include "runtime/chart.h"
 #include "runtime/check.h"
 #include "runtime/file.h"
+#include "runtime/program.h"
 
 using namespace switchback;
 
@@ -134,11 +135,4 @@ int run(int count, char** arguments) {
 
 }  // namespace
 
-int main(int count, char** arguments) {
-  try {
-    return run(count, arguments);
-  } catch (const std::exception& e) {
-    std::fprintf(stderr, "bench_plot: %s\n", e.what());
-    return 1;
-  }
-}
+int main(int count, char** arguments) { return run_program("bench_plot", run, count, arguments); }

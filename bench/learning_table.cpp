@@ -7,6 +7,7 @@
 #include "bench/learning_results.h"
 #include "runtime/check.h"
 #include "runtime/file.h"
+#include "runtime/program.h"
 
 using namespace switchback;
 
@@ -29,11 +30,4 @@ int run(int count, char** arguments) {
 
 }  // namespace
 
-int main(int count, char** arguments) {
-  try {
-    return run(count, arguments);
-  } catch (const std::exception& e) {
-    std::fprintf(stderr, "learning_table: %s\n", e.what());
-    return 1;
-  }
-}
+int main(int count, char** arguments) { return run_program("learning_table", run, count, arguments); }

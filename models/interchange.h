@@ -31,6 +31,9 @@ struct StoredModel {
   std::optional<ClipConfig> config;  // where a config lies beside it
   PixelNormalization normalization;  // from the config; CLIP's otherwise
   static StoredModel find(const std::string& path);
+  // The config of the preset or model JSON `model`; when that is empty, the one beside the weights, else that
+  // of the preset that has their shapes.
+  ClipConfig config_or(const std::string& model) const;
 };
 
 // Fills a model's parameters from a file or folder. say: what was resized or filled in.

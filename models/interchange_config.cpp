@@ -199,6 +199,11 @@ ClipConfig parse_hugging_face_config(const std::string& text, const std::string&
   return c;
 }
 
+ClipConfig StoredModel::config_or(const std::string& model) const {
+  if (!model.empty()) return find_model(model);
+  return config ? *config : find_model(recognise_model(weights));
+}
+
 StoredModel StoredModel::find(const std::string& path) {
   StoredModel model;
   if (!fs::exists(path)) fail("there is no ", path, ": expected weights, or a folder of them");
