@@ -71,8 +71,8 @@ constexpr OpenClipFlag flags[] = {
     {"--distill-model", 1, refused, no_distillation},
     {"--distill-pretrained", 1, refused, no_distillation},
     {"--use-naflex", 0, refused, "images are squares of the model's size"},
-    {"--length-bucketing", 0, refused, "texts are padded to the model's context"},
-    {"--text-pad-multiple", 1, refused, "texts are padded to the model's context"},
+    {"--length-bucketing", 0, refused, "texts stop behind the longest caption of each batch as it comes"},
+    {"--text-pad-multiple", 1, refused, "texts stop at a multiple of 8 behind a batch's longest caption"},
 };
 
 }  // namespace
