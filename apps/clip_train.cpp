@@ -27,6 +27,7 @@
 #include "distributed/world.h"
 #include "models/flops.h"
 #include "optim/stable_adamw.h"
+#include "optim/update_in_backward.h"
 #include "runtime/allocator.h"
 #include "runtime/parallel.h"
 #include "runtime/program.h"
@@ -73,6 +74,9 @@ int train(const TrainingOptions& options, const ClipConfig& config, Device devic
   // ---- model and optimizer ----
   ParameterArena arena(dtype, device, static_cast<uint64_t>(options.seed));
   Clip clip(arena, config);
+  if (update_in_backward(options.optimizer_in_backward, world.size(), options.accum_freq,
+                         options.grad_clip_norm.value_or(0)))
+    arena.share_gradients();
   arena.allocate(options.zero ? world.size() : 1);
   prepare_parameters(options, config, arena, [&log](const std::string& line) { log.info(line); });
   Communicator& ranks = world.communicator(device);

@@ -157,6 +157,10 @@ void describe(Flags& f, TrainingOptions& o) {
   f.value("--wd-exclude", o.wd_exclude, "more names without decay (globs)");
   f.flag("--decay-clipped-rate", o.decay_clipped_rate, "decay with StableAdamW's clipped rate");
   f.value("--grad-clip-norm", o.grad_clip_norm, "clip the gradient to this global L2 norm");
+  f.value("--optimizer-in-backward", o.optimizer_in_backward,
+          "update each block as soon as its gradients are final, so that blocks share memory for them: on, "
+          "off, or auto (wherever it can be: on one rank, without --accum-freq and --grad-clip-norm); the "
+          "same results");
   f.value("--warmup", o.warmup, "steps of linear warm-up");
   f.value("--lr-scheduler", o.lr_scheduler, "cosine, const or const-cooldown");
   f.value("--epochs-cooldown", o.epochs_cooldown, "epochs of cool-down (const-cooldown)");
@@ -371,6 +375,7 @@ void check(TrainingOptions& o, std::vector<std::string>& notices) {
   at_least("--nproc", o.nproc, 1);
   if (o.zero != 0 && o.zero != 1) fail("--zero ", o.zero, ": 0 (off) or 1");
   one_of("--reduce", o.reduce, {"fp32", "bf16"});
+  one_of("--optimizer-in-backward", o.optimizer_in_backward, {"auto", "on", "off"});
   one_of("--overlap-reduce", o.overlap_reduce, {"auto", "on", "off"});
   for (double beta : {o.beta1, o.beta2})
     if (!(beta >= 0 && beta < 1)) fail("--beta1 and --beta2 must lie in [0, 1), got ", beta);

@@ -96,6 +96,7 @@ struct TrainingOptions {
   std::optional<int64_t> nproc;  // start this many processes, one per GPU of this host
   int64_t zero = 0;              // 1: moments sharded over ranks
   std::string reduce = "fp32";   // how gradients travel between ranks: fp32 or bf16
+  std::string optimizer_in_backward = "auto";  // on, off; auto: wherever it can be
   std::string overlap_reduce = "auto";  // beside the backward pass (on), behind it (off), or what is faster
   bool dry_run = false;
   bool eager = false;         // no CUDA graph: kernels are launched one by one

@@ -8,6 +8,7 @@
 #include "autograd/checkpoint.h"
 #include "kernels/transfer.h"
 #include "models/text_length.h"
+#include "optim/update_in_backward.h"
 #include "runtime/allocator.h"
 
 namespace switchback {
@@ -35,6 +36,8 @@ TrainingStep::TrainingStep(const Clip& clip, ParameterArena& arena, AdamW& optim
       dropout_{options_.seed, step_on_device_, ranks_.rank() * batch_size} {
   CHECK(options_.parts >= 1 && batch_size % options_.parts == 0, "a batch of ", batch_size, " in ",
         options_.parts, " parts");
+  CHECK(!arena.shares_gradients() || (options_.parts == 1 && ranks_.world_size() == 1),
+        "gradients of blocks share memory only on one rank and without parts");
   const ClipConfig& config = clip.config();
   if (config.vision.patch_dropout > 0) options_.clip.dropout = &dropout_;
   const MemoryContext memory("batch");
@@ -195,6 +198,8 @@ void TrainingStep::run_or_replay(Input& input) {
 void TrainingStep::run(const Input& input) {
   const MemoryContext memory("activations");
   Kernels& k = kernels(device_);
+  std::optional<UpdateInBackward> update;
+  if (arena_.shares_gradients()) update.emplace(arena_, optimizer_);
   parallel_.begin_backward(options_.parts);
   const Variable loss = forward(input.batch_images(), input.batch_tokens());
   k.cast(results_.part(0, {}), loss.value());
@@ -203,7 +208,7 @@ void TrainingStep::run(const Input& input) {
   tape().backward(loss);
   ranks_.all_reduce(results_.part(0, {2}));  // beside the last gradients, joined with them
   parallel_.finish_backward();
-  optimizer_.update();
+  update ? update->finish() : optimizer_.update();
   parallel_.share_values();
   clip_.clamp_logit_scale();
 }

@@ -69,7 +69,8 @@ class TrainingStep {
     DataParallel::Options parallel{};              // sharded: the optimizer has a shard, too
   };
 
-  // batch_size: rows of all parts together. The arena is allocated and may be changed between steps.
+  // batch_size: rows of all parts together. The arena is allocated and may be changed between steps. Where
+  // its gradients share memory, blocks are updated within the backward pass (optim/update_in_backward.h).
   TrainingStep(const Clip& clip, ParameterArena& arena, AdamW& optimizer, int64_t batch_size,
                Options options);
   ~TrainingStep();

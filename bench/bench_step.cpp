@@ -3,8 +3,8 @@
 //
 //   build/bench/bench_step --model ViT-B-32 --batch-size 1024 --device cuda --precision amp_bf16 [--steps 20]
 //     [--opt adamw|stableadamw] [--linear RECIPE] [--recompute none|gelu|cheap|blocks] [--layer-scale 0]
-//     [--eager] [--whole-last-block] [--text-length N] [--profile] [--budget] [--json FILE]
-//     [--nproc N [--zero 1] [--reduce bf16] [--overlap-reduce on|off]]
+//     [--eager] [--whole-last-block] [--text-length N] [--optimizer-in-backward off] [--profile] [--budget]
+//     [--json FILE] [--nproc N [--zero 1] [--reduce bf16] [--overlap-reduce on|off]]
 //
 // Prints the median step after three to warm up (two op by op, one to capture the graph; --eager captures
 // none), samples/s, the model's FLOPs per second (nominal: three forward passes, full context, all patches)
@@ -42,6 +42,7 @@
 #include "kernels/transfer.h"
 #include "models/text_length.h"
 #include "optim/stable_adamw.h"
+#include "optim/update_in_backward.h"
 #include "runtime/allocator.h"
 #include "runtime/parallel.h"
 #include "runtime/philox.h"
@@ -57,6 +58,7 @@ constexpr int warm_up_steps = 3;
 struct Options {
   std::string model = "mini-28", optimizer = "adamw", precision = "fp32", device = "cpu", json;
   std::string recompute = "none", linear = "standard", reduce = "fp32", overlap = "auto";
+  std::string in_backward = "auto";
   int64_t nproc = 0, zero = 0;
   std::optional<double> layer_scale;
   std::optional<int64_t> text_length;
@@ -76,6 +78,8 @@ bool parse(int argc, char** argv, Options& o) {
       ->capture_default_str();
   app.add_option("--device", o.device)->check(CLI::IsMember({"cpu", "cuda"}))->capture_default_str();
   app.add_option("--recompute", o.recompute, "none, gelu, cheap or blocks; gelu:8: in the first 8 blocks")->capture_default_str();
+  app.add_option("--optimizer-in-backward", o.in_backward, "update block by block: auto, on or off")
+      ->capture_default_str();
   app.add_option("--linear", o.linear, "recipe of the blocks' linears")->capture_default_str();
   app.add_option("--layer-scale", o.layer_scale, "initial value; without it there is no layer-scale");
   app.add_option("--json", o.json, "also append the figures to this file as a line");
@@ -184,6 +188,7 @@ int run(const Options& o, World& world, Device device) {
                                        find_overlap(o.overlap)};
   ParameterArena arena(o.precision == "fp32" ? DType::f32 : DType::bf16, device, 1);
   const Clip clip(arena, config);
+  if (update_in_backward(o.in_backward, world.size(), 1, 0)) arena.share_gradients();
   arena.allocate(parallel.sharded ? world.size() : 1);
   OptimizerShard shard;
   if (parallel.sharded) {
@@ -231,6 +236,7 @@ int run(const Options& o, World& world, Device device) {
   std::string mode = gpu ? captured ? "graph" : "eager" : "cpu";
   if (o.whole_last_block) mode += ", whole last block";
   if (o.text_length) mode += concat(", text ", text, " of ", config.text.context_length);
+  if (!arena.shares_gradients() && world.size() == 1) mode += ", optimizer behind backward";
   if (world.size() > 1)
     mode += concat(", ", world.size(), " ranks, reduction ", step.overlaps() ? "beside" : "behind", " backward");
   if (world.size() > 1 && o.reduce == "bf16") mode += ", bf16 reduction";
@@ -255,6 +261,7 @@ int run(const Options& o, World& world, Device device) {
                          {"samples_per_second", rate * world.size()},
                          {"ranks", world.size()},
                          {"zero", o.zero},
+                         {"optimizer_in_backward", arena.shares_gradients()},
                          {"reduce", o.reduce},
                          {"overlaps", step.overlaps()},
                          {"flops_per_sample", flops},

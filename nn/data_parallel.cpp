@@ -24,13 +24,6 @@ Overlap find_overlap(const std::string& name) {
   fail("--overlap-reduce is ", name, ": it must be auto, on or off");
 }
 
-std::string part_of(const std::string& parameter) {
-  const std::string blocks = ".resblocks.";
-  if (const size_t at = parameter.find(blocks); at != std::string::npos)
-    return parameter.substr(0, parameter.find('.', at + blocks.size()));
-  return parameter.starts_with("visual.") ? "visual" : "text";
-}
-
 DataParallel::DataParallel(ParameterArena& arena, Communicator& ranks, Options options)
     : arena_(arena), ranks_(ranks), options_(options) {
   const int64_t elements = arena.masters().size();

@@ -98,7 +98,4 @@ class DataParallel {
   Tensor rounded_;  // (elements) bf16, with Options::bf16
 };
 
-// The part of the model that a parameter belongs to: its block, else its tower ("visual" or "text").
-std::string part_of(const std::string& parameter);
-
 }  // namespace switchback

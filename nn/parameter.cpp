@@ -1,6 +1,7 @@
 #include "nn/parameter.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "autograd/tape.h"
 #include "kernels/transfer.h"
@@ -9,6 +10,13 @@
 
 namespace switchback {
 const std::string& Parameter::name() const { return value_->name; }
+
+std::string part_of(const std::string& parameter) {
+  const std::string blocks = ".resblocks.";
+  if (const size_t at = parameter.find(blocks); at != std::string::npos)
+    return parameter.substr(0, parameter.find('.', at + blocks.size()));
+  return parameter.starts_with("visual.") ? "visual" : "text";
+}
 
 ParameterArena::ParameterArena(DType values, Device device, uint64_t seed)
     : value_dtype_(values), device_(device), seed_(seed) {
@@ -23,7 +31,7 @@ Parameter ParameterArena::add(std::string name, Shape shape, Init init, bool ful
   p.value_->name = name;
   p.gradient_ = Gradient(shape, value_dtype_, device_, true);
   p.gradient_.node_->is_fixed = true;
-  segments_.push_back({std::move(name), shape, init, full_precision, 0, p});
+  segments_.push_back({std::move(name), shape, init, full_precision, 0, 0, p});
   weight_decay_.push_back(0);
   rate_scale_.push_back(1);
   return p;
@@ -66,10 +74,56 @@ int64_t ParameterArena::lay_out(int64_t shards) {
   return (compact + unit * shards - 1) / (unit * shards) * unit * shards;
 }
 
+void ParameterArena::share_gradients() {
+  CHECK(!masters_.defined(), "where gradients lie is decided before allocate()");
+  shares_gradients_ = true;
+}
+
+// Parts that share nothing come first, then the two buffers.
+int64_t ParameterArena::lay_out_gradients() {
+  for (size_t i = 0; i < segments_.size(); ++i) {
+    const std::string name = part_of(segments_[i].name);
+    if (parts_.empty() || parts_.back().name != name) {
+      const bool is_block = name != "visual" && name != "text";
+      CHECK(!is_block || std::ranges::find(parts_, name, &Part::name) == parts_.end(), "the parameters of ",
+            name, " do not follow each other");
+      parts_.push_back({name, {i, 0}, is_block});
+    }
+    ++parts_.back().range.count;
+  }
+  const auto elements_of = [this](const ParameterRange& r) {
+    const Segment& last = segments_[r.first + r.count - 1];
+    return last.from + padded(last) - segments_[r.first].from;
+  };
+  int64_t own = 0, largest = 0;
+  for (const Part& part : parts_)
+    if (part.shares)
+      largest = std::max(largest, elements_of(part.range));
+    else
+      own += elements_of(part.range);
+  int64_t next = 0;
+  bool second = false;
+  for (Part& part : parts_) {
+    const size_t first = part.range.first, count = part.range.count;
+    int64_t at = next;
+    if (part.shares)
+      at = std::exchange(second, !second) ? own + largest : own;
+    else
+      next += elements_of(part.range);
+    for (size_t i = first; i < first + count; ++i)
+      segments_[i].gradient_from = at + segments_[i].from - segments_[first].from;
+    part.range = range(first, count);
+  }
+  return own + 2 * largest;
+}
+
 void ParameterArena::allocate(int64_t shards) {
   CHECK(!masters_.defined(), "allocate() is called once");
   CHECK(shards >= 1, "the arena in ", shards, " shards");
+  CHECK(shards == 1 || !shares_gradients_, "gradients of blocks share memory on one rank only");
   const int64_t total = lay_out(shards);
+  for (Segment& s : segments_) s.gradient_from = s.from;
+  const int64_t gradients_total = shares_gradients_ ? lay_out_gradients() : total;
   const DType master_dtype = statistics_dtype(value_dtype_);
   Kernels& k = kernels(device_);
   MemoryContext context("parameters");
@@ -79,7 +133,7 @@ void ParameterArena::allocate(int64_t shards) {
   if (value_dtype_ != master_dtype) values_ = Tensor({total}, value_dtype_, device_);
   {
     MemoryContext gradients("gradients");
-    gradients_ = Tensor({total}, master_dtype, device_);
+    gradients_ = Tensor({gradients_total}, master_dtype, device_);
     k.fill(gradients_, 0);
   }
   // First values depend on the seed and the tensor's name alone, so every core draws tensors of its own: a
@@ -159,7 +213,7 @@ void ParameterArena::finish_backward() {
 
 void ParameterArena::finish_gradient(size_t segment) {
   Segment& s = segments_.at(segment);
-  if (!s.parameter.gradient_.node_->written) kernels(device_).fill(gradient_of(s), 0);
+  if (!std::exchange(s.parameter.gradient_.node_->written, true)) kernels(device_).fill(gradient_of(s), 0);
 }
 
 const ParameterArena::Segment* ParameterArena::find(std::string_view name) const {
@@ -196,6 +250,27 @@ Segments ParameterArena::table() {
     rate_table_ = to_device(Tensor::of<double>({count}, rate_scale_), device_);
   }
   return {ranges_table_, decay_table_, rate_table_};
+}
+
+ParameterRange ParameterArena::range(size_t first, size_t count) const {
+  CHECK(count > 0 && first + count <= segments_.size(), "a range of ", count, " parameters from ", first,
+        " of ", segments_.size());
+  const Segment &begin = segments_[first], &last = segments_[first + count - 1];
+  std::vector<int64_t> ranges;
+  for (size_t i = first; i < first + count; ++i) {
+    const Segment& s = segments_[i];
+    CHECK(s.gradient_from - begin.gradient_from == s.from - begin.from, "the gradients of ", begin.name,
+          " and ", s.name, " lie elsewhere");
+    ranges.insert(ranges.end(), {s.from - begin.from, s.shape.size()});
+  }
+  return {first, count, begin.from, last.from + padded(last) - begin.from, begin.gradient_from,
+          to_device(Tensor::of<int64_t>({static_cast<int64_t>(count), 2}, ranges), device_)};
+}
+
+Segments ParameterArena::table(const ParameterRange& range) {
+  table();
+  const auto first = static_cast<int64_t>(range.first), count = static_cast<int64_t>(range.count);
+  return {range.table, decay_table_.slice(first, count), rate_table_.slice(first, count)};
 }
 
 }  // namespace switchback

@@ -3,7 +3,8 @@
 //   masters    f32 (f64 in gradient checks)     what the optimizer updates
 //   values     the model's type                 what kernels read; the same memory as masters when the types
 //              agree
-//   gradients  the masters' type                written by backward passes through Variable::grad_sink
+//   gradients  the masters' type                written by backward passes through Variable::grad_sink; they
+//              lie like masters unless blocks share memory (share_gradients)
 //
 // Layers add their parameters in their constructors; allocate() then lays all of them out, in the order they
 // were added, and fills in their first values. Every parameter is a `segment` of the buffers that starts at a
@@ -33,6 +34,17 @@ class Parameter : public Variable {
   friend class ParameterArena;
 };
 
+// Consecutive parameters, one range of each flat buffer.
+struct ParameterRange {
+  size_t first = 0, count = 0;     // segments
+  int64_t from = 0, elements = 0;  // in masters and values, padding included
+  int64_t gradients_from = 0;      // in gradients
+  Tensor table;                    // (count, 2) i64 on the device: Segments::ranges, counted from `from`
+};
+
+// The part of the model that a parameter belongs to: its block, else its tower ("visual" or "text").
+std::string part_of(const std::string& parameter);
+
 class ParameterArena {
  public:
   static constexpr int64_t segment_alignment = 128;  // elements
@@ -42,7 +54,8 @@ class ParameterArena {
     Shape shape;
     Init init;
     bool full_precision = false;  // kernels read the master (logit_scale)
-    int64_t from = 0;             // first element in the flat buffers
+    int64_t from = 0;             // first element in masters and values
+    int64_t gradient_from = 0;    // in gradients
     Parameter parameter;
   };
 
@@ -55,6 +68,19 @@ class ParameterArena {
   // lies in two of them as long as that leaves at most a third of the buffers empty.
   void allocate(int64_t shards = 1);
   bool shards_cut_tensors(int64_t shards) const;
+  // Before allocate(): the gradients of all transformer blocks lie in two buffers in turns, as large as the
+  // largest block, for whoever is done with a block's gradients as soon as they are final
+  // (optim/update_in_backward.h). Two, because the op between two blocks writes gradients of both. One pass
+  // over each tower then (no accumulation), and afterwards gradients() holds those of few blocks.
+  void share_gradients();
+  bool shares_gradients() const { return shares_gradients_; }
+  // The arena in its parts: where gradients are shared, else empty.
+  struct Part {
+    std::string name;  // "visual.transformer.resblocks.3"; "visual" and "text" come several times
+    ParameterRange range;
+    bool shares = false;  // memory with other parts
+  };
+  const std::vector<Part>& parts() const { return parts_; }
 
   // A training step: begin_backward() before the first gradient is written, finish_backward() after the last
   // one. A parameter that took no part has gradient 0 then.
@@ -83,7 +109,7 @@ class ParameterArena {
   const std::deque<Segment>& segments() const { return segments_; }
   const Segment* find(std::string_view name) const;
   Tensor master_of(const Segment& s) const { return masters_.part(s.from, s.shape); }
-  Tensor gradient_of(const Segment& s) const { return gradients_.part(s.from, s.shape); }
+  Tensor gradient_of(const Segment& s) const { return gradients_.part(s.gradient_from, s.shape); }
 
   const Tensor& masters() const { return masters_; }
   const Tensor& values() const { return values_; }  // undefined when masters are the values
@@ -100,9 +126,14 @@ class ParameterArena {
   void freeze(size_t segment);
   Segments table();
 
+  // `count` parameters from `first` on, for an update of these alone (AdamW::update). Uploads its table.
+  ParameterRange range(size_t first, size_t count) const;
+  Segments table(const ParameterRange& range);
+
  private:
   static int64_t padded(const Segment& s);
   int64_t lay_out(int64_t shards);  // sets Segment::from; elements in all
+  int64_t lay_out_gradients();      // sets Segment::gradient_from and parts_; elements in all
 
   DType value_dtype_;
   Device device_;
@@ -119,6 +150,8 @@ class ParameterArena {
   Tensor masters_, values_, gradients_, largest_;
   PartListener listener_;
   Tensor ranges_table_, decay_table_, rate_table_;
+  bool shares_gradients_ = false;
+  std::vector<Part> parts_;
 };
 
 }  // namespace switchback

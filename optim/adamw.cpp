@@ -114,30 +114,51 @@ void AdamW::take_back_step() {
 }
 
 void AdamW::update() {
-  Kernels& k = kernels(arena_.device());
-  const Segments table = shard_table();
+  CHECK(!arena_.shares_gradients(), "gradients that share memory are used range by range");
   const auto part = [this](const Tensor& whole) {
     return whole.defined() ? whole.part(shard_.from, {shard_.count}) : whole;
   };
-  const Tensor masters = part(arena_.masters()), values = part(arena_.values()),
-               gradients = part(arena_.gradients());
-  k.gradient_statistics(sum_squares_, gradients, table);
+  // A shard's maxima are not those of whole tensors.
+  update({part(arena_.masters()), part(arena_.values()), part(arena_.gradients()), first_, second_,
+          sum_squares_, rms_, shard_.ranks ? Tensor() : arena_.largest(), shard_table()});
+  if (!shard_.ranks) finish_update();  // else after the values were shared
+}
+
+void AdamW::update(const ParameterRange& range) {
+  CHECK(!shard_.ranks && !(options_.update.max_gradient_norm > 0),
+        "an update in pieces needs all of the optimizer and no global norm");
+  const auto of_elements = [&](const Tensor& whole, int64_t from) {
+    return whole.defined() ? whole.part(from, {range.elements}) : whole;
+  };
+  const auto of_segments = [&](const Tensor& whole) {
+    return whole.defined() ? whole.slice(static_cast<int64_t>(range.first), static_cast<int64_t>(range.count))
+                           : whole;
+  };
+  update({of_elements(arena_.masters(), range.from), of_elements(arena_.values(), range.from),
+          of_elements(arena_.gradients(), range.gradients_from), of_elements(first_, range.from),
+          of_elements(second_, range.from), of_segments(sum_squares_), of_segments(rms_),
+          of_segments(arena_.largest()), arena_.table(range)});
+}
+
+void AdamW::finish_update() { arena_.prepare_weights(arena_.largest().defined()); }
+
+void AdamW::update(const Flat& f) {
+  Kernels& k = kernels(arena_.device());
+  k.gradient_statistics(f.sum_squares, f.gradients, f.table);
   if (shard_.ranks) {
-    shard_.ranks->all_reduce(sum_squares_);
+    shard_.ranks->all_reduce(f.sum_squares);
     shard_.ranks->join();
   }
-  // A shard's maxima are not those of whole tensors.
-  const Tensor largest = shard_.ranks ? Tensor() : arena_.largest();
   if (!options_.update.clip_update) {
-    k.adam_step(masters, values, first_, second_, rms_, gradients, sum_squares_, table, scalars_,
-                options_.update, largest);
+    k.adam_step(f.masters, f.values, f.first, f.second, f.rms, f.gradients, f.sum_squares, f.table, scalars_,
+                options_.update, f.largest);
     if (shard_.ranks) share_rms();  // for the report
   } else {
-    k.adam_moments(first_, second_, rms_, gradients, sum_squares_, table, scalars_, options_.update);
+    k.adam_moments(f.first, f.second, f.rms, f.gradients, f.sum_squares, f.table, scalars_, options_.update);
     if (shard_.ranks) share_rms();
-    k.adam_update(masters, values, first_, second_, rms_, table, scalars_, options_.update, largest);
+    k.adam_update(f.masters, f.values, f.first, f.second, f.rms, f.table, scalars_, options_.update,
+                  f.largest);
   }
-  if (!shard_.ranks) arena_.prepare_weights(largest.defined());  // else after the values were shared
 }
 
 Segments AdamW::shard_table() const {

@@ -34,6 +34,7 @@ namespace switchback {
 
 class Communicator;
 class ParameterArena;
+struct ParameterRange;
 
 struct AdamWOptions {
   double beta1 = 0.9, beta2 = 0.98;
@@ -79,6 +80,11 @@ class AdamW {
   void begin_step(double learning_rate);
   void take_back_step();  // the one that was begun did not happen
   void update();
+  // The same in pieces: ranges of whole tensors (ParameterArena::range) in any order, all of them, and then
+  // finish_update(). Same bits, for the update of a tensor asks for nothing of other tensors; unless a global
+  // norm clips, or the optimizer has a shard: not possible then.
+  void update(const ParameterRange& range);
+  void finish_update();
   // Of the last update, on the device: (2, S) of the masters' type, sums of squares of the gradients and RMS.
   const Tensor& numbers() const { return numbers_; }
   void receive(int64_t step, const Tensor& numbers);  // on the host
@@ -102,6 +108,13 @@ class AdamW {
   const AdamWOptions& options() const { return options_; }
 
  private:
+  // What one update works on: everything, a shard or a range
+  struct Flat {
+    Tensor masters, values, gradients, first, second;  // (elements)
+    Tensor sum_squares, rms, largest;                  // (segments)
+    Segments table;
+  };
+  void update(const Flat& flat);
   Segments shard_table() const;
   void share_rms();
 

@@ -15,6 +15,9 @@ TEST_CASE("same seed, same bits: two runs, one and four loader threads; another 
   CHECK(w.weights("one", 6) == w.weights("four", 6));
   CHECK(w.moments("one", 6) == w.moments("four", 6));
   CHECK(w.weights("one", 6) == w.weights("cores", 6));
+  REQUIRE_EQ(w.train("behind", {"--optimizer-in-backward", "off"}).status, 0);
+  CHECK(w.weights("one", 6) == w.weights("behind", 6));
+  CHECK(w.moments("one", 6) == w.moments("behind", 6));
   CHECK(w.weights("one", 6) != w.weights("seed", 6));
 }
 
@@ -30,7 +33,10 @@ TEST_CASE("6 steps are 3 steps, a kill, and 3 more, bitwise") {
   }
   const std::string checkpoints = w.path + "/logs/killed/checkpoints";
   fs::remove_all(w.checkpoint("killed", 6));  // it may have got that far before the signal
-  REQUIRE_EQ(w.train("killed", {"--opt", "stableadamw", "--resume", "latest", "--workers", "3"}).status, 0);
+  REQUIRE_EQ(w.train("killed", {"--opt", "stableadamw", "--resume", "latest", "--workers", "3",
+                                "--optimizer-in-backward", "off"})
+                 .status,
+             0);
   CHECK(w.weights("whole", 6) == w.weights("killed", 6));
   CHECK(w.moments("whole", 6) == w.moments("killed", 6));
   for (const auto& entry : fs::directory_iterator(checkpoints))

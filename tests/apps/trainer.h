@@ -10,6 +10,7 @@
 #include "kernels/transfer.h"
 #include "models/presets.h"
 #include "nn/parameter.h"
+#include "optim/groups.h"
 #include "optim/stable_adamw.h"
 #include "runtime/philox.h"
 
@@ -21,6 +22,9 @@ struct TrainerOptions {
   DType dtype = DType::f32;
   Device device = cpu_device;
   bool stable = false, siglip = false, eager = false;
+  bool in_backward = false;             // the optimizer's update
+  std::string linear = "standard";      // recipe
+  std::vector<std::string> frozen{};    // globs of parameters
   Recompute recompute = Recompute::none;
   double patch_dropout = 0, layer_scale = -1;  // below 0: none
   int64_t parts = 1;
@@ -43,7 +47,11 @@ struct Trainer {
 
   explicit Trainer(const TrainerOptions& o)
       : options(o), config(config_of(o)), arena(o.dtype, o.device, 1), clip(arena, config) {
+    if (o.in_backward) arena.share_gradients();
     arena.allocate();
+    for (size_t i = 0; i < arena.segments().size(); ++i)
+      for (const std::string& glob : o.frozen)
+        if (matches_glob(arena.segments()[i].name, glob)) arena.freeze(i);
     optimizer = std::make_unique<AdamW>(arena, o.stable ? stable_adamw() : AdamWOptions());
     TrainingStep::Options step_options;
     step_options.clip.recompute = o.recompute;
@@ -61,6 +69,7 @@ struct Trainer {
     if (o.layer_scale >= 0) c.vision.layer_scale = c.text.layer_scale = o.layer_scale;
     if (o.siglip) c.init_logit_bias = -10;
     c.whole_text = o.whole_text;
+    c.vision.linear = c.text.linear = o.linear;
     return c;
   }
   Tensor images(uint64_t number, int64_t size) const {

@@ -74,6 +74,39 @@ TEST_CASE("graph = op by op, bit for bit: mini-28 and mini-64") {
   check_graph({.model = "mini-64", .batch_size = 96, .dtype = DType::bf16, .patch_dropout = 0.25});
 }
 
+TEST_CASE("blocks updated within the backward pass: graph = op by op = updates behind it, bit for bit") {
+  if (no_gpu()) return;
+  const auto check = [](TrainerOptions options) {
+    CAPTURE(options.linear);
+    options.in_backward = true;
+    check_graph(options);
+    options.device = gpu;
+    Trainer within(options);
+    options.in_backward = false;
+    Trainer behind(options);
+    within.train(8);
+    behind.train(8);
+    CHECK(within.step->captured());
+    CHECK(within.losses() == behind.losses());
+    CHECK(within.bits() == behind.bits());
+    for (size_t i = 0; i < 8; ++i) {
+      CHECK(within.done[i].optimizer.rms == behind.done[i].optimizer.rms);
+      CHECK_EQ(within.done[i].optimizer.gradient_norm, behind.done[i].optimizer.gradient_norm);
+    }
+  };
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    check({.dtype = dtype});
+    check({.dtype = dtype, .stable = true, .layer_scale = 0.1});
+    check({.dtype = dtype, .recompute = Recompute::blocks, .layer_scale = 0.1});
+    check({.dtype = dtype, .frozen = {"*.0.mlp.*"}, .recompute = Recompute::cheap, .patch_dropout = 0.5});
+  }
+  for (const char* linear : {"standard", "switchback"})
+    for (const bool stable : {false, true}) {
+      check({.model = "mini-28", .batch_size = 64, .dtype = DType::bf16, .stable = stable, .linear = linear});
+      check({.model = "mini-64", .batch_size = 96, .dtype = DType::bf16, .stable = stable, .linear = linear});
+    }
+}
+
 TEST_CASE("texts of several lengths: a graph each, the same bits as op by op, the memory of the longest") {
   if (no_gpu()) return;
   for (const DType dtype : {DType::f32, DType::bf16})
