@@ -75,8 +75,8 @@ inline std::vector<std::function<OpCase()>> clip_cases(const ClipConfig& config,
   const LossSizes loss{batch, batch, 0, config.embed_dim};
   cases.push_back([=] { return contrastive_forward_case(loss); });
   cases.push_back([=] { return contrastive_backward_case(loss, false); });
-  cases.push_back([=] { return siglip_forward_case(loss); });
-  cases.push_back([=] { return siglip_backward_case(loss); });
+  cases.push_back([=] { return siglip_forward_case(tile_of(loss)); });
+  cases.push_back([=] { return siglip_backward_case(tile_of(loss)); });
   cases.push_back([=] { return gradient_statistics_case(arena_of(config)); });
   cases.push_back([=] { return adam_moments_case(arena_of(config), false); });
   cases.push_back([=] { return adam_update_case(arena_of(config)); });

@@ -17,6 +17,7 @@ class SingleRank final : public Communicator {
   void run_reduce_scatter(View, CView, Reduction) override {}
   void run_all_gather(View, CView) override {}
   void run_broadcast(View, int) override {}
+  void run_shift(View, CView) override {}
 };
 
 void copy(View to, CView from) {
@@ -72,6 +73,17 @@ void Communicator::all_gather(View all, CView own) {
 void Communicator::broadcast(View data, int root) {
   CHECK(root >= 0 && root < world_size_, "broadcast from rank ", root, " of ", world_size_);
   if (world_size_ > 1 && data.size() > 0) run_broadcast(data, root);
+}
+
+void Communicator::shift(View to, CView from) {
+  CHECK(to.dtype == from.dtype && to.size() == from.size(), "shift of ", from.dtype, " ", from.shape, " to ",
+        to.dtype, " ", to.shape);
+  CHECK(to.size() == 0 || to.data != from.data, "shift in place");
+  if (from.size() == 0) return;
+  if (world_size_ > 1)
+    run_shift(to, from);
+  else
+    copy(to, from);
 }
 
 Communicator& single_rank() {

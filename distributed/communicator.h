@@ -8,13 +8,15 @@
 //   reduce_scatter   own (n) = part `rank` of Σ over ranks of all (world n)
 //   all_gather       all (world n) = the own (n) of ranks 0, 1, ... one after the other
 //   broadcast        data = the root's
+//   shift            to (n) = from (n) of the rank before, in a ring: rank 0 gets the last one's
 //   barrier          nobody goes on before everybody has come
 //
 // `own` may be that part of `all` itself (in place); the two do not overlap otherwise. Sums on a CPU are
 // taken in order of ranks, so that they have the same bits on every rank and in every run.
 //
 // Order on a device: an operation starts after every kernel called before it, and may run beside kernels
-// called later; its data are not to be touched until join(). On a CPU it is done when the call returns.
+// called later; until join() what it writes is not to be touched, and what it only reads is not to be written
+// (nor freed). On a CPU it is done when the call returns.
 #pragma once
 
 #include <cstdint>
@@ -41,6 +43,7 @@ class Communicator {
   void reduce_scatter(View own, CView all, Reduction reduction = Reduction::sum);
   void all_gather(View all, CView own);
   void broadcast(View data, int root);
+  void shift(View to, CView from);
   virtual void barrier() {}
   // Kernels called from here on see the results of all operations so far.
   virtual void join() {}
@@ -52,6 +55,7 @@ class Communicator {
   virtual void run_reduce_scatter(View own, CView all, Reduction reduction) = 0;
   virtual void run_all_gather(View all, CView own) = 0;
   virtual void run_broadcast(View data, int root) = 0;
+  virtual void run_shift(View to, CView from) = 0;
 
   int rank_, world_size_;
 };

@@ -281,6 +281,21 @@ class NcclCommunicator final : public Communicator {
                            root, communicator, stream);
     });
   }
+  void run_shift(View to, CView from) override {
+    run("ncclSend and ncclRecv", from, [&](ncclComm_t communicator, cudaStream_t stream) {
+      const auto count = static_cast<size_t>(from.size());
+      const int next = (rank() + 1) % world_size(), before = (rank() + world_size() - 1) % world_size();
+      ncclResult_t result = ncclGroupStart();
+      if (result != ncclSuccess) return result;
+      const ncclResult_t sent =
+          ncclSend(from.data, count, nccl_type(from.dtype), next, communicator, stream);
+      const ncclResult_t received =
+          ncclRecv(to.data, count, nccl_type(to.dtype), before, communicator, stream);
+      result = ncclGroupEnd();  // what was begun must end, whatever the two say
+      const auto fine = [](ncclResult_t r) { return r == ncclSuccess || r == ncclInProgress; };
+      return !fine(sent) ? sent : !fine(received) ? received : result;
+    });
+  }
 
   Device device_;
   Communicator& host_;

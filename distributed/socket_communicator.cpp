@@ -8,9 +8,9 @@
 namespace switchback {
 namespace {
 
-enum class Operation : int32_t { all_reduce, reduce, reduce_scatter, all_gather, broadcast, barrier };
+enum class Operation : int32_t { all_reduce, reduce, reduce_scatter, all_gather, broadcast, shift, barrier };
 constexpr const char* operation_names[] = {"all_reduce", "reduce",    "reduce_scatter",
-                                           "all_gather", "broadcast", "barrier"};
+                                           "all_gather", "broadcast", "shift", "barrier"};
 
 // What a rank is about to do: all of them must say the same.
 struct Call {
@@ -175,6 +175,24 @@ class SocketCommunicator final : public Communicator {
       send(0, data.data, data.bytes());
     } else {
       receive(0, data.data, data.bytes());
+    }
+    end();
+  }
+
+  // Through rank 0, like everything here.
+  void run_shift(View to, CView from) override {
+    begin(Operation::shift, from, Reduction::sum, 0);
+    if (rank() == 0) {
+      const size_t bytes = from.bytes();
+      std::vector<char> others(bytes * static_cast<size_t>(world_size() - 1));
+      gather(others.data(), bytes);
+      send(1, from.data, bytes);
+      for (int r = 2; r < world_size(); ++r)
+        send(r, others.data() + static_cast<size_t>(r - 2) * bytes, bytes);
+      copy_bytes(to.data, others.data() + static_cast<size_t>(world_size() - 2) * bytes, bytes);
+    } else {
+      send(0, from.data, from.bytes());
+      receive(0, to.data, to.bytes());
     }
     end();
   }

@@ -159,16 +159,16 @@ KERNEL(contrastive_forward, (View loss, View image_lse, View text_lse, CView ima
 KERNEL(contrastive_backward, (Sink dimages, Sink dtexts, Sink dlogit_scale, CView dloss, CView images,
                               CView texts, CView all_images, CView all_texts, CView all_image_lse,
                               CView all_text_lse, CView logit_scale, int64_t first_row))
-// SigLIP: l_ij = exp(logit_scale) I_i·T_j + logit_bias, z_ij = +1 where i = j else -1.
-// loss = 1/N Σ_{i own} Σ_j softplus(-z_ij l_ij)
-KERNEL(siglip_forward, (View loss, CView images, CView texts, CView all_texts, CView logit_scale,
-                        CView logit_bias, int64_t first_row))
-// g_ij = -z_ij σ(-z_ij l_ij)/N · dloss; dimages_i = exp(s) Σ_j g_ij T_j, dtexts_i = exp(s) Σ_j g_ji I_j
-// (complete); dlogit_scale = Σ_{i own} Σ_j g_ij (l_ij - logit_bias), dlogit_bias = Σ_{i own} Σ_j g_ij (this
-// rank's shares)
-KERNEL(siglip_backward, (Sink dimages, Sink dtexts, Sink dlogit_scale, Sink dlogit_bias, CView dloss,
-                         CView images, CView texts, CView all_images, CView all_texts, CView logit_scale,
-                         CView logit_bias, int64_t first_row))
+// SigLIP, a tile of the batch's N x N pairs.  images (B, E), texts (C, E), N = batch
+//   l_ij = exp(logit_scale) I_i·T_j + logit_bias,  z_ij = +1 where j = i + match, else -1
+//   loss = 1/N Σ_i Σ_j softplus(-z_ij l_ij)
+KERNEL(siglip_forward, (Sink loss, CView images, CView texts, CView logit_scale, CView logit_bias,
+                        int64_t match, int64_t batch))
+// g_ij = -z_ij σ(-z_ij l_ij)/N · dloss:  dimages_i = exp(s) Σ_j g_ij T_j, dtexts_j = exp(s) Σ_i g_ij I_i,
+// dlogit_scale = Σ_i Σ_j g_ij (l_ij - logit_bias), dlogit_bias = Σ_i Σ_j g_ij
+KERNEL(siglip_backward,
+       (Sink dimages, Sink dtexts, Sink dlogit_scale, Sink dlogit_bias, CView dloss, CView images, CView texts,
+        CView logit_scale, CView logit_bias, int64_t match, int64_t batch))
 
 // ---- optimizer (over the whole arena at once) -------------------------------------------------------------
 // sum_squares (S) in R: Σ g² of each tensor, not finite when the tensor holds an Inf or a NaN

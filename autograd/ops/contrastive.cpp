@@ -1,5 +1,5 @@
-// contrastive: the two losses of a CLIP, over the batch of all ranks. Neither ever stores the N x N logits;
-// both save one or two numbers a row.
+// contrastive: the softmax loss of CLIP, over the batch of all ranks. The N x N logits are never stored; saved
+// are two numbers a row.
 //
 // Every rank has B rows of the N = world B. It takes its own rows against the columns of all, which gives its
 // share of the loss (shares add up) and, in the backward pass, the exact and complete gradient of its own
@@ -52,33 +52,6 @@ Variable contrastive_loss(const Variable& images, const Variable& texts, const V
 
 Variable contrastive_loss(const Variable& images, const Variable& texts, const Variable& logit_scale) {
   return contrastive_loss(images, texts, logit_scale, single_rank());
-}
-
-// images, texts (B, E) normalised, logit_scale (), logit_bias () -> loss (): this rank's share
-Variable siglip_loss(const Variable& images, const Variable& texts, const Variable& logit_scale,
-                     const Variable& logit_bias, Communicator& ranks) {
-  Kernels& k = kernels(images.device());
-  const int64_t first_row = ranks.rank() * images.shape()[0];
-  Tensor value({}, images.dtype(), images.device());
-  Tensor all_images = gathered(images.value(), ranks);  // (N, E); for the backward pass
-  Tensor all_texts = gathered(texts.value(), ranks);    // (N, E)
-  ranks.join();
-  k.siglip_forward(value, images.value(), texts.value(), all_texts, logit_scale.value(), logit_bias.value(),
-                   first_row);
-  Variable loss = result_of(std::move(value), images, texts, logit_scale, logit_bias);
-  tape().record("siglip_loss", loss,
-                [&k, images, texts, logit_scale, logit_bias, loss, all_images, all_texts, first_row] {
-                  Tensor dloss = loss.take_grad();
-                  k.siglip_backward(images.grad_sink(), texts.grad_sink(), logit_scale.grad_sink(),
-                                    logit_bias.grad_sink(), dloss, images.value(), texts.value(), all_images,
-                                    all_texts, logit_scale.value(), logit_bias.value(), first_row);
-                });
-  return loss;
-}
-
-Variable siglip_loss(const Variable& images, const Variable& texts, const Variable& logit_scale,
-                     const Variable& logit_bias) {
-  return siglip_loss(images, texts, logit_scale, logit_bias, single_rank());
 }
 
 }  // namespace switchback

@@ -21,7 +21,8 @@ void multiply_in_parallel(MatrixOut<R> c, bool accumulate, MatrixView<R> a, Matr
   parallel_for((m + rows - 1) / rows, 1, [&](int64_t first, int64_t last) {
     for (int64_t p = first; p < last; ++p) {
       const int64_t from = p * rows, count = std::min(rows, m - from);
-      multiply<R>({c.data + from * c.stride, c.stride}, accumulate, {a.data + from * a.stride, a.stride}, b,
+      const R* rows_of_a = a.data + from * (a.transposed ? 1 : a.stride);
+      multiply<R>({c.data + from * c.stride, c.stride}, accumulate, {rows_of_a, a.stride, a.transposed}, b,
                   count, n, k);
     }
   });
@@ -42,18 +43,23 @@ inline void put_scalar(const char* op, const Sink& sink, double value) {
   });
 }
 
-// This rank's rows (B, E) and everybody's (N, E); own row i is global row first_row + i.
+// Rows (own, E) against columns (all, E).
 struct PairSizes {
   int64_t own, all, width;
 };
-inline PairSizes pair_sizes(const char* op, const CView& images, const CView& texts, const CView& all_texts,
-                            int64_t first_row) {
+inline PairSizes pair_sizes(const char* op, const CView& images, const CView& texts) {
   CHECK(images.dtype == DType::f64 || images.dtype == DType::f32, op, ": images are ", images.dtype,
         ", they must be f32 or f64");
-  const PairSizes s{images.rows(), all_texts.rows(), images.cols()};
+  const PairSizes s{images.rows(), texts.rows(), images.cols()};
   check_place(op, "images", images, images.dtype);
+  check_matrix(op, "the columns' texts", texts, s.all, s.width, images.dtype);
+  return s;
+}
+// This rank's rows (B, E) and everybody's (N, E); own row i is global row first_row + i.
+inline PairSizes pair_sizes(const char* op, const CView& images, const CView& texts, const CView& all_texts,
+                            int64_t first_row) {
+  const PairSizes s = pair_sizes(op, images, all_texts);
   check_matrix(op, "texts", texts, s.own, s.width, images.dtype);
-  check_matrix(op, "all_texts", all_texts, s.all, s.width, images.dtype);
   CHECK(first_row >= 0 && first_row + s.own <= s.all, op, ": own rows ", first_row, " to ", first_row + s.own,
         " of ", all_texts.shape);
   return s;

@@ -20,28 +20,39 @@ struct PairSizes {
     return std::clamp<int64_t>(block_elements / std::max<int64_t>(1, all), 1, std::max<int64_t>(1, own));
   }
 };
+// Rows (own, E) against columns (all, E).
+inline PairSizes pair_sizes(const char* op, const CView& images, const CView& texts) {
+  const PairSizes s{images.rows(), texts.rows(), images.cols()};
+  check_place(op, "images", images, DType::f32);
+  check_matrix(op, "the columns' texts", texts, s.all, s.width, DType::f32);
+  CHECK(s.own > 0 && s.all > 0 && s.width > 0, op, ": images are ", images.shape, ", texts ", texts.shape);
+  return s;
+}
+// This rank's rows (B, E) and everybody's (N, E); own row i is global row first_row + i.
 inline PairSizes pair_sizes(const char* op, const CView& images, const CView& texts, const CView& all_texts,
                             int64_t first_row) {
-  const PairSizes s{images.rows(), all_texts.rows(), images.cols()};
-  check_place(op, "images", images, DType::f32);
+  const PairSizes s = pair_sizes(op, images, all_texts);
   check_matrix(op, "texts", texts, s.own, s.width, DType::f32);
-  check_matrix(op, "all_texts", all_texts, s.all, s.width, DType::f32);
   CHECK(first_row >= 0 && first_row + s.own <= s.all, op, ": own rows ", first_row, " to ", first_row + s.own,
         " of ", all_texts.shape);
-  CHECK(s.own > 0 && s.width > 0, op, ": images are ", images.shape);
   return s;
 }
 
-// c (m, n) = [c +] a b or a bᵀ
-inline void multiply(const CudaKernels& k, float* c, bool accumulate, const float* a, const float* b,
-                     bool b_transposed, int64_t m, int64_t n, int64_t inner) {
+struct Factor {
+  const float* data;
+  bool transposed = false;
+};
+// c (m, n) = [c +] a b
+inline void multiply(const CudaKernels& k, float* c, bool accumulate, Factor a, Factor b, int64_t m,
+                     int64_t n, int64_t inner) {
   GemmProblem p;
   p.m = m;
   p.n = n;
   p.k = inner;
-  p.b_transposed = b_transposed;
+  p.a_transposed = a.transposed;
+  p.b_transposed = b.transposed;
   p.accumulate = accumulate;
-  CHECK(k.products().multiply(p, c, a, b), "contrastive loss: cuBLASLt has no product for ",
+  CHECK(k.products().multiply(p, c, a.data, b.data), "contrastive loss: cuBLASLt has no product for ",
         Shape{m, n, inner});
 }
 
@@ -54,7 +65,7 @@ void for_logit_blocks(const CudaKernels& k, const CView& own, const CView& all, 
   const Tensor block = k.scratch({block_rows, s.all});
   for (int64_t from = 0; from < s.own; from += block_rows) {
     const int64_t rows = std::min(block_rows, s.own - from);
-    multiply(k, data<float>(block), false, data<float>(own) + from * s.width, data<float>(all), true, rows,
+    multiply(k, data<float>(block), false, {data<float>(own) + from * s.width}, {data<float>(all), true}, rows,
              s.all, s.width);
     each(from, rows, data<float>(block));
   }
@@ -65,7 +76,7 @@ void for_logit_blocks(const CudaKernels& k, const CView& own, const CView& all, 
 inline void block_gradient(const CudaKernels& k, const Sink& sink, int64_t from, int64_t rows,
                            const float* block, const CView& all, const PairSizes& s) {
   if (sink)
-    multiply(k, data<float>(sink.to) + from * s.width, sink.accumulate, block, data<float>(all), false, rows,
+    multiply(k, data<float>(sink.to) + from * s.width, sink.accumulate, {block}, {data<float>(all)}, rows,
              s.width, s.all);
 }
 

@@ -91,8 +91,8 @@ inline std::vector<OpCase> wide_cases() {
   for (const LossSizes& s : {LossSizes{257, 257, 0, 64}, LossSizes{129, 129, 0, 72}}) {
     all.push_back(contrastive_forward_case(s));
     all.push_back(contrastive_backward_case(s));
-    all.push_back(siglip_forward_case(s));
-    all.push_back(siglip_backward_case(s));
+    all.push_back(siglip_forward_case(tile_of(s)));
+    all.push_back(siglip_backward_case(tile_of(s)));
   }
   // The borders of a warp's 256 columns and of the 1792 that one sweep takes, and so many rows that the
   // blocks that stay on the GPU take several each.

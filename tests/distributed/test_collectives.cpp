@@ -98,6 +98,15 @@ void check_collectives(Communicator& c, int64_t n) {
     c.broadcast(t, root);
     for (int64_t i = 0; i < n; ++i) right &= at<T>(t, i) == at<T>(data_of<T>(root, n), i);
   }
+  for (int64_t times = 1; times <= world; ++times) {  // once around the ring
+    Tensor from = data_of<T>(rank, n), to({n}, dtype_of<T>);
+    for (int64_t i = 0; i < times; ++i) {
+      c.shift(to, from);
+      std::swap(to, from);
+    }
+    const int owner = static_cast<int>((rank - times + world) % world);
+    for (int64_t i = 0; i < n; ++i) right &= at<T>(from, i) == at<T>(data_of<T>(owner, n), i);
+  }
   c.barrier();
   if (!right) fail("wrong results on rank ", rank, " of ", world, " in ", dtype_of<T>, ", ", n, " elements");
 }

@@ -74,6 +74,7 @@ class Deaf final : public Communicator {
   void run_reduce_scatter(View own, CView all, Reduction r) override { ranks_.reduce_scatter(own, all, r); }
   void run_all_gather(View all, CView own) override { ranks_.all_gather(all, own); }
   void run_broadcast(View data, int root) override { ranks_.broadcast(data, root); }
+  void run_shift(View to, CView from) override { ranks_.shift(to, from); }
   Communicator& ranks_;
 };
 

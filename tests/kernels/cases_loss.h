@@ -158,58 +158,89 @@ inline OpCase contrastive_backward_case(const LossSizes& s, bool with_definition
   };
 }
 
-inline OpCase siglip_forward_case(const LossSizes& s) {
+// A tile of the batch's pairs: some images against some texts.
+struct TileSizes {
+  int64_t batch, first_row, rows, first_column, columns, width;  // N; B images, C texts
+};
+// Own rows against all columns, as the other loss has them.
+inline TileSizes tile_of(const LossSizes& s) { return {s.all, s.first_row, s.own, 0, s.all, s.width}; }
+
+inline std::vector<Operand> tile_operands(const TileSizes& s) {
+  const Operand images = random_unit_rows("all_images", s.batch, s.width),
+                texts = random_unit_rows("all_texts", s.batch, s.width);
+  const auto part = [&](const std::string& name, const Operand& all, int64_t from, int64_t count) {
+    const auto first = all.values.begin() + from * s.width;
+    return given(name, {count, s.width}, Array(first, first + count * s.width), Operand::statistics);
+  };
+  return {part("images", images, s.first_row, s.rows), part("texts", texts, s.first_column, s.columns),
+          given("logit_scale", {}, {std::log(1 / 0.07)}, Operand::statistics),
+          given("logit_bias", {}, {-3}, Operand::statistics)};
+}
+inline std::string tile_name(const char* op, const TileSizes& s) {
+  return concat(op, " rows ", s.first_row, " to ", s.first_row + s.rows, ", columns ", s.first_column, " to ",
+                s.first_column + s.columns, " of ", Shape{s.batch, s.width});
+}
+// Calls f(i, j, z_ij, e^s I_i·T_j) for all pairs of the tile.
+template <class F>
+void for_pairs(Arrays& x, const TileSizes& s, F&& f) {
+  for (int64_t i = 0; i < s.rows; ++i)
+    for (int64_t j = 0; j < s.columns; ++j) {
+      double dot = 0;
+      for (int64_t c = 0; c < s.width; ++c) dot += x["images"][i * s.width + c] * x["texts"][j * s.width + c];
+      f(i, j, s.first_row + i == s.first_column + j ? 1.0 : -1.0, std::exp(x["logit_scale"][0]) * dot);
+    }
+}
+
+inline OpCase siglip_forward_case(const TileSizes& s) {
   return {
-      .name = loss_name("siglip_forward", s),
-      .operands = join(loss_operands(s), {given("logit_bias", {}, {-3}, Operand::statistics),
-                                          output("loss", {}, Operand::statistics)}),
+      .name = tile_name("siglip_forward", s),
+      .operands = join(tile_operands(s), {sink("loss", {}, Operand::statistics)}),
       .call =
           [=](const Bound& x) {
-            x.k.siglip_forward(x("loss"), x("images"), x("texts"), x("all_texts"), x("logit_scale"),
-                               x("logit_bias"), s.first_row);
+            x.k.siglip_forward(x.sink("loss"), x("images"), x("texts"), x("logit_scale"), x("logit_bias"),
+                               s.first_row - s.first_column, s.batch);
           },
       .define =
           [=](Arrays& x) {
-            const Array logits =
-                logits_of(x["all_images"], x["all_texts"], s, x["logit_scale"][0], x["logit_bias"][0]);
-            for (int64_t i = s.first_row; i < s.first_row + s.own; ++i)
-              for (int64_t j = 0; j < s.all; ++j)
-                x["loss"][0] += std::log(1 + std::exp((i == j ? -1 : 1) * logits[i * s.all + j])) /
-                                static_cast<double>(s.all);
+            for_pairs(x, s, [&](int64_t, int64_t, double z, double cosine) {
+              x["loss"][0] += std::log(1 + std::exp(-z * (cosine + x["logit_bias"][0]))) /
+                              static_cast<double>(s.batch);
+            });
           },
-      .flops = loss_flops(s, 1),
+      .flops = 2.0 * static_cast<double>(s.rows * s.columns * s.width),
       .tolerance_bf16 = 3e-6,
   };
 }
 
-inline OpCase siglip_backward_case(const LossSizes& s) {
+inline OpCase siglip_backward_case(const TileSizes& s) {
   return {
-      .name = loss_name("siglip_backward", s),
-      .operands = join(loss_gradient_operands(s), {given("logit_bias", {}, {-3}, Operand::statistics),
-                                                   sink("dlogit_bias", {}, Operand::statistics)}),
+      .name = tile_name("siglip_backward", s),
+      .operands = join(tile_operands(s), {given("dloss", {}, {0.75}, Operand::statistics),
+                                          sink("dimages", {s.rows, s.width}, Operand::statistics),
+                                          sink("dtexts", {s.columns, s.width}, Operand::statistics),
+                                          sink("dlogit_scale", {}, Operand::statistics),
+                                          sink("dlogit_bias", {}, Operand::statistics)}),
       .call =
           [=](const Bound& x) {
             x.k.siglip_backward(x.sink("dimages"), x.sink("dtexts"), x.sink("dlogit_scale"),
-                                x.sink("dlogit_bias"), x("dloss"), x("images"), x("texts"), x("all_images"),
-                                x("all_texts"), x("logit_scale"), x("logit_bias"), s.first_row);
+                                x.sink("dlogit_bias"), x("dloss"), x("images"), x("texts"), x("logit_scale"),
+                                x("logit_bias"), s.first_row - s.first_column, s.batch);
           },
       .define =
           [=](Arrays& x) {
-            const double bias = x["logit_bias"][0];
-            const Array logits = logits_of(x["all_images"], x["all_texts"], s, x["logit_scale"][0], bias);
-            Array g(s.all * s.all);
-            for (int64_t i = 0; i < s.all; ++i)
-              for (int64_t j = 0; j < s.all; ++j) {
-                const double l = logits[i * s.all + j], z = i == j ? 1 : -1;
-                double& g_ij = g[i * s.all + j];
-                g_ij = -z / (1 + std::exp(z * l)) / static_cast<double>(s.all) * x["dloss"][0];
-                if (i < s.first_row || i >= s.first_row + s.own) continue;
-                x["dlogit_scale"][0] += g_ij * (l - bias);
-                x["dlogit_bias"][0] += g_ij;
+            const double scale = std::exp(x["logit_scale"][0]);
+            for_pairs(x, s, [&](int64_t i, int64_t j, double z, double cosine) {
+              const double g = -z / (1 + std::exp(z * (cosine + x["logit_bias"][0]))) /
+                               static_cast<double>(s.batch) * x["dloss"][0];
+              for (int64_t c = 0; c < s.width; ++c) {
+                x["dimages"][i * s.width + c] += scale * g * x["texts"][j * s.width + c];
+                x["dtexts"][j * s.width + c] += scale * g * x["images"][i * s.width + c];
               }
-            define_feature_gradients(x, g, s);
+              x["dlogit_scale"][0] += g * cosine;
+              x["dlogit_bias"][0] += g;
+            });
           },
-      .flops = loss_flops(s, 4),
+      .flops = 6.0 * static_cast<double>(s.rows * s.columns * s.width),
       .tolerance_f32 = 2e-5,
       .tolerance_bf16 = 2e-5,
   };

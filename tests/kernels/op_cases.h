@@ -74,6 +74,11 @@ inline std::vector<OpCase> op_cases() {
                              LossSizes{130, 33, 65, 20}, LossSizes{300, 300, 0, 16}}) {
     cases.push_back(contrastive_forward_case(s));
     cases.push_back(contrastive_backward_case(s));
+  }
+  for (const TileSizes& s :
+       {TileSizes{7, 2, 3, 0, 7, 8}, TileSizes{3, 0, 3, 0, 3, 8}, TileSizes{15, 0, 15, 0, 15, 33},
+        TileSizes{130, 65, 33, 0, 130, 20}, TileSizes{300, 0, 300, 0, 300, 16}, TileSizes{64, 32, 32, 0, 32, 24},
+        TileSizes{64, 0, 32, 32, 32, 24}, TileSizes{70, 5, 40, 20, 50, 17}, TileSizes{400, 0, 290, 285, 115, 8}}) {
     cases.push_back(siglip_forward_case(s));
     cases.push_back(siglip_backward_case(s));
   }
@@ -135,8 +140,8 @@ inline std::vector<OpCase> speed_cases() {
   for (const LossSizes& s : {LossSizes{256, 256, 0, 128}, LossSizes{2048, 2048, 0, 256}}) {
     cases.push_back(contrastive_forward_case(s));
     cases.push_back(contrastive_backward_case(s, false));
-    cases.push_back(siglip_forward_case(s));
-    cases.push_back(siglip_backward_case(s));
+    cases.push_back(siglip_forward_case(tile_of(s)));
+    cases.push_back(siglip_backward_case(tile_of(s)));
   }
   const Arena arena{{200000, 147456, 147456, 1000, 600000, 400000, 192, 768}, {}};
   cases.push_back(gradient_statistics_case(arena));
