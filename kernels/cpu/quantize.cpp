@@ -195,6 +195,21 @@ void CpuKernels::quantize_weights(std::span<const WeightCodes> weights, Format f
     quantize(w.codes, w.transposed, w.scale, w.w, w.largest, format, Granularity::tensor);
 }
 
+void CpuKernels::transpose_codes(std::span<const WeightCodes> weights) {
+  const char* op = "transpose_codes";
+  for (const WeightCodes& w : weights) {
+    const int64_t rows = w.codes.rows(), cols = w.codes.cols();
+    CHECK(size_of(w.codes.dtype) == 1, op, ": codes of ", w.codes.dtype);
+    check_place(op, "codes", w.codes, w.codes.dtype);
+    check_matrix(op, "transposed", w.transposed, cols, rows, w.codes.dtype);
+    const auto* from = static_cast<const uint8_t*>(w.codes.data);
+    auto* to = static_cast<uint8_t*>(w.transposed.data);
+    for_rows(cols, rows, [=](int64_t c) {
+      for (int64_t row = 0; row < rows; ++row) to[c * rows + row] = from[row * cols + c];
+    });
+  }
+}
+
 void CpuKernels::dequantize(View x, CView codes, CView scale, Format format, Granularity by) {
   const char* op = "dequantize";
   const int64_t rows = x.rows(), cols = x.cols();

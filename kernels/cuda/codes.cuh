@@ -110,6 +110,15 @@ __device__ __forceinline__ void store_codes(uint8_t* to, uint2 codes, int64_t va
   }
 }
 
+__device__ __forceinline__ uint2 load_codes(const uint8_t* from, int64_t valid) {
+  if (valid >= 8 && reinterpret_cast<uintptr_t>(from) % 8 == 0) return *reinterpret_cast<const uint2*>(from);
+  uint32_t word[2] = {0, 0};
+#pragma unroll
+  for (int i = 0; i < 8; ++i)
+    if (i < valid) word[i / 4] |= static_cast<uint32_t>(from[i]) << (8 * (i % 4));
+  return {word[0], word[1]};
+}
+
 template <Format format>
 __device__ __forceinline__ float value_of_code(uint8_t code) {
   if constexpr (format == Format::int8)

@@ -46,6 +46,39 @@ __device__ __forceinline__ void transpose_bytes(uint32_t (&out)[4], const uint32
   out[3] = __byte_perm(high01, high23, 0x7632);
 }
 
+using TileWords = uint32_t[tile][tile / 4 + 1];  // codes of a tile by rows, four in a word
+
+// Of the tile's codes, once all of them are in `words`: transposed (cols, padded).
+__device__ __forceinline__ void store_transposed(uint8_t* transposed, int64_t padded, const TileWords& words,
+                                                 int64_t cols, int64_t first_row, int64_t first_column) {
+  const int r = threadIdx.x % 16 * 4, c = threadIdx.x / 16 * 4;
+  const uint32_t in[4] = {words[r][c / 4], words[r + 1][c / 4], words[r + 2][c / 4], words[r + 3][c / 4]};
+  uint32_t out[4];
+  transpose_bytes(out, in);
+  const int64_t row = first_row + r;
+#pragma unroll
+  for (int e = 0; e < 4; ++e) {
+    const int64_t column = first_column + c + e;
+    if (column < cols && row < padded) store_word(transposed + column * padded + row, out[e], padded - row);
+  }
+}
+
+// A tile of codes (rows, cols) the other way round: (cols, rows).
+__device__ __forceinline__ void transpose_tile(uint8_t* transposed, const uint8_t* codes, int64_t rows,
+                                               int64_t cols, int64_t first_row, int64_t first_column) {
+  __shared__ TileWords words;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int r = threadIdx.x / 8 + 32 * half, c = threadIdx.x % 8 * group;
+    const int64_t row = first_row + r, column = first_column + c;
+    const uint2 code = load_codes(codes + row * cols + column, row < rows ? cols - column : 0);
+    words[r][c / 4] = code.x;
+    words[r][c / 4 + 1] = code.y;
+  }
+  __syncthreads();
+  store_transposed(transposed, rows, words, cols, first_row, first_column);
+}
+
 // A tile of x (rows, cols) by a block of 256 threads. Codes beyond the last row are 0: they pad `transposed`
 // (cols, padded).
 template <Format format, class T>
@@ -53,7 +86,7 @@ __device__ __forceinline__ void quantize_tile(uint8_t* codes, uint8_t* transpose
                                               int64_t rows, int64_t cols, const Scales& scales,
                                               int64_t first_row, int64_t first_column) {
   __shared__ float inverses[tile];  // of the tile's rows, or of its columns
-  __shared__ uint32_t words[tile][tile / 4 + 1];
+  __shared__ TileWords words;
   const bool by_column = scales.by == Granularity::column;
   if (threadIdx.x < tile) {
     const int64_t row = first_row + (by_column ? 0 : threadIdx.x),
@@ -76,16 +109,7 @@ __device__ __forceinline__ void quantize_tile(uint8_t* codes, uint8_t* transpose
   }
   if (!transposed) return;
   __syncthreads();
-  const int r = threadIdx.x % 16 * 4, c = threadIdx.x / 16 * 4;
-  const uint32_t in[4] = {words[r][c / 4], words[r + 1][c / 4], words[r + 2][c / 4], words[r + 3][c / 4]};
-  uint32_t out[4];
-  transpose_bytes(out, in);
-  const int64_t row = first_row + r;
-#pragma unroll
-  for (int e = 0; e < 4; ++e) {
-    const int64_t column = first_column + c + e;
-    if (column < cols && row < padded) store_word(transposed + column * padded + row, out[e], padded - row);
-  }
+  store_transposed(transposed, padded, words, cols, first_row, first_column);
 }
 
 }  // namespace switchback::cuda

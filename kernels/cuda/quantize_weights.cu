@@ -1,7 +1,7 @@
 // quantize_weights.cu: all weights of a model to codes, as they lie and transposed, one scale each: two
 // launches for every 48 weights, once a step. The first sweep finds the scales, the second one writes; 10
 // bytes a weight move. Where whoever wrote the weights (the optimizer) knows their maxima there is no first
-// sweep: 6 bytes.
+// sweep: 6 bytes. Codes that came from another rank are only transposed: 2 bytes.
 #include "kernels/cuda/quantize_tile.cuh"
 
 namespace switchback::cuda {
@@ -64,7 +64,39 @@ __global__ void __launch_bounds__(256) quantize_weight_tiles(const __grid_consta
                         static_cast<int64_t>(own / across) * tile, static_cast<int64_t>(own % across) * tile);
 }
 
+__global__ void __launch_bounds__(256) transpose_code_tiles(const __grid_constant__ WeightTable t) {
+  const int i = entry_of(t, [](const WeightTable::Entry& e) { return e.first_tile; });
+  const WeightTable::Entry& e = t.of[i];
+  const int own = blockIdx.x - e.first_tile, across = (e.cols + tile - 1) / tile;
+  transpose_tile(e.transposed, e.codes, e.rows, e.cols, static_cast<int64_t>(own / across) * tile,
+                 static_cast<int64_t>(own % across) * tile);
+}
+
 }  // namespace
+
+void CudaKernels::transpose_codes(std::span<const WeightCodes> weights) {
+  const char* op = "transpose_codes";
+  for (size_t from = 0; from < weights.size(); from += WeightTable::most) {
+    WeightTable table;
+    for (const WeightCodes& w :
+         weights.subspan(from, std::min<size_t>(WeightTable::most, weights.size() - from))) {
+      const int64_t rows = w.codes.rows(), cols = w.codes.cols();
+      CHECK(size_of(w.codes.dtype) == 1, op, ": codes of ", w.codes.dtype);
+      check_place(op, "codes", w.codes, w.codes.dtype);
+      check_matrix(op, "transposed", w.transposed, cols, rows, w.codes.dtype);
+      CHECK(rows * cols > 0 && rows < (1 << 24) && cols < (1 << 24), op, ": a weight ", w.codes.shape);
+      WeightTable::Entry& e = table.of[table.count++] = {};
+      e.codes = static_cast<uint8_t*>(w.codes.data);
+      e.transposed = static_cast<uint8_t*>(w.transposed.data);
+      e.rows = static_cast<int>(rows);
+      e.cols = static_cast<int>(cols);
+      e.first_tile = table.tiles;
+      table.tiles += static_cast<int>(blocks_for(rows, tile) * blocks_for(cols, tile));
+    }
+    transpose_code_tiles<<<blocks_for(table.tiles, 1), 256, 0, stream_>>>(table);
+    check_launch(op);
+  }
+}
 
 void CudaKernels::quantize_weights(std::span<const WeightCodes> weights, Format format) {
   const char* op = "quantize_weights";

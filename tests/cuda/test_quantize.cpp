@@ -392,6 +392,26 @@ TEST_CASE("many weights at once are quantised as one by one") {
     }
 }
 
+TEST_CASE("codes of many weights the other way round") {
+  if (no_gpu()) return;
+  std::vector<Tensor> codes, transposed, expected;
+  std::vector<WeightCodes> weights;
+  for (int i = 0; i < 60; ++i) {
+    const int64_t rows = 1 + 23 * (i % 7), cols = 1 + 41 * (i % 11);
+    const Tensor own({rows, cols}, DType::i8);
+    for (int64_t at = 0; at < own.size(); ++at) own.span<int8_t>()[at] = static_cast<int8_t>(at * 37 + i);
+    codes.push_back(to_device(own, gpu));
+    expected.emplace_back(Shape{cols, rows}, own.dtype());
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t c = 0; c < cols; ++c)
+        expected.back().span<int8_t>()[c * rows + r] = own.span<int8_t>()[r * cols + c];
+    transposed.emplace_back(Shape{cols, rows}, own.dtype(), gpu);
+    weights.push_back({codes.back(), transposed.back(), {}, {}, {}});
+  }
+  kernels(gpu).transpose_codes(weights);
+  for (size_t i = 0; i < weights.size(); ++i) CHECK(differences(transposed[i], expected[i]) == 0);
+}
+
 TEST_CASE("the optimizer's largest values are those of the masters it leaves") {
   if (no_gpu()) return;
   Kernels& k = kernels(gpu);

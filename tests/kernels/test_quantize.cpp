@@ -217,6 +217,26 @@ TEST_CASE("quantize: every format, granularity and type, against its definition"
       }
 }
 
+TEST_CASE("codes the other way round are what the quantiser makes transposed") {
+  Kernels& k = kernels(cpu_device);
+  for (Format format : {Format::int8, Format::e4m3}) {
+    std::vector<Tensor> made, turned;
+    std::vector<WeightCodes> weights;
+    for (int64_t rows : {1, 16, 37}) {
+      const Tensor x = matrix(rows, 21, DType::f32);
+      const Tensor codes(x.shape(), code_dtype(format, x.dtype())), scale({1}, DType::f32);
+      made.emplace_back(Shape{21, rows}, codes.dtype());
+      turned.emplace_back(Shape{21, rows}, codes.dtype());
+      k.quantize(codes, made.back(), scale, x, {}, format, Granularity::tensor);
+      weights.push_back({codes, turned.back(), scale, {}, {}});
+      made.push_back(codes), turned.push_back(codes);  // alive until the call
+    }
+    k.transpose_codes(weights);
+    for (size_t i = 0; i < made.size(); i += 2)
+      CHECK(std::memcmp(made[i].data(), turned[i].data(), CView(made[i]).bytes()) == 0);
+  }
+}
+
 TEST_CASE("quantize with sums over the rows: the same codes, and the sums") {
   Kernels& k = kernels(cpu_device);
   const Tensor x = Tensor::of<float>({3, 2}, {1, 2, 4, -8, 16, 32});
