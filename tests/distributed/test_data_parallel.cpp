@@ -7,6 +7,7 @@
 #include <mutex>
 #include <set>
 
+#include "autograd/ops.h"
 #include "distributed/thread_communicator.h"
 #include "runtime/file.h"
 #include "tests/distributed/small_training.h"
@@ -50,6 +51,78 @@ TEST_CASE("softmax loss, StableAdamW") { check_worlds({}, "softmax"); }
 
 TEST_CASE("SigLIP, AdamW, clipped gradients") {
   check_worlds({.siglip = true, .stable = false, .max_gradient_norm = 0.5}, "siglip");
+}
+
+// What travels on a ring, and that nothing is gathered.
+class Watched final : public Communicator {
+ public:
+  explicit Watched(Communicator& ranks) : Communicator(ranks.rank(), ranks.world_size()), ranks_(ranks) {}
+  int shifts = 0;
+
+ private:
+  [[noreturn]] static void never() { fail("SigLIP's loss needs no other collective"); }
+  void run_all_reduce(View, Reduction) override { never(); }
+  void run_reduce(View, int, Reduction) override { never(); }
+  void run_reduce_scatter(View, CView, Reduction) override { never(); }
+  void run_all_gather(View, CView) override { never(); }
+  void run_broadcast(View, int) override { never(); }
+  void run_shift(View to, CView from) override {
+    ++shifts;
+    ranks_.shift(to, from);
+  }
+  Communicator& ranks_;
+};
+
+TEST_CASE("SigLIP's ring alone: loss and gradients of features and scalars, also with a tower locked") {
+  constexpr int64_t own = 3, width = 8;
+  struct Result {
+    double loss, dscale, dbias;
+    std::vector<double> dimages, dtexts;
+  };
+  const auto train = [&](int64_t all, int64_t first, int64_t rows, bool image_tower, bool text_tower,
+                         Communicator& ranks) {
+    PhiloxStream random(7, RandomPurpose::test, static_cast<uint64_t>(all));
+    Tensor images({all, width}, DType::f64), texts({all, width}, DType::f64);
+    for (const Tensor& t : {images, texts})
+      for (double& v : t.span<double>()) v = static_cast<double>(random.below(2001)) / 1000 - 1;
+    const Variable i(images.slice(first, rows), image_tower), t(texts.slice(first, rows), text_tower);
+    const Variable scale(Tensor::of<double>({}, {1.1}), true), bias(Tensor::of<double>({}, {-2.5}), true);
+    const Variable loss = siglip_loss(i, t, scale, bias, ranks);
+    Result r{number(loss.value()), 0, 0, {}, {}};
+    tape().backward(loss);
+    r.dscale = number(scale.grad()), r.dbias = number(bias.grad());
+    if (image_tower) r.dimages = as_doubles(i.grad());
+    if (text_tower) r.dtexts = as_doubles(t.grad());
+    return r;
+  };
+  for (int world : {2, 3, 5})
+    for (const auto& [image_tower, text_tower] : {std::pair{true, true}, {true, false}, {false, true}}) {
+      const int64_t all = own * world;
+      const Result one = train(all, 0, all, image_tower, text_tower, single_rank());
+      std::vector<Result> many(static_cast<size_t>(world));
+      ThreadGroup(world).run([&](Communicator& c) {
+        Watched ranks(c);
+        many[static_cast<size_t>(c.rank())] = train(all, own * c.rank(), own, image_tower, text_tower, ranks);
+        const int texts = 2 * (world - 1), gradients = text_tower ? world : 0;
+        if (ranks.shifts != texts + gradients) fail(ranks.shifts, " shifts");
+      });
+      Result sum{};
+      for (const Result& r : many) {
+        sum.loss += r.loss, sum.dscale += r.dscale, sum.dbias += r.dbias;
+        sum.dimages.insert(sum.dimages.end(), r.dimages.begin(), r.dimages.end());
+        sum.dtexts.insert(sum.dtexts.end(), r.dtexts.begin(), r.dtexts.end());
+      }
+      INFO(world, " ranks, ", image_tower, text_tower);
+      CHECK(difference({sum.loss, sum.dscale, sum.dbias}, {one.loss, one.dscale, one.dbias}) <= 1e-13);
+      if (image_tower) CHECK(difference(sum.dimages, one.dimages) <= 1e-13);
+      if (text_tower) CHECK(difference(sum.dtexts, one.dtexts) <= 1e-13);
+    }
+}
+
+TEST_CASE("SigLIP, StableAdamW, also three ranks") {
+  const SmallPlan plan{.global_batch = 12, .siglip = true};
+  const SmallResult one = train_threads(plan, 1);
+  for (int world : {2, 3, 4}) check_equal(train_threads(plan, world), one, 1e-12, concat(world, " ranks"));
 }
 
 TEST_CASE("accumulation: the gradients travel once") {
