@@ -44,8 +44,7 @@ KERNEL(quantize, (View codes, View transposed, View scale, CView x, CView larges
                   Sink sums = {}))
 // Many weights at once, one scale a weight: what quantize by `tensor` does for each
 KERNEL(quantize_weights, (std::span<const WeightCodes> weights, Format format))
-// transposed (K, N) of each weight = its codes (N, K), 8 bits each, the other way round; nothing else of it is
-// read
+// transposed (K, N) of each weight = its codes (N, K), 8 bits each, the other way round; the rest is not read
 KERNEL(transpose_codes, (std::span<const WeightCodes> weights))
 // x (M, C) = value(codes) scale;  scale (1) or (M)
 KERNEL(dequantize, (View x, CView codes, CView scale, Format format, Granularity by))

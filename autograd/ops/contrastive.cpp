@@ -1,5 +1,5 @@
-// contrastive: the softmax loss of CLIP, over the batch of all ranks. The N x N logits are never stored; saved
-// are two numbers a row.
+// contrastive: the softmax loss of CLIP, over the batch of all ranks. The N x N logits are never stored;
+// saved are two numbers a row.
 //
 // Every rank has B rows of the N = world B. It takes its own rows against the columns of all, which gives its
 // share of the loss (shares add up) and, in the backward pass, the exact and complete gradient of its own

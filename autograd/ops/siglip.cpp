@@ -1,14 +1,15 @@
 // siglip: the pairwise sigmoid loss, over the batch of all ranks, as a ring.
 //
-// The N x N pairs fall into world x world tiles of B images against B texts, and every pair stands for itself,
-// so a tile needs nothing from the others. Every rank keeps its images; the texts travel from rank to rank, and
-// each computes its tile with the texts that it has just then. In the backward pass the texts travel once more,
-// and their gradient behind them: each rank adds its tile's part and passes the sum on, until it is home.
-// A rank holds five blocks of B x E, whatever the world; gathered features would be 2 world of them.
+// The N x N pairs fall into world x world tiles of B images against B texts, and every pair stands for
+// itself, so a tile needs nothing from the others. Every rank keeps its images; the texts travel from rank to
+// rank, and each computes its tile with the texts that it has just then. In the backward pass the texts
+// travel once more, and their gradient behind them: each rank adds its tile's part and passes the sum on,
+// until it is home. Beside its own features a rank holds five blocks of B x E, whatever the world; gathered
+// features would be 2 world of them.
 //
-// While a tile is computed, the texts of the next one arrive, and so does what the ranks before have summed up
-// for this one's texts. At step t = 0, 1, ... rank r has the texts of rank r - t, so the order of every sum is
-// fixed: owner, the rank behind it, ...
+// While a tile is computed, the texts of the next one arrive, and so does what the ranks before have summed
+// up for this one's texts. At step t = 0, 1, ... rank r has the texts of rank r - t, so the order of every
+// sum is fixed: owner, the rank behind it, ...
 #include <array>
 
 #include "autograd/ops.h"

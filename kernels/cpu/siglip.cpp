@@ -1,6 +1,7 @@
 // siglip.cpp: the pairwise sigmoid loss of a tile: some images against some texts.
 //
-//   l_ij = e^s I_i·T_j + b,  z_ij = +1 where j = i + match, else -1:   loss = 1/N Σ_i Σ_j softplus(-z_ij l_ij)
+//   l_ij = e^s I_i·T_j + b,  z_ij = +1 where j = i + match, else -1
+//   loss = 1/N Σ_i Σ_j softplus(-z_ij l_ij)
 //   g_ij = -z_ij σ(-z_ij l_ij)/N dloss;  dI_i = e^s Σ_j g_ij T_j,  dT_j = e^s Σ_i g_ij I_i
 //   ds = Σ_i Σ_j g_ij (l_ij - b),  db = Σ_i Σ_j g_ij
 #include "kernels/cpu/logits.h"
