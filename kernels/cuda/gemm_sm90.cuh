@@ -35,7 +35,7 @@
 // An Epilogue is what a consumer warp does with its sums. It has
 //   Arguments                                 what the host passes to it (tensor maps included)
 //   Epilogue(arguments, walk, pieces, piece_loaded, lane)
-//   prefetch(row, column, split)              before the product: where the warp's first piece lies
+//   prefetch(row, column, part)               before the product: where the warp's first piece lies
 //   finish(sums)                              after it: float or int [kBlocksM][kSums], as wgmma leaves them
 // and may have
 //   kFreshSums = true                         its own code for a tile's first stage: see multiply
@@ -93,7 +93,7 @@ __device__ __forceinline__ void produce(SharedMemory<T>& shared, const CUtensorM
   RingPosition<T> at;
   for (int unit = first_unit; unit < units; unit += unit_step) {
     const TilePosition tile = tile_position<T>(walk, unit, rank);
-    for (int k_block = 0; k_block < walk.k_blocks; ++k_block) {
+    for (int k_block = 0; k_block < tile.k_blocks; ++k_block) {
       const int k = tile.k + k_block * T::kBlockK;
       ptx::mbarrier_wait(&shared.empty[at.stage], at.parity ^ 1, "producer", at.stage);
       uint64_t* full = &shared.full[at.stage];
@@ -212,9 +212,8 @@ __global__ void __launch_bounds__(T::kThreads, 1)
   ptx::wait_for_previous_kernel();
   ptx::allow_next_kernel();
 
-  const int units = walk.row_units * walk.column_units * walk.splits;
+  const int units = walk.units();
   const int first_unit = blockIdx.x / T::kClusterSize, unit_step = gridDim.x / T::kClusterSize;
-  const int k_blocks = walk.k_blocks;
   const auto no_more = [](int, uint64_t, int) {};
 
   if (warp < 4) {  // ---- producer
@@ -233,7 +232,8 @@ __global__ void __launch_bounds__(T::kThreads, 1)
       bool hold = walk.stagger > 0 && first_unit < units;  // only once: the distance then keeps itself
       for (int unit = first_unit; unit < units; unit += unit_step) {
         const TilePosition tile = tile_position<T>(walk, unit, rank);
-        epilogue.prefetch(tile.m + first_row + warp_row, tile.n, tile.split);
+        const int k_blocks = tile.k_blocks;
+        epilogue.prefetch(tile.m + first_row + warp_row, tile.n, tile.part);
         if (hold && consumer == 1) ptx::named_barrier_sync<1>(256);
         const int last_held = min(walk.stagger, k_blocks) - 1;
         typename T::Sum acc[T::kBlocksM][T::kSums];
@@ -262,6 +262,7 @@ __global__ void __launch_bounds__(T::kThreads, 1)
         epilogue.finish(acc);
       }
     } else {
+      const int k_blocks = walk.k_blocks;  // tiles are whole
       // Turns: barrier 1 is "consumer 0 may multiply", barrier 2 the same for consumer 1.
       if (consumer == 1) {
         ptx::named_barrier_arrive<1>(256);
@@ -269,7 +270,7 @@ __global__ void __launch_bounds__(T::kThreads, 1)
       }
       for (int unit = first_unit + consumer * unit_step; unit < units; unit += 2 * unit_step) {
         const TilePosition tile = tile_position<T>(walk, unit, rank);
-        epilogue.prefetch(tile.m + warp_row, tile.n, tile.split);
+        epilogue.prefetch(tile.m + warp_row, tile.n, tile.part);
         if (consumer == 0)
           ptx::named_barrier_sync<1>(256);
         else

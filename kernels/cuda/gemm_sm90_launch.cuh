@@ -15,10 +15,16 @@ using cuda::multiprocessor_count;
 
 struct LaunchOptions {
   int64_t band_bytes = 16 << 20;  // of w that the blocks keep returning to: a third of L2
+  int group = 0;                 // column units of a band; 0: as band_bytes says, but at least least_group
   int stagger = 3;
-  int splits = 1;                // of K, each with sums of its own
+  int whole = -1, parts = 1;     // Walk; -1: all tiles are whole
+  int left = 0;                  // multiprocessors left to a kernel beside this one
   bool overlap_previous = true;  // start while the stream's previous kernel ends (dependent_launch.cuh)
 };
+
+// Where K is so long that no band stays in L2, blocks share what they read at the same time: least where the
+// tiles they work on are a square together.
+constexpr int64_t least_group = 8;
 
 // How much of the walked work is not padding: blocks walk ceil(units / clusters) units each, full or not.
 template <class T>
@@ -33,6 +39,25 @@ template <class T>
 CUtensorMap piece_map(const void* matrix, int M, int N) {
   return ptx::make_tensor_map(matrix, M, N, 2, 16, T::kChunk,
                               T::kChunk == 64 ? ptx::Swizzle::bytes_128 : ptx::Swizzle::bytes_64);
+}
+
+template <class T>
+Walk walk_of(int M, int N, int K, const LaunchOptions& options) {
+  const auto ceil_div = [](int n, int d) { return (n + d - 1) / d; };
+  Walk walk;
+  walk.M = M, walk.N = N, walk.K = K;
+  walk.row_units = ceil_div(M, T::kTileM * 2);
+  walk.column_units = ceil_div(N, T::kTileN);
+  const int64_t unit_bytes = int64_t{K} * T::kTileN * sizeof(typename T::Element);
+  const int64_t group = options.group > 0 ? options.group
+                                          : std::max(least_group, options.band_bytes / unit_bytes);
+  walk.group = static_cast<int>(std::min<int64_t>(group, walk.column_units));
+  walk.k_blocks = ceil_div(K, T::kBlockK);
+  walk.whole = options.whole < 0 ? walk.tiles() : options.whole;
+  walk.parts = options.parts;
+  walk.part_blocks = ceil_div(walk.k_blocks, options.parts);
+  walk.stagger = options.stagger < T::kStages ? options.stagger : T::kStages - 1;
+  return walk;
 }
 
 // x (M, K) and w (N, K), or x (K, M) and w (K, N) where the tile says Major::mn. Rows are multiples of 16
@@ -64,19 +89,9 @@ void launch(int M, int N, int K, const void* x, const void* w, const typename Ep
     return count;
   }();
 
-  const auto ceil_div = [](int n, int d) { return (n + d - 1) / d; };
-  Walk walk;
-  walk.M = M, walk.N = N, walk.K = K;
-  walk.row_units = ceil_div(M, T::kTileM * 2);
-  walk.column_units = ceil_div(N, T::kTileN);
-  constexpr int kElement = sizeof(typename T::Element);
-  const int64_t unit_bytes = int64_t{K} * T::kTileN * kElement;
-  walk.group = static_cast<int>(std::clamp<int64_t>(options.band_bytes / unit_bytes, 1, walk.column_units));
-  walk.splits = options.splits;
-  walk.k_blocks = ceil_div(ceil_div(K, T::kBlockK), options.splits);
-  walk.stagger = options.stagger < T::kStages ? options.stagger : T::kStages - 1;
-
+  const Walk walk = walk_of<T>(M, N, K, options);
   using ptx::Swizzle;
+  constexpr int kElement = sizeof(typename T::Element);
   const CUtensorMap x_map =
       T::kMajorX == Major::k
           ? ptx::make_tensor_map(x, M, K, kElement, T::kTileM, T::kBlockK, Swizzle::bytes_128)
@@ -86,9 +101,9 @@ void launch(int M, int N, int K, const void* x, const void* w, const typename Ep
           ? ptx::make_tensor_map(w, N, K, kElement, T::kTileN / 2, T::kBlockK, Swizzle::bytes_128)
           : ptx::make_tensor_map(w, K, N, kElement, T::kBlockK / 2, 64, Swizzle::bytes_128);
 
-  const int units = walk.row_units * walk.column_units * walk.splits;
-  const int spared = (cuda::spared_multiprocessors() + T::kClusterSize - 1) / T::kClusterSize;
-  config.gridDim = std::min(units, std::max(1, clusters - spared)) * T::kClusterSize;
+  const int left = std::max(options.left, cuda::spared_multiprocessors());
+  const int spared = (left + T::kClusterSize - 1) / T::kClusterSize;
+  config.gridDim = std::min(walk.units(), std::max(1, clusters - spared)) * T::kClusterSize;
   CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, x_map, w_map, arguments, walk));
 }
 

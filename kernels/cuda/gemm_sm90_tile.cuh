@@ -68,26 +68,37 @@ struct Walk {
   int row_units, column_units;  // pairs of tiles, one above the other; tiles
   int group;                    // column units walked together
   int stagger;                  // stages
-  int splits, k_blocks;         // a unit is a tile and one of `splits` parts of K, each of k_blocks stages
+  int k_blocks;                 // stages of K
+  int whole;                    // tiles that are one unit each; of the others
+  int parts, part_blocks;       // a unit is one of `parts` parts of K, of part_blocks stages (the last: less)
+
+  __host__ __device__ int tiles() const { return row_units * column_units; }
+  __host__ __device__ int units() const { return whole + (tiles() - whole) * parts; }
 };
 
-// The list of units: part of K by part of K; within a part, bands of `group` column units, walked row by row,
-// so that blocks running at the same time share rows of x and the band's w. A band is as wide as L2 allows,
-// for x is read from memory once per band.
+// The list of units: tiles in bands of `group` column units, walked row by row, so that blocks running at the
+// same time share rows of x and the band's w. A band is as wide as L2 allows, for x is read from memory once
+// per band. Behind the whole tiles come the parts of the others: the first part of each, the second, ...
 struct TilePosition {
-  int m, n, k;  // first row, column and k
-  int split;
+  int m, n, k;   // first row, column and k
+  int k_blocks;  // stages
+  int part;      // which of all parts, tile by tile; -1: a whole tile
 };
 template <class T>
-__device__ __forceinline__ TilePosition tile_position(const Walk& walk, int unit, int rank) {
-  const int tiles = walk.row_units * walk.column_units, split = unit / tiles;
-  const int in_split = unit - split * tiles;
-  const int band = in_split / (walk.group * walk.row_units);
-  const int first_column = band * walk.group;
-  const int width = min(walk.group, walk.column_units - first_column);
-  const int rest = in_split - first_column * walk.row_units;
+__host__ __device__ __forceinline__ TilePosition tile_position(const Walk& walk, int unit, int rank) {
+  int tile = unit, part = -1, k = 0, k_blocks = walk.k_blocks;
+  if (unit >= walk.whole) {
+    const int others = walk.tiles() - walk.whole, of_tile = (unit - walk.whole) / others;
+    const int other = unit - walk.whole - of_tile * others;
+    tile = walk.whole + other, part = other * walk.parts + of_tile;
+    k = of_tile * walk.part_blocks;
+    k_blocks = walk.part_blocks < walk.k_blocks - k ? walk.part_blocks : walk.k_blocks - k;
+  }
+  const int first_column = tile / (walk.group * walk.row_units) * walk.group;
+  const int columns = walk.column_units - first_column, width = walk.group < columns ? walk.group : columns;
+  const int rest = tile - first_column * walk.row_units;
   const int row = 2 * (rest / width) + rank, column = first_column + rest % width;
-  return {row * T::kTileM, column * T::kTileN, split * walk.k_blocks * T::kBlockK, split};
+  return {row * T::kTileM, column * T::kTileN, k * T::kBlockK, k_blocks, part};
 }
 
 // A place in the ring of stages, and the parity of the barrier phase that belongs to it.

@@ -3,10 +3,11 @@
 //
 //   dw (N, K) f32 = [dw +] dyᵀ x,   dbias (N) f32 = [dbias +] Σ_m dy[m, :]       dy (M, N), x (M, K) bf16
 //
-// The sum runs over M, tens of thousands of tokens, and dw is small: its tiles alone would not occupy the
-// chip. So M is cut into `splits` parts, each with sums of its own (partial sums in a workspace), which a
-// second kernel adds in order: the same bits every time. The bias gradient costs no pass over dy: the tensor
-// cores multiply dyᵀ, which they hold anyway, with a matrix of ones as well, on one tile of each row.
+// The sum runs over M, tens of thousands of tokens, and dw is small: a few tiles for each multiprocessor, and
+// what is left over would keep a part of the chip busy for as long as a full round. So those tiles are cut
+// along M into parts, each with sums of its own (in a workspace), which a second kernel adds in order: the
+// same bits every time. The bias gradient costs no pass over dy: the tensor cores multiply dyᵀ, which they
+// hold anyway, with a matrix of ones as well, on one tile of each row.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -23,10 +24,11 @@ struct GemmWeightGradient {
   float* dw = nullptr;
   float* dbias = nullptr;  // optional
   bool accumulate_dw = false, accumulate_dbias = false;
+  int left = 0;  // multiprocessors left to a kernel that runs beside this one
 };
 
 // Whether the current device is a Hopper, rows are multiples of 16 bytes, matrices start on 16-byte borders,
-// and the partial sums have room in the workspace.
+// and the sums of rows have room in the workspace.
 bool gemm_weight_gradient_serves(const GemmWeightGradient& a, size_t workspace_bytes);
 void gemm_weight_gradient(const GemmWeightGradient& a, void* workspace, size_t workspace_bytes,
                           cudaStream_t stream);

@@ -147,7 +147,8 @@ template <class T>
 Contender tile(const std::string& name, int64_t band_bytes = 16 << 20, int stagger = 3, bool overlap = true) {
   return {name, [=](const Problem& p, cudaStream_t stream) {
             using namespace sm90;
-            const LaunchOptions options = {band_bytes, stagger, overlap};
+            const LaunchOptions options = {
+                .band_bytes = band_bytes, .stagger = stagger, .overlap_previous = overlap};
             if (p.accumulators) {
               launch_int8_sums<T>(p.accumulators, as_gemm(p), options, stream);
             } else {
