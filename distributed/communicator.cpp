@@ -75,6 +75,16 @@ void Communicator::broadcast(View data, int root) {
   if (world_size_ > 1 && data.size() > 0) run_broadcast(data, root);
 }
 
+void Communicator::broadcast(std::span<const FromRoot> many) {
+  for (const auto& [data, root] : many)
+    CHECK(root >= 0 && root < world_size_, "broadcast from rank ", root, " of ", world_size_);
+  if (world_size_ > 1 && !many.empty()) run_broadcasts(many);
+}
+
+void Communicator::run_broadcasts(std::span<const FromRoot> many) {
+  for (const auto& [data, root] : many) broadcast(data, root);
+}
+
 void Communicator::shift(View to, CView from) {
   CHECK(to.dtype == from.dtype && to.size() == from.size(), "shift of ", from.dtype, " ", from.shape, " to ",
         to.dtype, " ", to.shape);

@@ -20,6 +20,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 #include "runtime/view.h"
 
@@ -43,6 +44,12 @@ class Communicator {
   void reduce_scatter(View own, CView all, Reduction reduction = Reduction::sum);
   void all_gather(View all, CView own);
   void broadcast(View data, int root);
+  // Many at once: one operation on the way, where there is such a thing.
+  struct FromRoot {
+    View data;
+    int root;
+  };
+  void broadcast(std::span<const FromRoot> many);
   void shift(View to, CView from);
   virtual void barrier() {}
   // Kernels called from here on see the results of all operations so far.
@@ -55,6 +62,7 @@ class Communicator {
   virtual void run_reduce_scatter(View own, CView all, Reduction reduction) = 0;
   virtual void run_all_gather(View all, CView own) = 0;
   virtual void run_broadcast(View data, int root) = 0;
+  virtual void run_broadcasts(std::span<const FromRoot> many);
   virtual void run_shift(View to, CView from) = 0;
 
   int rank_, world_size_;

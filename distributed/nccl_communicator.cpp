@@ -9,6 +9,7 @@
 #include <cstring>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <thread>
 #include <utility>
 
@@ -281,19 +282,37 @@ class NcclCommunicator final : public Communicator {
                            root, communicator, stream);
     });
   }
+  // All of them as one operation; f(): enqueues one after the other, until one of them fails.
+  template <class F>
+  static ncclResult_t together(F&& f) {
+    if (const ncclResult_t begun = ncclGroupStart(); begun != ncclSuccess) return begun;
+    const ncclResult_t inside = f(), end = ncclGroupEnd();  // what was begun must end
+    return is_fine(inside) ? end : inside;
+  }
+  static bool is_fine(ncclResult_t r) { return r == ncclSuccess || r == ncclInProgress; }
+
+  void run_broadcasts(std::span<const FromRoot> many) override {
+    run("ncclBroadcast", many[0].data, [&](ncclComm_t communicator, cudaStream_t stream) {
+      return together([&] {
+        ncclResult_t result = ncclSuccess;
+        for (const auto& [data, root] : many)
+          if (data.size() > 0 && is_fine(result))
+            result = ncclBroadcast(data.data, data.data, static_cast<size_t>(data.size()), nccl_type(data.dtype),
+                                   root, communicator, stream);
+        return result;
+      });
+    });
+  }
   void run_shift(View to, CView from) override {
     run("ncclSend and ncclRecv", from, [&](ncclComm_t communicator, cudaStream_t stream) {
       const auto count = static_cast<size_t>(from.size());
       const int next = (rank() + 1) % world_size(), before = (rank() + world_size() - 1) % world_size();
-      ncclResult_t result = ncclGroupStart();
-      if (result != ncclSuccess) return result;
-      const ncclResult_t sent =
-          ncclSend(from.data, count, nccl_type(from.dtype), next, communicator, stream);
-      const ncclResult_t received =
-          ncclRecv(to.data, count, nccl_type(to.dtype), before, communicator, stream);
-      result = ncclGroupEnd();  // what was begun must end, whatever the two say
-      const auto fine = [](ncclResult_t r) { return r == ncclSuccess || r == ncclInProgress; };
-      return !fine(sent) ? sent : !fine(received) ? received : result;
+      return together([&] {
+        const ncclResult_t sent =
+            ncclSend(from.data, count, nccl_type(from.dtype), next, communicator, stream);
+        if (!is_fine(sent)) return sent;
+        return ncclRecv(to.data, count, nccl_type(to.dtype), before, communicator, stream);
+      });
     });
   }
 

@@ -146,16 +146,23 @@ void check_recipe(const LinearRecipe& r) {
         ": codes of columns are for a product of codes");
 }
 
-PreparedWeight prepared_weight(const LinearRecipe& r, Shape shape, DType values, Device device) {
+// One scale for all comes as a vector where cuBLASLt's 8-bit floats are to read it.
+int64_t scale_copies(const LinearRecipe& r, Shape shape) {
+  return r.forward.right.format == Format::int8 ? 1 : std::max(shape.rows(), shape.cols());
+}
+
+PreparedWeight prepared_weight(const LinearRecipe& r, Shape shape, DType values, Device device,
+                               const Codes& memory) {
   PreparedWeight w;
   const int64_t rows = shape.rows(), cols = shape.cols();
   if (r.forward.kind == LinearRecipe::simulated) w.rounded = Tensor({rows, cols}, values, device);
   if (r.forward.kind != LinearRecipe::codes) return w;
   const Operand forward = r.forward.right, input = r.backward_input.right;
-  // One scale for all comes as a vector where cuBLASLt's 8-bit floats are to read it.
-  const int64_t copies = forward.format == Format::int8 ? 1 : std::max(rows, cols);
-  w.forward = {Tensor({rows, cols}, code_dtype(forward.format, values), device),
-               Tensor({forward.by == tensor ? copies : rows}, DType::f32, device), forward.format};
+  const int64_t copies = scale_copies(r, shape);
+  w.forward = memory.defined()
+                  ? memory
+                  : Codes{Tensor({rows, cols}, code_dtype(forward.format, values), device),
+                          Tensor({forward.by == tensor ? copies : rows}, DType::f32, device), forward.format};
   w.input = {Tensor({cols, rows}, code_dtype(input.format, values), device),
              Tensor({input.by == tensor ? copies : cols}, DType::f32, device), input.format};
   if (forward.format == input.format && forward.by == input.by) w.input.scale = w.forward.scale;

@@ -56,6 +56,15 @@ struct LinearRecipe {
                ? backward_input.left.format
                : Format::none;
   }
+  // What the weight's codes are in when they are the same both ways, with one scale, so that those of the
+  // second product are the first one's transposed; none: they are not.
+  Format weight_codes() const {
+    const bool same = forward.kind == codes && backward_input.kind == codes &&
+                      forward.right.format == backward_input.right.format &&
+                      forward.right.by == Granularity::tensor &&
+                      backward_input.right.by == Granularity::tensor;
+    return same && has_codes(forward.right.format) ? forward.right.format : Format::none;
+  }
   // Whether the rows of an input share a scale, so that a row changes what its neighbours are rounded to.
   bool rows_share_scales() const {
     return (forward.kind != sixteen_bit && forward.left.by != Granularity::row) ||
@@ -82,8 +91,12 @@ struct PreparedWeight {
   Codes forward;   // codes (N, K)
   Codes input;     // codes (K, N): transposed
 };
-// Memory for it (T: the type of the values).
-PreparedWeight prepared_weight(const LinearRecipe& recipe, Shape shape, DType values, Device device);
+// Memory for it (T: the type of the values). forward: for the codes of the forward product, where they have
+// memory already.
+PreparedWeight prepared_weight(const LinearRecipe& recipe, Shape shape, DType values, Device device,
+                               const Codes& forward = {});
+// How many numbers the scale of a weight (N, K) with weight_codes() takes.
+int64_t scale_copies(const LinearRecipe& recipe, Shape shape);
 // w (N, K): the values, or the f32 masters that they were rounded from. largest (1) f32: max |w|, where it is
 // known.
 void prepare_weight(const PreparedWeight& to, const LinearRecipe& recipe, CView w, CView largest = {});

@@ -32,6 +32,12 @@ DataParallel::DataParallel(ParameterArena& arena, Communicator& ranks, Options o
         ranks.world_size(), " equal shards: see ParameterArena::allocate()");
   shard_size_ = options.sharded ? elements / ranks.world_size() : elements;
   const auto& segments = arena.segments();
+  const auto add = [this](std::vector<Range>& to, Range range) {  // joined within a shard
+    if (!to.empty() && to.back().to == range.from && range.from % shard_size_ != 0)
+      to.back().to = range.to;
+    else
+      to.push_back(range);
+  };
   for (size_t i = 0; i < segments.size(); ++i) {
     const int64_t from = segments[i].from, unit = ParameterArena::segment_alignment;
     const int64_t to = from + (segments[i].shape.size() + unit - 1) / unit * unit;
@@ -39,10 +45,8 @@ DataParallel::DataParallel(ParameterArena& arena, Communicator& ranks, Options o
     auto bucket = std::ranges::find(buckets_, part, &Bucket::part);
     if (bucket == buckets_.end()) bucket = buckets_.insert(buckets_.end(), Bucket{part, {}, {}, 0, false});
     bucket->segments.push_back(i);
-    if (!bucket->ranges.empty() && bucket->ranges.back().to == from)
-      bucket->ranges.back().to = to;
-    else
-      bucket->ranges.push_back({from, to});
+    add(bucket->ranges, {from, to});
+    if (arena.codes_travel() && !arena.has_codes(i)) add(uncoded_, {from, to});
   }
   if (ranks.world_size() == 1) return;
   if (options.bf16 && arena.gradients().dtype() == DType::f32)
@@ -154,6 +158,7 @@ void DataParallel::broadcast_parameters() {
 
 void DataParallel::share_values() {
   if (!options_.sharded) return;
+  if (arena_.codes_travel()) return share_codes();
   if (!arena_.values().defined() || arena_.prepares_weights()) {  // low-precision weights are made of masters
     share_masters();
     arena_.publish_masters();
@@ -163,6 +168,24 @@ void DataParallel::share_values() {
   for (const auto& s : arena_.segments())  // scalars, so none lies in two shards
     if (s.full_precision) ranks_.broadcast(arena_.master_of(s), static_cast<int>(s.from / shard_size_));
   ranks_.join();
+}
+
+void DataParallel::share_codes() {
+  arena_.prepare_weights_within(shard_start(), shard_size_);
+  ranks_.all_gather(arena_.codes(), arena_.codes().part(shard_start(), {shard_size_}));
+  std::vector<Communicator::FromRoot> rest;
+  for (int rank = 0; rank < ranks_.world_size(); ++rank)
+    if (const Tensor scales = arena_.scales_within(shard_size_ * rank, shard_size_); scales.defined())
+      rest.push_back({scales, rank});
+  const Tensor& values = arena_.values().defined() ? arena_.values() : arena_.masters();
+  for (const Range& range : uncoded_)
+    rest.push_back(
+        {values.part(range.from, {range.to - range.from}), static_cast<int>(range.from / shard_size_)});
+  for (const auto& s : arena_.segments())
+    if (s.full_precision) rest.push_back({arena_.master_of(s), static_cast<int>(s.from / shard_size_)});
+  ranks_.broadcast(rest);
+  ranks_.join();
+  arena_.finish_weights_outside(shard_start(), shard_size_);
 }
 
 void DataParallel::share_masters() {

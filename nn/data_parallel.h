@@ -51,7 +51,8 @@ class DataParallel {
   // All ranks get rank 0's masters, and their values.
   void broadcast_parameters();
   // Sharded, after the optimizer's update: all ranks get the new values of every shard, and what is made of
-  // them (low-precision weights, from the masters).
+  // them. Low-precision weights travel as codes where the arena's can, and then their values, which nobody
+  // reads, stay as they were; else as masters, of which every rank makes them.
   void share_values();
   // Sharded: all ranks get the masters of every shard (before a checkpoint).
   void share_masters();
@@ -85,6 +86,7 @@ class DataParallel {
   void part_done(std::string_view part);
   void start(Bucket& bucket);
   void reduce_whole();
+  void share_codes();
   bool links_are_fast();
 
   ParameterArena& arena_;
@@ -94,6 +96,7 @@ class DataParallel {
   bool overlaps_ = true;
   Measured measured_;
   std::vector<Bucket> buckets_;
+  std::vector<Range> uncoded_;  // of the arena: what has no codes, when codes travel
   std::vector<std::string> order_;
   Tensor rounded_;  // (elements) bf16, with Options::bf16
 };

@@ -159,7 +159,15 @@ void ParameterArena::allocate(int64_t shards) {
   }
   {
     MemoryContext weights("low-precision weights");
-    for (Prepared& p : prepared_) *p.to = prepared_weight(*p.recipe, p.weight->shape, value_dtype_, device_);
+    share_memory_of_codes(shards);
+    for (Prepared& p : prepared_) {
+      Codes memory;
+      if (codes_.defined())
+        memory = {codes_.part(p.weight->from, p.weight->shape),
+                  scales_.part(p.scale_from, {scale_copies(*p.recipe, p.weight->shape)}),
+                  p.recipe->weight_codes()};
+      *p.to = prepared_weight(*p.recipe, p.weight->shape, value_dtype_, device_, memory);
+    }
     if (!prepared_.empty()) {
       largest_ = Tensor({static_cast<int64_t>(segments_.size())}, DType::f32, device_);
       k.fill(largest_, 0);
@@ -193,6 +201,53 @@ void ParameterArena::prepare_weights(bool largest_known) {
     weights.push_back({p.to.get(), p.recipe, master_of(*p.weight),
                        largest_known ? CView(largest_.part(p.segment, {1})) : CView{}});
   switchback::prepare_weights(weights);
+}
+
+void ParameterArena::share_memory_of_codes(int64_t shards) {
+  if (shards == 1 || prepared_.empty() || shards_cut_tensors(shards)) return;
+  const Format format = prepared_[0].recipe->weight_codes();
+  for (const Prepared& p : prepared_)
+    if (p.recipe->weight_codes() != format || format == Format::none) return;
+  std::ranges::sort(prepared_, {}, &Prepared::segment);
+  int64_t scales = 0;
+  for (Prepared& p : prepared_) {
+    p.scale_from = scales;
+    scales += scale_copies(*p.recipe, p.weight->shape);
+  }
+  codes_ = Tensor({masters_.size()}, code_dtype(format, value_dtype_), device_);
+  scales_ = Tensor({scales}, DType::f32, device_);
+}
+
+Tensor ParameterArena::scales_within(int64_t from, int64_t count) const {
+  int64_t first = scales_.size(), end = 0;
+  for (const Prepared& p : prepared_) {
+    if (p.weight->from < from || p.weight->from >= from + count) continue;
+    first = std::min(first, p.scale_from);
+    end = p.scale_from + scale_copies(*p.recipe, p.weight->shape);
+  }
+  return end > first ? scales_.part(first, {end - first}) : Tensor();
+}
+
+bool ParameterArena::has_codes(size_t segment) const {
+  return std::ranges::any_of(prepared_, [&](const Prepared& p) {
+    return p.segment == static_cast<int64_t>(segment);
+  });
+}
+
+void ParameterArena::prepare_weights_within(int64_t from, int64_t count) {
+  std::vector<WeightToPrepare> weights;
+  for (const Prepared& p : prepared_)
+    if (p.weight->from >= from && p.weight->from < from + count)
+      weights.push_back({p.to.get(), p.recipe, master_of(*p.weight), largest_.part(p.segment, {1})});
+  switchback::prepare_weights(weights);
+}
+
+void ParameterArena::finish_weights_outside(int64_t from, int64_t count) {
+  std::vector<WeightCodes> weights;
+  for (const Prepared& p : prepared_)
+    if (p.weight->from < from || p.weight->from >= from + count)
+      weights.push_back({p.to->forward.codes, p.to->input.codes, p.to->forward.scale, {}, {}});
+  kernels(device_).transpose_codes(weights);
 }
 
 void ParameterArena::publish_masters() {

@@ -106,6 +106,17 @@ class ParameterArena {
   const Tensor& largest() const { return largest_; }  // (S) f32; undefined where no weight is prepared
   bool prepares_weights() const { return !prepared_.empty(); }
 
+  // With shards that cut no tensor, and recipes that code a weight with one scale: the codes can travel in
+  // place of the masters, a byte an element. codes() lie like values, empty where a parameter has none.
+  bool codes_travel() const { return codes_.defined(); }
+  const Tensor& codes() const { return codes_; }                    // (elements); undefined: they do not
+  Tensor scales_within(int64_t from, int64_t count) const;          // of the weights in that shard
+  bool has_codes(size_t segment) const;
+  // The codes of the weights of a shard, from its masters, whose largest() are known; and what is left to do
+  // outside of it when the other codes and scales have come.
+  void prepare_weights_within(int64_t from, int64_t count);
+  void finish_weights_outside(int64_t from, int64_t count);
+
   const std::deque<Segment>& segments() const { return segments_; }
   const Segment* find(std::string_view name) const;
   Tensor master_of(const Segment& s) const { return masters_.part(s.from, s.shape); }
@@ -145,9 +156,12 @@ class ParameterArena {
     int64_t segment;  // its number
     const LinearRecipe* recipe;
     std::shared_ptr<PreparedWeight> to;
+    int64_t scale_from = 0;  // in scales_
   };
+  void share_memory_of_codes(int64_t shards);
   std::vector<Prepared> prepared_;
   Tensor masters_, values_, gradients_, largest_;
+  Tensor codes_, scales_;
   PartListener listener_;
   Tensor ranges_table_, decay_table_, rate_table_;
   bool shares_gradients_ = false;

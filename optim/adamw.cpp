@@ -118,9 +118,9 @@ void AdamW::update() {
   const auto part = [this](const Tensor& whole) {
     return whole.defined() ? whole.part(shard_.from, {shard_.count}) : whole;
   };
-  // A shard's maxima are not those of whole tensors.
+  const bool cuts = shard_.ranks && shards_cut_tensors_;  // then a shard's maxima are not those of tensors
   update({part(arena_.masters()), part(arena_.values()), part(arena_.gradients()), first_, second_,
-          sum_squares_, rms_, shard_.ranks ? Tensor() : arena_.largest(), shard_table()});
+          sum_squares_, rms_, cuts ? Tensor() : arena_.largest(), shard_table()});
   if (!shard_.ranks) finish_update();  // else after the values were shared
 }
 

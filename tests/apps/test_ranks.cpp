@@ -43,6 +43,11 @@ TEST_CASE(
   REQUIRE_EQ(two.status, 0);
   check_close(losses(w, "two"), losses(w, "one"));
   CHECK_EQ(lines_of(two.output, "Train Epoch: "), 6);  // rank 0's lines alone
+  const Outcome behind = w.train("behind", {"--opt", "stableadamw", "--nproc", "2", "--batch-size", "4",
+                                            "--overlap-reduce", "off"});
+  REQUIRE_EQ(behind.status, 0);
+  CHECK_EQ(lines_of(behind.output, "behind the backward pass"), 1);
+  CHECK(w.weights("behind", 6) == w.weights("two", 6));  // updated piece by piece
   REQUIRE_EQ(w.train("zero", {"--opt", "stableadamw", "--nproc", "2", "--batch-size", "2", "--accum-freq",
                               "2", "--zero", "1"})
                  .status,

@@ -24,7 +24,7 @@ struct SmallPlan {
   bool sharded = false;  // --zero 1
   Overlap overlap = Overlap::automatic;
   double max_gradient_norm = 0;
-  std::string model = "tiny";
+  std::string model = "tiny", linear = "standard";
   int64_t resume_at = 0;  // after this step the optimizer is replaced by a copy made of its state
   DType dtype = DType::f64;
 };
@@ -35,6 +35,7 @@ struct SmallResult {
   std::vector<double> moments, rms;        // of the optimizer
   std::vector<std::string> order;          // of the buckets
   bool cut = false;                        // some tensor lies in two shards
+  bool codes_travelled = false;            // in place of masters
 };
 
 inline std::vector<double> as_doubles(const Tensor& t) {
@@ -66,6 +67,7 @@ inline void make_batch(const ClipConfig& c, int64_t step, int64_t first, int64_t
 
 inline SmallResult train_small(const SmallPlan& plan, Communicator& ranks) {
   ClipConfig config = find_model(plan.model);
+  config.vision.linear = config.text.linear = plan.linear;
   if (plan.siglip) config.init_logit_bias = -3, config.init_logit_scale = 2;
   ParameterArena arena(plan.dtype, cpu_device, 3);
   Clip clip(arena, config);
@@ -105,6 +107,14 @@ inline SmallResult train_small(const SmallPlan& plan, Communicator& ranks) {
     parallel.finish_backward();
     optimizer->step(1e-3);
     parallel.share_values();
+    if (arena.codes_travel()) {  // nobody reads what did not travel
+      result.codes_travelled = true;
+      const Tensor& values = arena.values().defined() ? arena.values() : arena.masters();
+      const int64_t from = parallel.shard_start(), to = from + parallel.shard_size();
+      for (size_t i = 0; i < arena.segments().size(); ++i)
+        if (const auto& s = arena.segments()[i]; arena.has_codes(i) && (s.from < from || s.from >= to))
+          kernels(cpu_device).fill(values.part(s.from, s.shape), std::nan(""));
+    }
     if (plan.resume_at == step + 1) {  // the state goes to a new optimizer, as through a checkpoint
       const auto state = optimizer->state();
       optimizer = std::make_unique<AdamW>(arena, options, shard);

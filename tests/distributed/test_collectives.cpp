@@ -98,6 +98,15 @@ void check_collectives(Communicator& c, int64_t n) {
     c.broadcast(t, root);
     for (int64_t i = 0; i < n; ++i) right &= at<T>(t, i) == at<T>(data_of<T>(root, n), i);
   }
+  std::vector<Tensor> own;
+  std::vector<Communicator::FromRoot> many;
+  for (int root = 0; root < world; ++root) {
+    own.push_back(data_of<T>(rank, n + root));
+    many.push_back({own.back(), root});
+  }
+  c.broadcast(many);
+  for (int root = 0; root < world; ++root)
+    for (int64_t i = 0; i < n + root; ++i) right &= at<T>(own[root], i) == at<T>(data_of<T>(root, n + root), i);
   for (int64_t times = 1; times <= world; ++times) {  // once around the ring
     Tensor from = data_of<T>(rank, n), to({n}, dtype_of<T>);
     for (int64_t i = 0; i < times; ++i) {
