@@ -272,7 +272,10 @@ TEST_CASE("ZeRO-1 with low-precision weights: codes travel, the bits of masters 
           CHECK(sharded.moments == plain.moments);
           if (dtype == DType::f64 && travel && stable) {
             plan.sharded = false;
-            check_equal(sharded, train_threads(plan, 1), 1e-12, "one rank");
+            const SmallResult one = train_threads(plan, 1);
+            CHECK(difference(sharded.losses, one.losses) <= 1e-12);
+            CHECK(difference(sharded.gradients, one.gradients) <= 1e-12);
+            CHECK(difference(sharded.weights, one.weights) <= 1e-10);  // Adam divides by tiny moments
           }
         }
 }
