@@ -12,6 +12,7 @@ void CpuKernels::siglip_forward(Sink loss, CView images, CView texts, CView logi
                                 int64_t match, int64_t batch) {
   const char* op = "siglip_forward";
   const PairSizes s = pair_sizes(op, images, texts);
+  if (!loss) return;
   visit_wide(images.dtype, [&](auto tag) {
     using R = decltype(tag);
     const R scale = static_cast<R>(std::exp(scalar_of(op, "logit_scale", logit_scale)));

@@ -54,6 +54,7 @@ void CudaKernels::siglip_forward(Sink loss, CView images, CView texts, CView log
                                  int64_t match, int64_t batch) {
   const char* op = "siglip_forward";
   const PairSizes s = pair_sizes(op, images, texts);
+  if (!loss) return;
   check_scalar(op, "loss", loss.to, DType::f32);
   check_scalar(op, "logit_scale", logit_scale, DType::f32);
   check_scalar(op, "logit_bias", logit_bias, DType::f32);
