@@ -14,8 +14,8 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "kernels/checks.h"
 #include "kernels/cpu/cpu_kernels.h"
+#include "kernels/preconditions.h"
 #include "runtime/parallel.h"
 #include "runtime/tensor.h"
 
@@ -104,12 +104,11 @@ Tensor sum_rows(int64_t rows, int64_t width, F&& f) {
   return partials.slice(chunks, 1);
 }
 
-// ---- preconditions (kernels/checks.h) ---------------------------------------------------------------------
+// ---- preconditions (kernels/checks.h, kernels/preconditions.h) --------------------------------------------
+using Require = Preconditions<Device::cpu>;
 inline constexpr auto check_place = Checks<Device::cpu>::place;
-inline constexpr auto check_shape = Checks<Device::cpu>::shape;
 inline constexpr auto check_matrix = Checks<Device::cpu>::matrix;
 inline constexpr auto check_vector = Checks<Device::cpu>::vector;
 inline constexpr auto check_sink = Checks<Device::cpu>::sink;
-inline constexpr auto check_sink_vector = Checks<Device::cpu>::sink_vector;
 
 }  // namespace switchback

@@ -22,21 +22,9 @@
 namespace switchback {
 namespace {
 
-struct Sizes {
-  int64_t samples, tokens, channels, heads, head_size;
-};
-
-Sizes sizes_of(const char* op, const CView& qkv, int64_t heads) {
-  CHECK(qkv.shape.rank() == 3 && qkv.cols() % 3 == 0, op, ": qkv is ", qkv.shape, ", it must be (B, T, 3C)");
-  const int64_t channels = qkv.cols() / 3;
-  CHECK(heads > 0 && channels % heads == 0, op, ": ", channels, " channels of qkv ", qkv.shape,
-        " do not divide into ", heads, " heads");
-  return {qkv.shape[0], qkv.shape[1], channels, heads, channels / heads};
-}
-
 // The (T, D) columns of one head in R: where they lie when T is R, else copied into `copy`.
 template <class T>
-MatrixView<Statistics<T>> head_of(const T* from, int64_t stride, const Sizes& s, Statistics<T>* copy) {
+MatrixView<Statistics<T>> head_of(const T* from, int64_t stride, const HeadSizes& s, Statistics<T>* copy) {
   using R = Statistics<T>;
   if constexpr (std::is_same_v<T, R>) {
     return {from, stride};
@@ -103,10 +91,7 @@ void softmax_in_place(R* scores, int64_t stride, int64_t tokens, bool causal, R 
 
 void CpuKernels::attention_forward(View out, View lse, CView qkv, int64_t heads, bool causal) {
   const char* op = "attention_forward";
-  const Sizes s = sizes_of(op, qkv, heads);
-  check_place(op, "qkv", qkv, qkv.dtype);
-  check_shape(op, "out", out, {s.samples, s.tokens, s.channels}, qkv.dtype);
-  check_shape(op, "lse", lse, {s.samples, s.heads, s.tokens}, statistics_dtype(qkv.dtype));
+  const HeadSizes s = Require::attention_forward(op, out, lse, qkv, heads);
   visit_float(qkv.dtype, op, [&](auto tag) {
     using T = decltype(tag);
     using R = Statistics<T>;
@@ -146,12 +131,7 @@ void CpuKernels::attention_backward(Sink dqkv, CView dout, CView qkv, CView out,
                                     bool causal) {
   if (!dqkv) return;
   const char* op = "attention_backward";
-  const Sizes s = sizes_of(op, qkv, heads);
-  check_place(op, "qkv", qkv, qkv.dtype);
-  check_shape(op, "out", out, {s.samples, s.tokens, s.channels}, qkv.dtype);
-  check_matrix(op, "dout", dout, s.samples * s.tokens, s.channels, qkv.dtype);
-  check_shape(op, "lse", lse, {s.samples, s.heads, s.tokens}, statistics_dtype(qkv.dtype));
-  check_sink(op, "dqkv", dqkv, s.samples * s.tokens, 3 * s.channels, qkv.dtype);
+  const HeadSizes s = Require::attention_backward(op, dqkv, dout, qkv, out, lse, heads);
   visit_float(qkv.dtype, op, [&](auto tag) {
     using T = decltype(tag);
     using R = Statistics<T>;

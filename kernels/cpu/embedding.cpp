@@ -10,19 +10,7 @@
 namespace switchback {
 namespace {
 
-// (B, K+1, C)
-struct VisionSizes {
-  int64_t samples, kept, width;
-};
-VisionSizes vision_sizes(const char* op, const CView& x, const CView& keep) {
-  CHECK(x.shape.rank() == 3 && x.shape[1] >= 1, op, ": x is ", x.shape, ", it must be (B, K+1, C)");
-  const VisionSizes s{x.shape[0], x.shape[1] - 1, x.shape[2]};
-  if (keep) check_matrix(op, "keep", keep, s.samples, s.kept, DType::i32);
-  return s;
-}
-
-void check_tokens(const char* op, const CView& tokens, int64_t samples, int64_t length, int64_t vocabulary) {
-  check_shape(op, "tokens", tokens, {samples, length}, DType::i32);
+void check_tokens(const char* op, const CView& tokens, int64_t vocabulary) {
   const int32_t* ids = tokens.as<int32_t>();
   for (int64_t i = 0; i < tokens.size(); ++i)
     CHECK(ids[i] >= 0 && ids[i] < vocabulary, op, ": token ", ids[i], " at ", i, " of tokens ", tokens.shape,
@@ -34,23 +22,18 @@ void check_tokens(const char* op, const CView& tokens, int64_t samples, int64_t 
 void CpuKernels::vision_embed_forward(View x, CView patches, CView class_embedding, CView positions,
                                       CView keep) {
   const char* op = "vision_embed_forward";
-  const VisionSizes s = vision_sizes(op, x, keep);
-  check_matrix(op, "patches", patches, s.samples * s.kept, s.width, x.dtype);
-  check_vector(op, "class_embedding", class_embedding, s.width, x.dtype);
-  check_matrix(op, "positions", positions, positions.rows(), s.width, x.dtype);
-  CHECK(positions.rows() > (keep ? 0 : s.kept), op, ": positions are ", positions.shape, ", x is ", x.shape);
+  const VisionSizes s = Require::vision_embed_forward(op, x, patches, class_embedding, positions, keep);
   visit_float(x.dtype, op, [&](auto tag) {
     using T = decltype(tag);
     using R = Statistics<T>;
     const T *patch = patches.as<T>(), *first = class_embedding.as<T>(), *position = positions.as<T>();
     const int32_t* chosen = keep.as<int32_t>();
-    const int64_t places = positions.rows();
     T* out = x.as<T>();
     for_rows(s.samples * (s.kept + 1), s.width, [&](int64_t row) {
       const int64_t b = row / (s.kept + 1), k = row % (s.kept + 1) - 1;
       const T* content = k < 0 ? first : patch + (b * s.kept + k) * s.width;
       const int64_t place = k < 0 ? 0 : 1 + (chosen ? chosen[b * s.kept + k] : k);
-      CHECK(place >= 0 && place < places, op, ": patch ", place - 1, ", positions are ", positions.shape);
+      CHECK(place >= 0 && place < s.places, op, ": patch ", place - 1, ", positions are ", positions.shape);
       const T* at = position + place * s.width;
       T* to = out + row * s.width;
 #pragma omp simd
@@ -63,14 +46,8 @@ void CpuKernels::vision_embed_forward(View x, CView patches, CView class_embeddi
 void CpuKernels::vision_embed_backward(Sink dpatches, Sink dclass_embedding, Sink dpositions, CView dx,
                                        CView keep) {
   const char* op = "vision_embed_backward";
-  const VisionSizes s = vision_sizes(op, dx, keep);
-  check_place(op, "dx", dx, dx.dtype);
-  check_sink(op, "dpatches", dpatches, s.samples * s.kept, s.width, dx.dtype);
-  check_sink_vector(op, "dclass_embedding", dclass_embedding, s.width, dx.dtype);
-  const int64_t places = dpositions ? dpositions.to.rows() : 1;
-  check_sink(op, "dpositions", dpositions, places, s.width, dx.dtype);
-  CHECK(!dpositions || places > (keep ? 0 : s.kept), op, ": dpositions are ", dpositions.to.shape, ", dx is ",
-        dx.shape);
+  const VisionSizes s = Require::vision_embed_backward(op, dpatches, dclass_embedding, dpositions, dx, keep);
+  const int64_t places = s.places;
   visit_float(dx.dtype, op, [&](auto tag) {
     using T = decltype(tag);
     using R = Statistics<T>;
@@ -120,12 +97,9 @@ void CpuKernels::vision_embed_backward(Sink dpatches, Sink dclass_embedding, Sin
 
 void CpuKernels::text_embed_forward(View x, CView table, CView positions, CView tokens) {
   const char* op = "text_embed_forward";
-  CHECK(x.shape.rank() == 3, op, ": x is ", x.shape, ", it must be (B, T, C)");
-  const int64_t samples = x.shape[0], length = x.shape[1], width = x.shape[2];
-  check_tokens(op, tokens, samples, length, table.rows());
-  check_matrix(op, "table", table, table.rows(), width, x.dtype);
-  check_matrix(op, "positions", positions, positions.rows(), width, x.dtype);
-  CHECK(positions.rows() >= length, op, ": positions are ", positions.shape, ", x is ", x.shape);
+  const auto [samples, length, width, vocabulary, places] =
+      Require::text_embed_forward(op, x, table, positions, tokens);
+  check_tokens(op, tokens, vocabulary);
   visit_float(x.dtype, op, [&](auto tag) {
     using T = decltype(tag);
     using R = Statistics<T>;
@@ -144,15 +118,9 @@ void CpuKernels::text_embed_forward(View x, CView table, CView positions, CView 
 
 void CpuKernels::text_embed_backward(Sink dtable, Sink dpositions, CView dx, CView tokens) {
   const char* op = "text_embed_backward";
-  CHECK(dx.shape.rank() == 3, op, ": dx is ", dx.shape, ", it must be (B, T, C)");
-  const int64_t samples = dx.shape[0], length = dx.shape[1], width = dx.shape[2];
-  check_place(op, "dx", dx, dx.dtype);
-  const int64_t vocabulary = dtable ? dtable.to.rows() : INT32_MAX;
-  check_tokens(op, tokens, samples, length, vocabulary);
-  check_sink(op, "dtable", dtable, vocabulary, width, dx.dtype);
-  const int64_t places = dpositions ? dpositions.to.rows() : length;
-  check_sink(op, "dpositions", dpositions, places, width, dx.dtype);
-  CHECK(places >= length, op, ": dpositions are ", dpositions.to.shape, ", dx is ", dx.shape);
+  const TextSizes s = Require::text_embed_backward(op, dtable, dpositions, dx, tokens);
+  const int64_t samples = s.samples, length = s.length, width = s.width, vocabulary = s.vocabulary;
+  check_tokens(op, tokens, dtable ? vocabulary : INT32_MAX);
   visit_float(dx.dtype, op, [&](auto tag) {
     using T = decltype(tag);
     using R = Statistics<T>;
@@ -160,7 +128,7 @@ void CpuKernels::text_embed_backward(Sink dtable, Sink dpositions, CView dx, CVi
     const int32_t* ids = tokens.as<int32_t>();
 
     write_to<T>(dpositions, op, [&](auto out) {
-      parallel_for(places, 1, [&](int64_t from, int64_t to) {
+      parallel_for(s.places, 1, [&](int64_t from, int64_t to) {
         std::vector<R> sum(width);
         for (int64_t t = from; t < to; ++t) {
           std::fill(sum.begin(), sum.end(), R(0));
@@ -203,12 +171,10 @@ void CpuKernels::text_embed_backward(Sink dtable, Sink dpositions, CView dx, CVi
 
 void CpuKernels::find_largest_token(View place, CView tokens) {
   const char* op = "find_largest_token";
-  check_place(op, "tokens", tokens, DType::i32);
-  check_vector(op, "place", place, tokens.rows(), DType::i32);
-  const int64_t length = tokens.cols();
+  const auto [rows, length] = Require::find_largest_token(op, place, tokens);
   const int32_t* ids = tokens.as<int32_t>();
   int32_t* out = place.as<int32_t>();
-  for_rows(tokens.rows(), length, [=](int64_t b) {
+  for_rows(rows, length, [=](int64_t b) {
     const int32_t* row = ids + b * length;
     out[b] = static_cast<int32_t>(std::max_element(row, row + length) - row);
   });

@@ -20,8 +20,9 @@ void visit_kind(Gelu kind, F&& f) {
 }  // namespace
 
 void CpuKernels::gelu_forward(View y, CView x, Gelu kind) {
-  check_vector("gelu_forward", "y", y, x.size(), x.dtype);
-  visit_float(x.dtype, "gelu_forward", [&](auto tag) {
+  const char* op = "gelu_forward";
+  Require::gelu_forward(op, y, x);
+  visit_float(x.dtype, op, [&](auto tag) {
     using T = decltype(tag);
     using R = Statistics<T>;
     T* out = y.as<T>();
@@ -35,14 +36,14 @@ void CpuKernels::gelu_forward(View y, CView x, Gelu kind) {
 
 void CpuKernels::gelu_backward(Sink dx, CView dy, CView x, Gelu kind) {
   if (!dx) return;
-  check_vector("gelu_backward", "dy", dy, x.size(), x.dtype);
-  check_sink_vector("gelu_backward", "dx", dx, x.size(), x.dtype);
-  visit_float(x.dtype, "gelu_backward", [&](auto tag) {
+  const char* op = "gelu_backward";
+  Require::gelu_backward(op, dx, dy, x);
+  visit_float(x.dtype, op, [&](auto tag) {
     using T = decltype(tag);
     using R = Statistics<T>;
     const T* in = x.as<T>();
     const T* gradient = dy.as<T>();
-    write_to<T>(dx, "gelu_backward", [&](auto out) {
+    write_to<T>(dx, op, [&](auto out) {
       visit_kind(kind, [=, &x](auto exact) {
         for_elements(x.size(), [=](int64_t i) {
           out.put(i, static_cast<R>(gradient[i]) * gelu_slope<exact.value>(static_cast<R>(in[i])));
@@ -56,9 +57,7 @@ void CpuKernels::gelu_backward(Sink dx, CView dy, CView x, Gelu kind) {
 
 void CpuKernels::linear_gelu_forward(View y, View preactivation, CView x, CView w, CView bias, Gelu kind) {
   const char* op = "linear_gelu_forward";
-  const int64_t rows = x.rows(), width = w.rows();
-  check_matrix(op, "y", y, rows, width, x.dtype);
-  if (preactivation) check_matrix(op, "preactivation", preactivation, rows, width, x.dtype);
+  Require::linear_gelu_forward(op, y, preactivation, x, w, bias);
   const View u = preactivation ? preactivation : y;
   linear_forward(u, x, w, bias);
   gelu_forward(y, u, kind);
@@ -67,9 +66,8 @@ void CpuKernels::linear_gelu_forward(View y, View preactivation, CView x, CView 
 void CpuKernels::linear_gelu_backward_input(Sink dpreactivation, View y, CView dy, CView w,
                                             CView preactivation, Gelu kind) {
   const char* op = "linear_gelu_backward_input";
-  const int64_t rows = dy.rows(), width = w.cols();
-  check_matrix(op, "preactivation", preactivation, rows, width, dy.dtype);
-  check_sink(op, "dpreactivation", dpreactivation, rows, width, dy.dtype);
+  const auto [rows, width] =
+      Require::linear_gelu_backward_input(op, dpreactivation, y, dy, w, preactivation);
   if (y) gelu_forward(y, preactivation, kind);
   if (!dpreactivation) return;
   visit_float(dy.dtype, op, [&](auto tag) {

@@ -13,13 +13,7 @@ namespace switchback {
 void CpuKernels::layernorm_forward(View y, View mean, View rstd, CView x, CView gain, CView bias,
                                    double epsilon) {
   const char* op = "layernorm_forward";
-  const int64_t rows = x.rows(), width = x.cols();
-  check_place(op, "x", x, x.dtype);
-  check_matrix(op, "y", y, rows, width, x.dtype);
-  check_vector(op, "mean", mean, rows, statistics_dtype(x.dtype));
-  check_vector(op, "rstd", rstd, rows, statistics_dtype(x.dtype));
-  check_vector(op, "gain", gain, width, x.dtype);
-  check_vector(op, "bias", bias, width, x.dtype);
+  const auto [rows, width] = Require::layernorm_forward(op, y, mean, rstd, x, gain, bias);
   visit_float(x.dtype, op, [&](auto tag) {
     using T = decltype(tag);
     using R = Statistics<T>;
@@ -53,15 +47,7 @@ void CpuKernels::layernorm_forward(View y, View mean, View rstd, CView x, CView 
 void CpuKernels::layernorm_backward(Sink dx, Sink dgain, Sink dbias, CView dy, CView x, CView mean,
                                     CView rstd, CView gain) {
   const char* op = "layernorm_backward";
-  const int64_t rows = x.rows(), width = x.cols();
-  check_place(op, "x", x, x.dtype);
-  check_matrix(op, "dy", dy, rows, width, x.dtype);
-  check_vector(op, "mean", mean, rows, statistics_dtype(x.dtype));
-  check_vector(op, "rstd", rstd, rows, statistics_dtype(x.dtype));
-  check_vector(op, "gain", gain, width, x.dtype);
-  check_sink(op, "dx", dx, rows, width, x.dtype);
-  check_sink_vector(op, "dgain", dgain, width, x.dtype);
-  check_sink_vector(op, "dbias", dbias, width, x.dtype);
+  const auto [rows, width] = Require::layernorm_backward(op, dx, dgain, dbias, dy, x, mean, rstd, gain);
   visit_float(x.dtype, op, [&](auto tag) {
     using T = decltype(tag);
     using R = Statistics<T>;

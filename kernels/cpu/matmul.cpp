@@ -124,47 +124,31 @@ void product(const Sink& sink, const char* op, const CView& a, bool a_transposed
 void CpuKernels::matmul(Sink c, CView a, Transpose transpose_a, CView b, Transpose transpose_b) {
   if (!c) return;
   const bool ta = transpose_a == Transpose::yes, tb = transpose_b == Transpose::yes;
-  const int64_t m = ta ? a.cols() : a.rows(), k = ta ? a.rows() : a.cols();
-  const int64_t n = tb ? b.rows() : b.cols(), inner = tb ? b.cols() : b.rows();
-  CHECK(k == inner, "matmul: a is ", a.shape, ta ? " transposed" : "", ", b is ", b.shape,
-        tb ? " transposed" : "", ": inner sizes ", k, " and ", inner);
-  check_place("matmul", "a", a, a.dtype);
-  check_place("matmul", "b", b, a.dtype);
-  check_sink("matmul", "c", c, m, n, a.dtype);
-  visit_float(a.dtype, "matmul",
-              [&](auto tag) { product<decltype(tag)>(c, "matmul", a, ta, b, tb, m, n, k); });
+  const char* op = "matmul";
+  const auto [m, n, k] = Require::matmul(op, c, a, ta, b, tb);
+  visit_float(a.dtype, op, [&](auto tag) { product<decltype(tag)>(c, op, a, ta, b, tb, m, n, k); });
 }
 
 void CpuKernels::linear_forward(View y, CView x, CView w, CView bias) {
-  const int64_t m = x.rows(), k = x.cols(), n = w.rows();
-  check_place("linear_forward", "x", x, x.dtype);
-  check_matrix("linear_forward", "w", w, n, k, x.dtype);
-  check_matrix("linear_forward", "y", y, m, n, x.dtype);
-  if (bias) check_vector("linear_forward", "bias", bias, n, x.dtype);
-  visit_float(x.dtype, "linear_forward", [&](auto tag) {
+  const char* op = "linear_forward";
+  const auto [m, n, k] = Require::linear_forward(op, y, x, w, bias);
+  visit_float(x.dtype, op, [&](auto tag) {
     using T = decltype(tag);
-    product<T>({y, false}, "linear_forward", x, false, w, true, m, n, k, bias.as<T>());
+    product<T>({y, false}, op, x, false, w, true, m, n, k, bias.as<T>());
   });
 }
 
 void CpuKernels::linear_backward_input(Sink dx, CView dy, CView w) {
   if (!dx) return;
-  const int64_t m = dy.rows(), n = dy.cols(), k = w.cols();
-  check_place("linear_backward_input", "dy", dy, dy.dtype);
-  check_matrix("linear_backward_input", "w", w, n, k, dy.dtype);
-  check_sink("linear_backward_input", "dx", dx, m, k, dy.dtype);
-  visit_float(dy.dtype, "linear_backward_input", [&](auto tag) {
-    product<decltype(tag)>(dx, "linear_backward_input", dy, false, w, false, m, k, n);
-  });
+  const char* op = "linear_backward_input";
+  const auto [m, n, k] = Require::linear_backward_input(op, dx, dy, w);
+  visit_float(dy.dtype, op,
+              [&](auto tag) { product<decltype(tag)>(dx, op, dy, false, w, false, m, n, k); });
 }
 
 void CpuKernels::linear_backward_weight(Sink dw, Sink dbias, CView dy, CView x) {
   const char* op = "linear_backward_weight";
-  const int64_t m = dy.rows(), n = dy.cols(), k = x.cols();
-  check_place(op, "dy", dy, dy.dtype);
-  check_matrix(op, "x", x, m, k, dy.dtype);
-  check_sink(op, "dw", dw, n, k, dy.dtype);
-  check_sink_vector(op, "dbias", dbias, n, dy.dtype);
+  const auto [n, k, m] = Require::linear_backward_weight(op, dw, dbias, dy, x);  // of the product dyᵀ x
   visit_float(dy.dtype, op, [&](auto tag) {
     using T = decltype(tag);
     using R = Statistics<T>;

@@ -9,10 +9,7 @@ namespace switchback {
 
 void CpuKernels::l2_normalize_forward(View y, View inverse_norm, CView x) {
   const char* op = "l2_normalize_forward";
-  const int64_t rows = x.rows(), width = x.cols();
-  check_place(op, "x", x, x.dtype);
-  check_matrix(op, "y", y, rows, width, statistics_dtype(x.dtype));
-  check_vector(op, "inverse_norm", inverse_norm, rows, statistics_dtype(x.dtype));
+  const auto [rows, width] = Require::l2_normalize_forward(op, y, inverse_norm, x);
   visit_float(x.dtype, op, [&](auto tag) {
     using T = decltype(tag);
     using R = Statistics<T>;
@@ -35,11 +32,7 @@ void CpuKernels::l2_normalize_forward(View y, View inverse_norm, CView x) {
 void CpuKernels::l2_normalize_backward(Sink dx, CView dy, CView y, CView inverse_norm) {
   if (!dx) return;
   const char* op = "l2_normalize_backward";
-  const int64_t rows = y.rows(), width = y.cols();
-  check_place(op, "y", y, dx.to.dtype == DType::f64 ? DType::f64 : DType::f32);
-  check_matrix(op, "dy", dy, rows, width, y.dtype);
-  check_vector(op, "inverse_norm", inverse_norm, rows, y.dtype);
-  check_sink(op, "dx", dx, rows, width, dx.to.dtype);
+  const auto [rows, width] = Require::l2_normalize_backward(op, dx, dy, y, inverse_norm);
   visit_float(dx.to.dtype, op, [&](auto tag) {
     using T = decltype(tag);
     using R = Statistics<T>;

@@ -11,10 +11,7 @@ namespace switchback {
 // The K largest keys win, ties go to the lower n.
 void CpuKernels::choose_patches(View keep, int64_t patches, uint64_t seed, CView step, int64_t first_sample) {
   const char* op = "choose_patches";
-  check_place(op, "keep", keep, DType::i32);
-  check_vector(op, "step", step, 1, DType::i64);
-  const int64_t samples = keep.rows(), kept = keep.cols();
-  CHECK(kept <= patches, op, ": keep is ", keep.shape, " of ", patches, " patches");
+  const auto [samples, kept] = Require::choose_patches(op, keep, patches, step);
   const uint32_t t = static_cast<uint32_t>(*step.as<int64_t>());
   const PhiloxKey key = philox_key(seed ^ static_cast<uint64_t>(RandomPurpose::patch_dropout) << 56);
   int32_t* out = keep.as<int32_t>();
@@ -49,17 +46,9 @@ void CpuKernels::choose_patches(View keep, int64_t patches, uint64_t seed, CView
 void CpuKernels::extract_patches(View patches, CView pixels, CView keep, int64_t patch_size,
                                  const PixelNormalization& normalization) {
   const char* op = "extract_patches";
-  check_place(op, "pixels", pixels, DType::u8);
-  CHECK(pixels.shape.rank() == 4 && pixels.cols() == 3, op, ": pixels are ", pixels.shape,
-        ", they must be (B, H, W, 3)");
-  const int64_t samples = pixels.shape[0], height = pixels.shape[1], width = pixels.shape[2];
-  CHECK(patch_size > 0 && height % patch_size == 0 && width % patch_size == 0, op, ": images of ",
-        pixels.shape, " do not divide into patches of ", patch_size);
-  const int64_t columns = width / patch_size, count = height / patch_size * columns;
-  const int64_t kept = keep ? keep.cols() : count;
-  if (keep) check_matrix(op, "keep", keep, samples, kept, DType::i32);
-  const int64_t elements = 3 * patch_size * patch_size;
-  check_matrix(op, "patches", patches, samples * kept, elements, patches.dtype);
+  const auto [samples, height, width, count, kept] =
+      Require::extract_patches(op, patches, pixels, keep, patch_size);
+  const int64_t columns = width / patch_size, elements = 3 * patch_size * patch_size;
   visit_float(patches.dtype, op, [&](auto tag) {
     using T = decltype(tag);
     using R = Statistics<T>;

@@ -6,28 +6,18 @@
 namespace switchback {
 namespace {
 
-struct Sizes {
-  int64_t samples, tokens, width;
-};
-Sizes sizes_of(const char* op, const CView& x, const CView& place) {
-  CHECK(x.shape.rank() == 3, op, ": x is ", x.shape, ", it must be (B, T, C)");
-  const Sizes s{x.shape[0], x.shape[1], x.shape[2]};
-  if (place) {
-    check_vector(op, "place", place, s.samples, DType::i32);
-    for (int64_t b = 0; b < s.samples; ++b)
-      CHECK(place.as<int32_t>()[b] >= 0 && place.as<int32_t>()[b] < s.tokens, op, ": place ",
-            place.as<int32_t>()[b], " of sample ", b, ", x is ", x.shape);
-  }
-  return s;
+void check_values(const char* op, const CView& place, const CView& x) {
+  for (int64_t b = 0; b < place.size(); ++b)
+    CHECK(place.as<int32_t>()[b] >= 0 && place.as<int32_t>()[b] < x.shape[1], op, ": place ",
+          place.as<int32_t>()[b], " of sample ", b, ", x is ", x.shape);
 }
 
 }  // namespace
 
 void CpuKernels::pool_forward(View y, CView x, CView place) {
   const char* op = "pool_forward";
-  const Sizes s = sizes_of(op, x, place);
-  check_place(op, "x", x, x.dtype);
-  check_matrix(op, "y", y, s.samples, s.width, x.dtype);
+  const SequenceSizes s = Require::pool_forward(op, y, x, place);
+  if (place) check_values(op, place, x);
   visit_float(x.dtype, op, [&](auto tag) {
     using T = decltype(tag);
     const T* in = x.as<T>();
@@ -42,9 +32,8 @@ void CpuKernels::pool_forward(View y, CView x, CView place) {
 void CpuKernels::pool_backward(Sink dx, CView dy, CView place) {
   if (!dx) return;
   const char* op = "pool_backward";
-  const Sizes s = sizes_of(op, dx.to, place);
-  check_matrix(op, "dy", dy, s.samples, s.width, dy.dtype);
-  check_sink(op, "dx", dx, s.samples * s.tokens, s.width, dy.dtype);
+  const SequenceSizes s = Require::pool_backward(op, dx, dy, place);
+  if (place) check_values(op, place, dx.to);
   visit_float(dy.dtype, op, [&](auto tag) {
     using T = decltype(tag);
     using R = Statistics<T>;

@@ -12,9 +12,7 @@ void CpuKernels::residual_layernorm_forward(View sum, View normed, View mean, Vi
                                             CView branch, CView gamma, CView gain, CView bias, double epsilon,
                                             RowCodes codes) {
   const char* op = "residual_layernorm_forward";
-  check_matrix(op, "sum", sum, x.rows(), x.cols(), x.dtype);
-  check_matrix(op, "normed", normed, x.rows(), x.cols(), x.dtype);
-  check_matrix(op, "branch", branch, x.rows(), x.cols(), x.dtype);
+  Require::residual_layernorm_forward(op, sum, normed, mean, rstd, x, branch, gamma, gain, bias, codes);
   residual_forward(sum, x, branch, gamma);
   layernorm_forward(normed, mean, rstd, sum, gain, bias, epsilon);
   if (codes) quantize(codes.codes, {}, codes.scale, normed, {}, codes.format, Granularity::row);
@@ -25,9 +23,8 @@ void CpuKernels::residual_layernorm_backward(View dx, Sink dbranch, Sink dbranch
                                              CView rstd, CView gain, CView branch, CView gamma,
                                              RowCodes codes) {
   const char* op = "residual_layernorm_backward";
-  check_matrix(op, "dx", dx, sum.rows(), sum.cols(), sum.dtype);
-  check_matrix(op, "dnormed", dnormed, sum.rows(), sum.cols(), sum.dtype);
-  if (dsum) check_matrix(op, "dsum", dsum, sum.rows(), sum.cols(), sum.dtype);
+  Require::residual_layernorm_backward(op, dx, dbranch, dbranch_sum, dgamma, dgain, dbias, dsum, dnormed, sum,
+                                       mean, rstd, gain, branch, gamma, codes);
   if (dsum && dsum.data != dx.data) cast(dx, dsum);
   layernorm_backward({dx, static_cast<bool>(dsum)}, dgain, dbias, dnormed, sum, mean, rstd, gain);
   residual_backward(dbranch, dgamma, dx, branch, gamma);
@@ -38,9 +35,8 @@ void CpuKernels::residual_layernorm_backward(View dx, Sink dbranch, Sink dbranch
     const CView of = !written ? CView(apart) : gamma ? CView(dbranch.to) : CView(dx);
     linear_backward_weight({}, dbranch_sum, of, of);
   }
-  if (!codes) return;
-  CHECK(written, op, ": codes of a branch's gradient that is not written here");
-  quantize(codes.codes, {}, codes.scale, gamma ? dbranch.to : dx, {}, codes.format, Granularity::row);
+  if (codes)
+    quantize(codes.codes, {}, codes.scale, gamma ? dbranch.to : dx, {}, codes.format, Granularity::row);
 }
 
 }  // namespace switchback

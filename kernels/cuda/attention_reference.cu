@@ -138,19 +138,13 @@ key_gradients(Out<To> dqkv, const T* dout, const T* qkv, const T* out, const flo
   }
 }
 
-Heads heads_of(const char* op, const CView& qkv, int64_t heads, bool causal) {
-  CHECK(qkv.shape.rank() == 3 && qkv.cols() % 3 == 0, op, ": qkv is ", qkv.shape, ", it must be (B, T, 3C)");
-  const int64_t channels = qkv.cols() / 3;
-  CHECK(heads > 0 && channels % heads == 0, op, ": ", channels, " channels of qkv ", qkv.shape,
-        " do not divide into ", heads, " heads");
-  check_place(op, "qkv", qkv, qkv.dtype);
-  const int64_t head_size = channels / heads;
-  return {qkv.shape[0],
-          static_cast<int>(qkv.shape[1]),
-          static_cast<int>(heads),
-          static_cast<int>(head_size),
+Heads heads_of(const HeadSizes& s, bool causal) {
+  return {s.samples,
+          static_cast<int>(s.tokens),
+          static_cast<int>(s.heads),
+          static_cast<int>(s.head_size),
           causal,
-          1 / std::sqrt(static_cast<float>(head_size))};
+          1 / std::sqrt(static_cast<float>(s.head_size))};
 }
 size_t row_bytes(const char* op, const Heads& s, int rows) {
   // 16 bytes more: unrolled loops read whole groups of 16 and throw the rest away.
@@ -164,10 +158,8 @@ size_t row_bytes(const char* op, const Heads& s, int rows) {
 
 void CudaKernels::attention_forward(View out, View lse, CView qkv, int64_t heads, bool causal) {
   const char* op = "attention_forward";
-  const Heads s = heads_of(op, qkv, heads, causal);
+  const Heads s = heads_of(Require::attention_forward(op, out, lse, qkv, heads), causal);
   const int64_t rows = s.samples * heads * s.tokens;
-  check_shape(op, "out", out, {qkv.shape[0], qkv.shape[1], qkv.cols() / 3}, qkv.dtype);
-  check_shape(op, "lse", lse, {qkv.shape[0], heads, qkv.shape[1]}, DType::f32);
   if (rows == 0) return;
   if (qkv.dtype == DType::bf16 && attention_serves(s.head_size) && aligned(qkv.data) && aligned(out.data))
     return cuda::attention_forward(out, lse, qkv, heads, causal, stream_);
@@ -183,12 +175,8 @@ void CudaKernels::attention_backward(Sink dqkv, CView dout, CView qkv, CView out
                                      bool causal) {
   if (!dqkv) return;
   const char* op = "attention_backward";
-  const Heads s = heads_of(op, qkv, heads, causal);
-  const int64_t rows = s.samples * heads * s.tokens, channels = qkv.cols() / 3;
-  check_shape(op, "out", out, {qkv.shape[0], qkv.shape[1], channels}, qkv.dtype);
-  check_matrix(op, "dout", dout, qkv.shape[0] * qkv.shape[1], channels, qkv.dtype);
-  check_shape(op, "lse", lse, {qkv.shape[0], heads, qkv.shape[1]}, DType::f32);
-  check_sink(op, "dqkv", dqkv, qkv.shape[0] * qkv.shape[1], 3 * channels, qkv.dtype);
+  const Heads s = heads_of(Require::attention_backward(op, dqkv, dout, qkv, out, lse, heads), causal);
+  const int64_t rows = s.samples * heads * s.tokens;
   if (rows == 0) return;
   if (qkv.dtype == DType::bf16 && dqkv.to.dtype == DType::bf16 && attention_serves(s.head_size) &&
       aligned(qkv.data) && aligned(dqkv.to.data) && aligned(dout.data) && aligned(out.data)) {

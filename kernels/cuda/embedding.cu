@@ -198,27 +198,12 @@ __global__ void largest_token(int32_t* place, const int32_t* tokens, int64_t row
   if (threadIdx.x % 32 == 0) place[row] = at;
 }
 
-struct VisionSizes {
-  int64_t samples, kept, width;
-};
-VisionSizes vision_sizes(const char* op, const CView& x, const CView& keep) {
-  CHECK(x.shape.rank() == 3 && x.shape[1] >= 1, op, ": x is ", x.shape, ", it must be (B, K+1, C)");
-  const VisionSizes s{x.shape[0], x.shape[1] - 1, x.shape[2]};
-  if (keep) check_matrix(op, "keep", keep, s.samples, s.kept, DType::i32);
-  return s;
-}
-
 }  // namespace
 
 void CudaKernels::vision_embed_forward(View x, CView patches, CView class_embedding, CView positions,
                                        CView keep) {
   const char* op = "vision_embed_forward";
-  const VisionSizes s = vision_sizes(op, x, keep);
-  check_place(op, "x", x, x.dtype);
-  check_matrix(op, "patches", patches, s.samples * s.kept, s.width, x.dtype);
-  check_vector(op, "class_embedding", class_embedding, s.width, x.dtype);
-  check_matrix(op, "positions", positions, positions.rows(), s.width, x.dtype);
-  CHECK(positions.rows() > (keep ? 0 : s.kept), op, ": positions are ", positions.shape, ", x is ", x.shape);
+  const VisionSizes s = Require::vision_embed_forward(op, x, patches, class_embedding, positions, keep);
   visit(x.dtype, op, [&](auto tag) {
     using T = decltype(tag);
     const VisionForward<T> f{data<T>(patches),
@@ -227,7 +212,7 @@ void CudaKernels::vision_embed_forward(View x, CView patches, CView class_embedd
                              data<int32_t>(keep),
                              static_cast<int>(s.kept),
                              static_cast<int>(s.width),
-                             static_cast<int>(positions.rows())};
+                             static_cast<int>(s.places)};
     for_rows(op, out_of<T>(x), s.samples * (s.kept + 1), s.width, f, stream_);
   });
 }
@@ -235,14 +220,8 @@ void CudaKernels::vision_embed_forward(View x, CView patches, CView class_embedd
 void CudaKernels::vision_embed_backward(Sink dpatches, Sink dclass_embedding, Sink dpositions, CView dx,
                                         CView keep) {
   const char* op = "vision_embed_backward";
-  const VisionSizes s = vision_sizes(op, dx, keep);
-  check_place(op, "dx", dx, dx.dtype);
-  check_sink(op, "dpatches", dpatches, s.samples * s.kept, s.width, dx.dtype);
-  check_sink_vector(op, "dclass_embedding", dclass_embedding, s.width, dx.dtype);
-  const int64_t places = dpositions ? dpositions.to.rows() : 1;
-  check_sink(op, "dpositions", dpositions, places, s.width, dx.dtype);
-  CHECK(!dpositions || places > (keep ? 0 : s.kept), op, ": dpositions are ", dpositions.to.shape, ", dx is ",
-        dx.shape);
+  const VisionSizes s = Require::vision_embed_backward(op, dpatches, dclass_embedding, dpositions, dx, keep);
+  const int64_t places = s.places;
   visit(dx.dtype, op, [&](auto tag) {
     using T = decltype(tag);
     visit_sink<T>(dpatches, op, [&](auto to) {
@@ -266,48 +245,39 @@ void CudaKernels::vision_embed_backward(Sink dpatches, Sink dclass_embedding, Si
 
 void CudaKernels::text_embed_forward(View x, CView table, CView positions, CView tokens) {
   const char* op = "text_embed_forward";
-  CHECK(x.shape.rank() == 3, op, ": x is ", x.shape, ", it must be (B, T, C)");
-  const int64_t samples = x.shape[0], length = x.shape[1], width = x.shape[2];
-  check_place(op, "x", x, x.dtype);
-  check_shape(op, "tokens", tokens, {samples, length}, DType::i32);
-  check_matrix(op, "table", table, table.rows(), width, x.dtype);
-  check_matrix(op, "positions", positions, positions.rows(), width, x.dtype);
-  CHECK(positions.rows() >= length, op, ": positions are ", positions.shape, ", x is ", x.shape);
+  const TextSizes s = Require::text_embed_forward(op, x, table, positions, tokens);
   visit(x.dtype, op, [&](auto tag) {
     using T = decltype(tag);
-    const TextForward<T> f{data<T>(table),           data<T>(positions),      data<int32_t>(tokens),
-                           static_cast<int>(length), static_cast<int>(width), static_cast<int>(table.rows())};
-    for_rows(op, out_of<T>(x), samples * length, width, f, stream_);
+    const TextForward<T> f{data<T>(table),
+                           data<T>(positions),
+                           data<int32_t>(tokens),
+                           static_cast<int>(s.length),
+                           static_cast<int>(s.width),
+                           static_cast<int>(s.vocabulary)};
+    for_rows(op, out_of<T>(x), s.samples * s.length, s.width, f, stream_);
   });
 }
 
 void CudaKernels::text_embed_backward(Sink dtable, Sink dpositions, CView dx, CView tokens) {
   const char* op = "text_embed_backward";
-  CHECK(dx.shape.rank() == 3, op, ": dx is ", dx.shape, ", it must be (B, T, C)");
-  const int64_t samples = dx.shape[0], length = dx.shape[1], width = dx.shape[2], count = samples * length;
-  check_place(op, "dx", dx, dx.dtype);
-  check_shape(op, "tokens", tokens, {samples, length}, DType::i32);
-  const int64_t vocabulary = dtable ? dtable.to.rows() : 0;
-  check_sink(op, "dtable", dtable, vocabulary, width, dx.dtype);
-  const int64_t places = dpositions ? dpositions.to.rows() : length;
-  check_sink(op, "dpositions", dpositions, places, width, dx.dtype);
-  CHECK(places >= length, op, ": dpositions are ", dpositions.to.shape, ", dx is ", dx.shape);
+  const TextSizes s = Require::text_embed_backward(op, dtable, dpositions, dx, tokens);
+  const int64_t width = s.width, count = s.samples * s.length;
   CHECK(count < INT32_MAX, op, ": ", count, " tokens at once");
   visit(dx.dtype, op, [&](auto tag) {
     using T = decltype(tag);
     if (dpositions)
-      sum_positions(op, {}, dpositions, data<T>(dx), nullptr, samples, length, places, width, stream_);
+      sum_positions(op, {}, dpositions, data<T>(dx), nullptr, s.samples, s.length, s.places, width, stream_);
     if (!dtable) return;
     if (!dtable.accumulate) fill(dtable.to, 0);  // tokens that do not occur
     if (count == 0 || width == 0) return;
-    const Tensor sorted = sort_tokens(*this, data<int32_t>(tokens), count, vocabulary);
+    const Tensor sorted = sort_tokens(*this, data<int32_t>(tokens), count, s.vocabulary);
     const int64_t chunks = (count + run_chunk - 1) / run_chunk;
     const Tensor parts = scratch({chunks, 2, width});
     const dim3 grid(blocks_for(chunks, 1), blocks_for(width, run_threads * run_columns));
     visit_sink<T>(dtable, op, [&](auto to) {
       const auto sink = out_of<decltype(to)>(dtable);
       const int n = static_cast<int>(count), columns = static_cast<int>(width),
-                rows = static_cast<int>(vocabulary);
+                rows = static_cast<int>(s.vocabulary);
       sum_runs<<<grid, run_threads, 0, stream_>>>(sink, data<float>(parts), data<T>(dx),
                                                   data<SortedToken>(sorted), n, columns, rows);
       check_launch(op);
@@ -320,11 +290,10 @@ void CudaKernels::text_embed_backward(Sink dtable, Sink dpositions, CView dx, CV
 
 void CudaKernels::find_largest_token(View place, CView tokens) {
   const char* op = "find_largest_token";
-  check_place(op, "tokens", tokens, DType::i32);
-  check_vector(op, "place", place, tokens.rows(), DType::i32);
+  const auto [rows, length] = Require::find_largest_token(op, place, tokens);
   if (tokens.size() == 0) return;
-  largest_token<<<blocks_for(tokens.rows(), 8), 256, 0, stream_>>>(
-      data<int32_t>(place), data<int32_t>(tokens), tokens.rows(), static_cast<int>(tokens.cols()));
+  largest_token<<<blocks_for(rows, 8), 256, 0, stream_>>>(data<int32_t>(place), data<int32_t>(tokens), rows,
+                                                          static_cast<int>(length));
   check_launch(op);
 }
 

@@ -27,8 +27,7 @@ struct Forward {
 
 void CudaKernels::gelu_forward(View y, CView x, Gelu kind) {
   const char* op = "gelu_forward";
-  check_place(op, "x", x, x.dtype);
-  check_vector(op, "y", y, x.size(), x.dtype);
+  Require::gelu_forward(op, y, x);
   visit(x.dtype, op, [&](auto tag) {
     using T = decltype(tag);
     for_elements(op, out_of<T>(y), x.size(), Forward<T>{data<T>(x), kind == Gelu::exact}, stream_);
@@ -38,9 +37,7 @@ void CudaKernels::gelu_forward(View y, CView x, Gelu kind) {
 void CudaKernels::gelu_backward(Sink dx, CView dy, CView x, Gelu kind) {
   if (!dx) return;
   const char* op = "gelu_backward";
-  check_place(op, "x", x, x.dtype);
-  check_vector(op, "dy", dy, x.size(), x.dtype);
-  check_sink_vector(op, "dx", dx, x.size(), x.dtype);
+  Require::gelu_backward(op, dx, dy, x);
   visit(x.dtype, op, [&](auto tag) {
     using T = decltype(tag);
     visit_sink<T>(dx, op, [&](auto to) {

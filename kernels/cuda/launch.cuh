@@ -8,17 +8,17 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "kernels/checks.h"
 #include "kernels/cuda/cuda_check.cuh"
 #include "kernels/cuda/cuda_kernels.h"
+#include "kernels/preconditions.h"
 
 namespace switchback::cuda {
 
 using bf16 = __nv_bfloat16;
 
-// Preconditions (kernels/checks.h): operands lie on a GPU.
+// Preconditions (kernels/checks.h, kernels/preconditions.h): operands lie on a GPU.
+using Require = Preconditions<Device::cuda>;
 inline constexpr auto check_place = Checks<Device::cuda>::place;
-inline constexpr auto check_shape = Checks<Device::cuda>::shape;
 inline constexpr auto check_matrix = Checks<Device::cuda>::matrix;
 inline constexpr auto check_vector = Checks<Device::cuda>::vector;
 inline constexpr auto check_scalar = Checks<Device::cuda>::scalar;

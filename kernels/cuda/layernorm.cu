@@ -136,13 +136,7 @@ struct GainAndBias {  // dy x̂, dy
 void CudaKernels::layernorm_forward(View y, View mean, View rstd, CView x, CView gain, CView bias,
                                     double epsilon) {
   const char* op = "layernorm_forward";
-  const int64_t rows = x.rows(), width = x.cols();
-  check_place(op, "x", x, x.dtype);
-  check_matrix(op, "y", y, rows, width, x.dtype);
-  check_vector(op, "mean", mean, rows, DType::f32);
-  check_vector(op, "rstd", rstd, rows, DType::f32);
-  check_vector(op, "gain", gain, width, x.dtype);
-  check_vector(op, "bias", bias, width, x.dtype);
+  const auto [rows, width] = Require::layernorm_forward(op, y, mean, rstd, x, gain, bias);
   if (rows == 0 || normalize_rows(*this, {}, y, mean, rstd, x, {}, {}, gain, bias, epsilon)) return;
   visit(x.dtype, op, [&](auto tag) {
     using T = decltype(tag);
@@ -156,15 +150,7 @@ void CudaKernels::layernorm_forward(View y, View mean, View rstd, CView x, CView
 void CudaKernels::layernorm_backward(Sink dx, Sink dgain, Sink dbias, CView dy, CView x, CView mean,
                                      CView rstd, CView gain) {
   const char* op = "layernorm_backward";
-  const int64_t rows = x.rows(), width = x.cols();
-  check_place(op, "x", x, x.dtype);
-  check_matrix(op, "dy", dy, rows, width, x.dtype);
-  check_vector(op, "mean", mean, rows, DType::f32);
-  check_vector(op, "rstd", rstd, rows, DType::f32);
-  check_vector(op, "gain", gain, width, x.dtype);
-  check_sink(op, "dx", dx, rows, width, x.dtype);
-  check_sink_vector(op, "dgain", dgain, width, x.dtype);
-  check_sink_vector(op, "dbias", dbias, width, x.dtype);
+  const auto [rows, width] = Require::layernorm_backward(op, dx, dgain, dbias, dy, x, mean, rstd, gain);
   if (dx && normalize_rows_backward(*this, dx.to, {}, {}, {}, dgain, dbias,
                                     dx.accumulate ? CView(dx.to) : CView{}, dy, x, mean, rstd, gain, {}, {}))
     return;

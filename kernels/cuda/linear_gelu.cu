@@ -11,13 +11,8 @@
 namespace switchback::cuda {
 void CudaKernels::linear_gelu_forward(View y, View preactivation, CView x, CView w, CView bias, Gelu kind) {
   const char* op = "linear_gelu_forward";
-  const int64_t rows = x.rows(), width = w.rows();
-  check_matrix(op, "y", y, rows, width, x.dtype);
-  if (preactivation) check_matrix(op, "preactivation", preactivation, rows, width, x.dtype);
+  const auto [rows, width] = Require::linear_gelu_forward(op, y, preactivation, x, w, bias);
   if (x.dtype == DType::bf16) {
-    check_place(op, "x", x, x.dtype);
-    check_matrix(op, "w", w, width, x.cols(), x.dtype);
-    if (bias) check_vector(op, "bias", bias, width, x.dtype);
     GemmBf16 fused{rows, width, x.cols(), x.data, w.data};
     fused.bias = bias.data, fused.y = y.data, fused.second = preactivation.data;
     fused.after = After::gelu, fused.gelu = kind;
@@ -31,13 +26,9 @@ void CudaKernels::linear_gelu_forward(View y, View preactivation, CView x, CView
 void CudaKernels::linear_gelu_backward_input(Sink dpreactivation, View y, CView dy, CView w,
                                              CView preactivation, Gelu kind) {
   const char* op = "linear_gelu_backward_input";
-  const int64_t rows = dy.rows(), width = w.cols();
-  check_matrix(op, "preactivation", preactivation, rows, width, dy.dtype);
-  check_sink(op, "dpreactivation", dpreactivation, rows, width, dy.dtype);
-  if (y) check_matrix(op, "y", y, rows, width, dy.dtype);
+  const auto [rows, width] =
+      Require::linear_gelu_backward_input(op, dpreactivation, y, dy, w, preactivation);
   if (dpreactivation && !dpreactivation.accumulate && dpreactivation.to.dtype == DType::bf16) {
-    check_place(op, "dy", dy, dy.dtype);
-    check_matrix(op, "w", w, dy.cols(), width, dy.dtype);
     GemmBf16 fused{rows, width, dy.cols(), dy.data, w.data, true};
     fused.y = dpreactivation.to.data, fused.operand = preactivation.data, fused.second = y.data;
     fused.after = After::gelu_backward, fused.gelu = kind;

@@ -78,43 +78,27 @@ struct RowSum {
 void CudaKernels::matmul(Sink c, CView a, Transpose transpose_a, CView b, Transpose transpose_b) {
   if (!c) return;
   const bool ta = transpose_a == Transpose::yes, tb = transpose_b == Transpose::yes;
-  const int64_t m = ta ? a.cols() : a.rows(), k = ta ? a.rows() : a.cols();
-  const int64_t n = tb ? b.rows() : b.cols(), inner = tb ? b.cols() : b.rows();
-  CHECK(k == inner, "matmul: a is ", a.shape, ta ? " transposed" : "", ", b is ", b.shape,
-        tb ? " transposed" : "", ": inner sizes ", k, " and ", inner);
-  check_place("matmul", "a", a, a.dtype);
-  check_place("matmul", "b", b, a.dtype);
-  check_sink("matmul", "c", c, m, n, a.dtype);
-  product("matmul", *this, c, a, ta, b, tb, m, n, k);
+  const char* op = "matmul";
+  const auto [m, n, k] = Require::matmul(op, c, a, ta, b, tb);
+  product(op, *this, c, a, ta, b, tb, m, n, k);
 }
 
 void CudaKernels::linear_forward(View y, CView x, CView w, CView bias) {
   const char* op = "linear_forward";
-  const int64_t m = x.rows(), k = x.cols(), n = w.rows();
-  check_place(op, "x", x, x.dtype);
-  check_matrix(op, "w", w, n, k, x.dtype);
-  check_matrix(op, "y", y, m, n, x.dtype);
-  if (bias) check_vector(op, "bias", bias, n, x.dtype);
+  const auto [m, n, k] = Require::linear_forward(op, y, x, w, bias);
   product(op, *this, {y, false}, x, false, w, true, m, n, k, bias);
 }
 
 void CudaKernels::linear_backward_input(Sink dx, CView dy, CView w) {
   if (!dx) return;
   const char* op = "linear_backward_input";
-  const int64_t m = dy.rows(), n = dy.cols(), k = w.cols();
-  check_place(op, "dy", dy, dy.dtype);
-  check_matrix(op, "w", w, n, k, dy.dtype);
-  check_sink(op, "dx", dx, m, k, dy.dtype);
-  product(op, *this, dx, dy, false, w, false, m, k, n);
+  const auto [m, n, k] = Require::linear_backward_input(op, dx, dy, w);
+  product(op, *this, dx, dy, false, w, false, m, n, k);
 }
 
 void CudaKernels::linear_backward_weight(Sink dw, Sink dbias, CView dy, CView x) {
   const char* op = "linear_backward_weight";
-  const int64_t m = dy.rows(), n = dy.cols(), k = x.cols();
-  check_place(op, "dy", dy, dy.dtype);
-  check_matrix(op, "x", x, m, k, dy.dtype);
-  check_sink(op, "dw", dw, n, k, dy.dtype);
-  check_sink_vector(op, "dbias", dbias, n, dy.dtype);
+  const auto [n, k, m] = Require::linear_backward_weight(op, dw, dbias, dy, x);  // of the product dyᵀ x
 
   const auto by_parts = [&](const Sink& dw, const Sink& dbias) {
     if (dw) product(op, *this, dw, dy, true, x, false, n, k, m);

@@ -61,10 +61,7 @@ backward(Out<To> dx, const float* dy, const float* y, const float* inverse_norm,
 
 void CudaKernels::l2_normalize_forward(View y, View inverse_norm, CView x) {
   const char* op = "l2_normalize_forward";
-  const int64_t rows = x.rows(), width = x.cols();
-  check_place(op, "x", x, x.dtype);
-  check_matrix(op, "y", y, rows, width, DType::f32);
-  check_vector(op, "inverse_norm", inverse_norm, rows, DType::f32);
+  const auto [rows, width] = Require::l2_normalize_forward(op, y, inverse_norm, x);
   if (rows == 0) return;
   visit(x.dtype, op, [&](auto tag) {
     using T = decltype(tag);
@@ -77,11 +74,7 @@ void CudaKernels::l2_normalize_forward(View y, View inverse_norm, CView x) {
 void CudaKernels::l2_normalize_backward(Sink dx, CView dy, CView y, CView inverse_norm) {
   if (!dx || y.size() == 0) return;
   const char* op = "l2_normalize_backward";
-  const int64_t rows = y.rows(), width = y.cols();
-  check_place(op, "y", y, DType::f32);
-  check_matrix(op, "dy", dy, rows, width, DType::f32);
-  check_vector(op, "inverse_norm", inverse_norm, rows, DType::f32);
-  check_sink(op, "dx", dx, rows, width, dx.to.dtype);
+  const auto [rows, width] = Require::l2_normalize_backward(op, dx, dy, y, inverse_norm);
   visit(dx.to.dtype, op, [&](auto tag) {
     backward<<<blocks_for(rows, warps_of_block), 32 * warps_of_block, 0, stream_>>>(
         out_of<decltype(tag)>(dx), data<float>(dy), data<float>(y), data<float>(inverse_norm), rows,

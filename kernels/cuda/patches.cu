@@ -72,10 +72,7 @@ __global__ void extract(T* patches, const uint8_t* pixels, const int32_t* keep, 
 void CudaKernels::choose_patches(View keep, int64_t patches, uint64_t seed, CView step,
                                  int64_t first_sample) {
   const char* op = "choose_patches";
-  check_place(op, "keep", keep, DType::i32);
-  check_vector(op, "step", step, 1, DType::i64);
-  const int64_t samples = keep.rows(), kept = keep.cols();
-  CHECK(kept <= patches, op, ": keep is ", keep.shape, " of ", patches, " patches");
+  const auto [samples, kept] = Require::choose_patches(op, keep, patches, step);
   if (patches > most_patches)
     fail("patch dropout: ", patches, " patches an image; the GPU takes at most ", most_patches);
   if (keep.size() == 0) return;
@@ -89,15 +86,7 @@ void CudaKernels::choose_patches(View keep, int64_t patches, uint64_t seed, CVie
 void CudaKernels::extract_patches(View patches, CView pixels, CView keep, int64_t patch_size,
                                   const PixelNormalization& normalization) {
   const char* op = "extract_patches";
-  check_place(op, "pixels", pixels, DType::u8);
-  CHECK(pixels.shape.rank() == 4 && pixels.cols() == 3, op, ": pixels are ", pixels.shape,
-        ", they must be (B, H, W, 3)");
-  const int64_t samples = pixels.shape[0], height = pixels.shape[1], width = pixels.shape[2];
-  CHECK(patch_size > 0 && height % patch_size == 0 && width % patch_size == 0, op, ": images of ",
-        pixels.shape, " do not divide into patches of ", patch_size);
-  const int64_t count = height / patch_size * (width / patch_size), kept = keep ? keep.cols() : count;
-  if (keep) check_matrix(op, "keep", keep, samples, kept, DType::i32);
-  check_matrix(op, "patches", patches, samples * kept, 3 * patch_size * patch_size, patches.dtype);
+  const PatchSizes s = Require::extract_patches(op, patches, pixels, keep, patch_size);
   if (patches.size() == 0) return;
   Normalization n;
   for (size_t c = 0; c < 3; ++c) {
@@ -106,9 +95,9 @@ void CudaKernels::extract_patches(View patches, CView pixels, CView keep, int64_
   }
   visit(patches.dtype, op, [&](auto tag) {
     using T = decltype(tag);
-    extract<<<blocks_for(samples * kept, 1), 256, 0, stream_>>>(
-        data<T>(patches), data<uint8_t>(pixels), data<int32_t>(keep), static_cast<int>(kept),
-        static_cast<int>(height), static_cast<int>(width), static_cast<int>(patch_size), n);
+    extract<<<blocks_for(s.samples * s.kept, 1), 256, 0, stream_>>>(
+        data<T>(patches), data<uint8_t>(pixels), data<int32_t>(keep), static_cast<int>(s.kept),
+        static_cast<int>(s.height), static_cast<int>(s.width), static_cast<int>(patch_size), n);
     check_launch(op);
   });
 }

@@ -6,16 +6,6 @@
 namespace switchback::cuda {
 namespace {
 
-struct Sizes {
-  int64_t samples, tokens, width;
-};
-Sizes sizes_of(const char* op, const CView& x, const CView& place) {
-  CHECK(x.shape.rank() == 3, op, ": x is ", x.shape, ", it must be (B, T, C)");
-  const Sizes s{x.shape[0], x.shape[1], x.shape[2]};
-  if (place) check_vector(op, "place", place, s.samples, DType::i32);
-  return s;
-}
-
 template <class T>
 struct Forward {
   const T* x;
@@ -46,9 +36,7 @@ struct Backward {
 
 void CudaKernels::pool_forward(View y, CView x, CView place) {
   const char* op = "pool_forward";
-  const Sizes s = sizes_of(op, x, place);
-  check_place(op, "x", x, x.dtype);
-  check_matrix(op, "y", y, s.samples, s.width, x.dtype);
+  const SequenceSizes s = Require::pool_forward(op, y, x, place);
   visit(x.dtype, op, [&](auto tag) {
     using T = decltype(tag);
     const Forward<T> f{data<T>(x), data<int32_t>(place), static_cast<int>(s.tokens),
@@ -60,9 +48,7 @@ void CudaKernels::pool_forward(View y, CView x, CView place) {
 void CudaKernels::pool_backward(Sink dx, CView dy, CView place) {
   if (!dx) return;
   const char* op = "pool_backward";
-  const Sizes s = sizes_of(op, dx.to, place);
-  check_matrix(op, "dy", dy, s.samples, s.width, dy.dtype);
-  check_sink(op, "dx", dx, s.samples * s.tokens, s.width, dy.dtype);
+  const SequenceSizes s = Require::pool_backward(op, dx, dy, place);
   visit(dy.dtype, op, [&](auto tag) {
     using T = decltype(tag);
     visit_sink<T>(dx, op, [&](auto to) {

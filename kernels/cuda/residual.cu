@@ -57,11 +57,7 @@ struct GammaGradient {
 
 void CudaKernels::residual_forward(View y, CView x, CView branch, CView gamma) {
   const char* op = "residual_forward";
-  const int64_t rows = x.rows(), width = x.cols();
-  check_place(op, "x", x, x.dtype);
-  check_matrix(op, "y", y, rows, width, x.dtype);
-  check_matrix(op, "branch", branch, rows, width, x.dtype);
-  if (gamma) check_vector(op, "gamma", gamma, width, x.dtype);
+  const auto [rows, width] = Require::residual_forward(op, y, x, branch, gamma);
   visit(x.dtype, op, [&](auto tag) {
     using T = decltype(tag);
     // Without gamma rows do not matter: one row of all elements, if an int can count it.
@@ -74,12 +70,7 @@ void CudaKernels::residual_forward(View y, CView x, CView branch, CView gamma) {
 
 void CudaKernels::residual_backward(Sink dbranch, Sink dgamma, CView dy, CView branch, CView gamma) {
   const char* op = "residual_backward";
-  const int64_t rows = dy.rows(), width = dy.cols();
-  check_place(op, "dy", dy, dy.dtype);
-  check_sink(op, "dbranch", dbranch, rows, width, dy.dtype);
-  check_sink_vector(op, "dgamma", dgamma, width, dy.dtype);
-  if (gamma) check_vector(op, "gamma", gamma, width, dy.dtype);
-  if (dgamma) check_matrix(op, "branch", branch, rows, width, dy.dtype);
+  const auto [rows, width] = Require::residual_backward(op, dbranch, dgamma, dy, branch, gamma);
   if (scale_rows_backward(*this, dbranch, dgamma, dy, branch, gamma)) return;
   visit(dy.dtype, op, [&](auto tag) {
     using T = decltype(tag);
