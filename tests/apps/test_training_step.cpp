@@ -91,13 +91,7 @@ TEST_CASE("who stops between two steps and goes on has the same bits") {
   Trainer whole(options), first(options), second(options);
   whole.train(7);
   first.train(4);
-  for (const auto& [to, from] : {std::pair{second.arena.masters(), first.arena.masters()}})
-    std::memcpy(to.data(), from.data(), CView(to).bytes());
-  second.arena.publish_masters();
-  const auto state = first.optimizer->state(), other = second.optimizer->state();
-  for (size_t i = 0; i < state.size(); ++i)
-    std::memcpy(other[i].second.data(), state[i].second.data(), CView(state[i].second).bytes());
-  second.next = 4;
+  second.go_on_from(first);
   second.train(3);
   CHECK(whole.bits() == second.bits());
   CHECK(whole.warnings.empty());
@@ -155,13 +149,7 @@ TEST_CASE("who stops between two texts of different lengths and goes on has the 
   Trainer whole(options), first(options), second(options);
   whole.train(6);
   first.train(3);
-  std::memcpy(second.arena.masters().data(), first.arena.masters().data(),
-              CView(first.arena.masters()).bytes());
-  second.arena.publish_masters();
-  const auto state = first.optimizer->state(), other = second.optimizer->state();
-  for (size_t i = 0; i < state.size(); ++i)
-    std::memcpy(other[i].second.data(), state[i].second.data(), CView(state[i].second).bytes());
-  second.next = 3;
+  second.go_on_from(first);
   second.train(3);
   CHECK(whole.bits() == second.bits());
 }

@@ -90,13 +90,7 @@ TEST_CASE("who stops with updates behind the backward pass goes on with updates 
   Trainer second(options);
   whole.train(5);
   first.train(3);
-  std::memcpy(second.arena.masters().data(), first.arena.masters().data(),
-              CView(first.arena.masters()).bytes());
-  second.arena.publish_masters();
-  const auto state = first.optimizer->state(), other = second.optimizer->state();
-  for (size_t i = 0; i < state.size(); ++i)
-    std::memcpy(other[i].second.data(), state[i].second.data(), CView(state[i].second).bytes());
-  second.next = 3;
+  second.go_on_from(first);
   second.train(2);
   CHECK(whole.bits() == second.bits());
 }

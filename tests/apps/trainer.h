@@ -114,6 +114,18 @@ struct Trainer {
     finish();
   }
 
+  // As from a checkpoint; on the CPU.
+  void go_on_from(const Trainer& other) {
+    const auto copy = [](const Tensor& to, const Tensor& from) {
+      std::memcpy(to.data(), from.data(), CView(to).bytes());
+    };
+    copy(arena.masters(), other.arena.masters());
+    arena.publish_masters();
+    const auto state = optimizer->state(), of_other = other.optimizer->state();
+    for (size_t i = 0; i < state.size(); ++i) copy(state[i].second, of_other[i].second);
+    next = other.next;
+  }
+
   // Every bit of masters, values and moments.
   std::string bits() const {
     std::string all;
