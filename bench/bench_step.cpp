@@ -236,6 +236,7 @@ int run(const Options& o, World& world, Device device) {
   std::string mode = gpu ? captured ? "graph" : "eager" : "cpu";
   if (o.whole_last_block) mode += ", whole last block";
   if (o.text_length) mode += concat(", text ", text, " of ", config.text.context_length);
+  if (o.recompute != "none") mode += ", recompute " + o.recompute;
   if (!arena.shares_gradients() && world.size() == 1) mode += ", optimizer behind backward";
   if (world.size() > 1)
     mode += concat(", ", world.size(), " ranks, reduction ", step.overlaps() ? "beside" : "behind", " backward");
