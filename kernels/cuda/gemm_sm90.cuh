@@ -39,6 +39,7 @@
 //   finish(sums)                              after it: float or int [kBlocksM][kSums], as wgmma leaves them
 // and may have
 //   kFreshSums = true                         its own code for a tile's first stage: see multiply
+//   TakesParts = void                         tiles of which a unit is a part of K (Walk)
 //   prepare(buffer)                           static: once, by all threads: writes the matrix of ones
 //   wants_row_sums(), finish_row_sums(sums)   Σ_k x[m, k] on the way (staggered): a product with eight
 //                                             columns of ones (8 x 64, bf16, in the first KiB of the
@@ -86,13 +87,13 @@ __device__ __forceinline__ void load_x(uint8_t* x, const CUtensorMap& x_map, int
   }
 }
 
-template <class T>
+template <class T, bool kParts>
 __device__ __forceinline__ void produce(SharedMemory<T>& shared, const CUtensorMap& x_map,
                                         const CUtensorMap& w_map, const Walk& walk, int first_unit, int units,
                                         int unit_step, int rank) {
   RingPosition<T> at;
   for (int unit = first_unit; unit < units; unit += unit_step) {
-    const TilePosition tile = tile_position<T>(walk, unit, rank);
+    const TilePosition tile = tile_position<T, kParts>(walk, unit, rank);
     for (int k_block = 0; k_block < tile.k_blocks; ++k_block) {
       const int k = tile.k + k_block * T::kBlockK;
       ptx::mbarrier_wait(&shared.empty[at.stage], at.parity ^ 1, "producer", at.stage);
@@ -212,13 +213,14 @@ __global__ void __launch_bounds__(T::kThreads, 1)
   ptx::wait_for_previous_kernel();
   ptx::allow_next_kernel();
 
-  const int units = walk.units();
+  constexpr bool kParts = takes_parts<Epilogue>;
+  const int units = kParts ? walk.units() : walk.tiles();
   const int first_unit = blockIdx.x / T::kClusterSize, unit_step = gridDim.x / T::kClusterSize;
   const auto no_more = [](int, uint64_t, int) {};
 
   if (warp < 4) {  // ---- producer
     ptx::give_back_registers<40>();
-    if (threadIdx.x == 0) produce<T>(shared, x_map, w_map, walk, first_unit, units, unit_step, rank);
+    if (threadIdx.x == 0) produce<T, kParts>(shared, x_map, w_map, walk, first_unit, units, unit_step, rank);
     __syncwarp();
   } else {  // ---- consumers
     ptx::take_registers<232>();
@@ -231,7 +233,7 @@ __global__ void __launch_bounds__(T::kThreads, 1)
       const int first_row = consumer * T::kConsumerM;
       bool hold = walk.stagger > 0 && first_unit < units;  // only once: the distance then keeps itself
       for (int unit = first_unit; unit < units; unit += unit_step) {
-        const TilePosition tile = tile_position<T>(walk, unit, rank);
+        const TilePosition tile = tile_position<T, kParts>(walk, unit, rank);
         const int k_blocks = tile.k_blocks;
         epilogue.prefetch(tile.m + first_row + warp_row, tile.n, tile.part);
         if (hold && consumer == 1) ptx::named_barrier_sync<1>(256);
@@ -269,7 +271,7 @@ __global__ void __launch_bounds__(T::kThreads, 1)
         at.advance(k_blocks);
       }
       for (int unit = first_unit + consumer * unit_step; unit < units; unit += 2 * unit_step) {
-        const TilePosition tile = tile_position<T>(walk, unit, rank);
+        const TilePosition tile = tile_position<T, kParts>(walk, unit, rank);
         epilogue.prefetch(tile.m + warp_row, tile.n, tile.part);
         if (consumer == 0)
           ptx::named_barrier_sync<1>(256);

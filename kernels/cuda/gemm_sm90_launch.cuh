@@ -90,6 +90,7 @@ void launch(int M, int N, int K, const void* x, const void* w, const typename Ep
   }();
 
   const Walk walk = walk_of<T>(M, N, K, options);
+  CHECK(takes_parts<Epilogue> || walk.whole == walk.tiles(), "an epilogue that knows whole tiles only");
   using ptx::Swizzle;
   constexpr int kElement = sizeof(typename T::Element);
   const CUtensorMap x_map =

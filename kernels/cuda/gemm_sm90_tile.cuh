@@ -76,6 +76,11 @@ struct Walk {
   __host__ __device__ int units() const { return whole + (tiles() - whole) * parts; }
 };
 
+// Whether an epilogue can do with parts of a tile's sums. For the others all tiles are whole, and the kernel
+// has no registers to spare for the question.
+template <class Epilogue>
+constexpr bool takes_parts = requires { typename Epilogue::TakesParts; };
+
 // The list of units: tiles in bands of `group` column units, walked row by row, so that blocks running at the
 // same time share rows of x and the band's w. A band is as wide as L2 allows, for x is read from memory once
 // per band. Behind the whole tiles come the parts of the others: the first part of each, the second, ...
@@ -84,10 +89,10 @@ struct TilePosition {
   int k_blocks;  // stages
   int part;      // which of all parts, tile by tile; -1: a whole tile
 };
-template <class T>
+template <class T, bool kParts>
 __host__ __device__ __forceinline__ TilePosition tile_position(const Walk& walk, int unit, int rank) {
   int tile = unit, part = -1, k = 0, k_blocks = walk.k_blocks;
-  if (unit >= walk.whole) {
+  if (kParts && unit >= walk.whole) {
     const int others = walk.tiles() - walk.whole, of_tile = (unit - walk.whole) / others;
     const int other = unit - walk.whole - of_tile * others;
     tile = walk.whole + other, part = other * walk.parts + of_tile;

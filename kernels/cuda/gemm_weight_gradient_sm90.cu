@@ -17,6 +17,7 @@ constexpr int64_t tile_sums = int64_t{pair_rows} * tile_columns;
 // The kernel's x is dy (M and K of the walk are the layer's N and M), its w is x.
 template <class T>
 struct GradientSums {
+  using TakesParts = void;
   struct Arguments {
     float* dw;  // (walk.M, walk.N): whole tiles go there
     bool accumulate;
@@ -86,7 +87,7 @@ struct GradientSums {
 // dw = [dw +] the parts, in order, of the tiles that have some. Grid: (fours of a tile's sums, other tiles).
 __global__ void __launch_bounds__(256) add_parts(float* dw, const float4* parts, Walk walk, bool accumulate) {
   const int at = blockIdx.x * 256 + threadIdx.x, other = blockIdx.y;  // at: which four of the tile
-  const TilePosition tile = tile_position<GradientTile>(walk, walk.whole + other, 0);
+  const TilePosition tile = tile_position<GradientTile, true>(walk, walk.whole + other, 0);
   const int m = tile.m + at / (tile_columns / 4), n = tile.n + at % (tile_columns / 4) * 4;
   if (m >= walk.M || n >= walk.N) return;
   float4& to = *reinterpret_cast<float4*>(dw + int64_t{m} * walk.N + n);
