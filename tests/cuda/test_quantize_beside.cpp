@@ -1,4 +1,7 @@
 // The sweep beside a product makes the codes that quantize makes, and the product beside a sweep dw.
+// SWITCHBACK_TINY=1 keeps few and small cases (for compute-sanitizer).
+#include <cstdlib>
+
 #include "kernels/cuda/gemm_weight_gradient.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/quantize_beside.cuh"
@@ -8,6 +11,8 @@ using namespace switchback;
 using namespace switchback::cuda;
 
 namespace {
+
+bool tiny() { return std::getenv("SWITCHBACK_TINY") != nullptr; }
 
 Tensor values(int64_t rows, int64_t cols, uint64_t seed) {
   Random r(seed);
@@ -35,7 +40,6 @@ void check_sums(const Tensor& sums, const Tensor& x) {
 
 }  // namespace
 
-// compute-sanitizer --tool racecheck (and the others) test_gemm_bf16 -tc='codes on a few*'
 TEST_CASE("codes on a few multiprocessors: quantize's codes, and partial sums") {
   if (no_gpu()) return;
   Kernels& k = kernels(gpu);
@@ -52,6 +56,7 @@ TEST_CASE("codes on a few multiprocessors: quantize's codes, and partial sums") 
                                                                            {37, 16384}})
     for (Format format : {Format::int8, Format::e5m2, Format::e4m3})
       for (int multiprocessors : {2, 6}) {
+        if (tiny() && (format != Format::int8 || multiprocessors > 2)) continue;
         const Tensor host = values(rows, cols, 1), x = to_device(host, gpu);
         const DType code = code_dtype(format, DType::bf16);
         const Tensor codes({rows, cols}, code, gpu), scale({rows}, DType::f32, gpu),
@@ -84,8 +89,9 @@ TEST_CASE("a weight gradient and codes at once: what each is alone, op by op and
   struct Size {
     int64_t m, n, k;
   };
-  for (const Size& s : {Size{2304, 512, 1024}, Size{2055, 1288, 1280}, Size{4096, 2560, 2048},
+  for (const Size& s : {Size{260, 264, 136}, Size{2304, 512, 1024}, Size{2055, 1288, 1280}, Size{4096, 2560, 2048},
                         Size{2304, 1024, 4096}, Size{2048, 10248, 1032}}) {
+    if (tiny() && s.m > 300) continue;
     const Tensor host = values(s.m, s.n, 1), dy = to_device(host, gpu), x = to_device(values(s.m, s.k, 2), gpu);
     const Tensor codes({s.m, s.n}, DType::i8, gpu), scale({s.m}, DType::f32, gpu), other({s.m, s.n}, DType::i8, gpu),
         other_scale({s.m}, DType::f32, gpu), sums({s.n}, DType::f32, gpu), dw({s.n, s.k}, DType::f32, gpu),
