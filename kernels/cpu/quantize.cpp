@@ -190,12 +190,6 @@ void CpuKernels::quantize(View codes, View transposed, View scale, CView x, CVie
   });
 }
 
-void CpuKernels::linear_backward_weight_and_codes(Sink dw, View codes, View scale, Sink sums, CView dy, CView x,
-                                                  Format format) {
-  quantize(codes, {}, scale, dy, {}, format, Granularity::row, sums);
-  linear_backward_weight(dw, {}, dy, x);
-}
-
 void CpuKernels::quantize_weights(std::span<const WeightCodes> weights, Format format) {
   for (const WeightCodes& w : weights)
     quantize(w.codes, w.transposed, w.scale, w.w, w.largest, format, Granularity::tensor);
