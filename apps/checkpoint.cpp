@@ -67,7 +67,8 @@ Contents contents_of(const ClipConfig& config, const PixelNormalization& normali
   c.config_text = open_clip_config_text(config, normalization);
   for (const auto& segment : arena.segments())
     c.weights.emplace_back(segment.name, copy_to_host(arena.master_of(segment)));
-  for (const auto& [name, tensor] : optimizer.state()) c.state.emplace_back(name, copy_to_host(tensor));
+  for (const auto& [name, tensor] : optimizer.state())
+    c.state.emplace_back(name, optimizer.state_is_copied() ? tensor : copy_to_host(tensor));
   c.metadata = {{"switchback_format", format_version},
                 {"step", std::to_string(p.step)},
                 {"epoch", std::to_string(p.epoch)},
@@ -213,16 +214,17 @@ TrainingProgress load_checkpoint(const std::string& folder, ParameterArena& aren
   p.options_json = text("options");
 
   const std::vector<Tensor> weight_hosts = read_weights(weights, arena);
-  const auto wanted = optimizer.state();
+  const auto wanted = optimizer.state_to_fill();
+  const bool copied = optimizer.state_is_copied();
   std::vector<Tensor> hosts;
   for (const auto& [name, tensor] : wanted) {
-    hosts.emplace_back(tensor.shape(), tensor.dtype());
+    hosts.push_back(copied ? tensor : Tensor(tensor.shape(), tensor.dtype()));
     state.load_into(name, hosts.back());
   }
   fill_arena(weight_hosts, arena);
   for (size_t i = 0; i < wanted.size(); ++i) {
     const Tensor& to = wanted[i].second;
-    kernels(to.device()).upload(to, hosts[i]);
+    if (!copied) kernels(to.device()).upload(to, hosts[i]);
   }
   optimizer.restore(wanted);
   return p;

@@ -140,7 +140,7 @@ int train(const TrainingOptions& options, const ClipConfig& config, Device devic
     report_saved(true);  // the one before
     step.share_masters();
     if (!world.leads()) {
-      if (parallel.sharded) optimizer.state();  // rank 0 asks for all moments
+      if (parallel.sharded) optimizer.state(false);  // rank 0 asks for all moments
       return world.host().barrier();            // nobody goes on before the values are copied
     }
     progress.loader = loader.state().to_string();

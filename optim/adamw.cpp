@@ -233,25 +233,45 @@ double AdamW::rms_of(std::string_view name) const {
   return -1;
 }
 
-std::vector<std::pair<std::string, Tensor>> AdamW::state() const {
-  std::vector<std::pair<std::string, Tensor>> state;
-  const auto whole = [this](const Tensor& moments) {
-    if (!shard_.ranks) return moments;
-    Tensor all(arena_.masters().shape(), moments.dtype(), arena_.device());
-    shard_.ranks->all_gather(all, moments);
-    shard_.ranks->join();
-    return all;
-  };
-  const Tensor first = whole(first_), second = whole(second_);
+// first, second: flat as the arena's masters
+AdamW::State AdamW::by_name(const Tensor& first, const Tensor& second, const Tensor& steps) const {
+  State state;
   for (const auto& s : arena_.segments()) {
     state.emplace_back("optimizer.first." + s.name, first.part(s.from, s.shape));
     state.emplace_back("optimizer.second." + s.name, second.part(s.from, s.shape));
   }
-  state.emplace_back("optimizer.step", steps_);
+  state.emplace_back("optimizer.step", steps);
   return state;
 }
 
-void AdamW::restore(const std::vector<std::pair<std::string, Tensor>>& state) {
+AdamW::State AdamW::state(bool wanted, int64_t at_once) const {
+  if (!shard_.ranks) return by_name(first_, second_, steps_);
+  const int64_t ranks = shard_.ranks->world_size();
+  const int64_t piece = std::clamp(at_once / ranks, int64_t{1}, shard_.count);  // of each shard
+  Kernels& k = kernels(arena_.device());
+  const Tensor gathered({ranks * piece}, first_.dtype(), arena_.device());
+  const auto whole = [&](const Tensor& moments) {
+    const Tensor all = wanted ? Tensor(arena_.masters().shape(), moments.dtype()) : Tensor();
+    for (int64_t from = 0; from < shard_.count; from += piece) {
+      const int64_t count = std::min(piece, shard_.count - from);
+      shard_.ranks->all_gather(gathered.part(0, {ranks * count}), moments.part(from, {count}));
+      shard_.ranks->join();
+      for (int64_t rank = 0; rank < ranks && wanted; ++rank)
+        k.download(all.part(rank * shard_.count + from, {count}), gathered.part(rank * count, {count}));
+    }
+    return all;
+  };
+  const Tensor first = whole(first_), second = whole(second_);
+  return wanted ? by_name(first, second, Tensor::of<int64_t>({}, {steps_done()})) : State();
+}
+
+AdamW::State AdamW::state_to_fill() const {
+  if (!shard_.ranks) return state();
+  const Shape shape = arena_.masters().shape();
+  return by_name(Tensor(shape, first_.dtype()), Tensor(shape, second_.dtype()), Tensor({}, DType::i64));
+}
+
+void AdamW::restore(const State& state) {
   if (!shard_.ranks) return;  // written already
   const auto& segments = arena_.segments();
   CHECK(state.size() == 2 * segments.size() + 1, "the state of another optimizer");
@@ -260,9 +280,10 @@ void AdamW::restore(const std::vector<std::pair<std::string, Tensor>>& state) {
     if (shard_counts_[i] == 0) continue;
     const int64_t count = shard_counts_[i], at = std::max(segments[i].from - shard_.from, int64_t{0});
     const int64_t within = shard_.from + at - segments[i].from;  // where in the tensor the shard begins
-    k.cast(first_.part(at, {count}), state[2 * i].second.part(within, {count}));
-    k.cast(second_.part(at, {count}), state[2 * i + 1].second.part(within, {count}));
+    k.upload(first_.part(at, {count}), state[2 * i].second.part(within, {count}));
+    k.upload(second_.part(at, {count}), state[2 * i + 1].second.part(within, {count}));
   }
+  steps_.span<int64_t>()[0] = state.back().second.span<int64_t>()[0];
 }
 
 }  // namespace switchback

@@ -97,10 +97,16 @@ class AdamW {
   //   optimizer.first.<parameter>, optimizer.second.<parameter>   the moments, of the parameter's shape, on
   //                                                               the device
   //   optimizer.step                                              () i64 on the host: steps done
-  // The tensors share the optimizer's memory: writing into them restores it. With a shard they are copies,
-  // made by all ranks together (everybody calls it); restore() brings what was written into them back.
-  std::vector<std::pair<std::string, Tensor>> state() const;
-  void restore(const std::vector<std::pair<std::string, Tensor>>& state);
+  // The tensors share the optimizer's memory: writing into them restores it. With a shard they are copies in
+  // host memory, gathered by all ranks together (everybody calls it), at_once numbers on the device at a
+  // time; a rank that does not want them takes part and gets none.
+  using State = std::vector<std::pair<std::string, Tensor>>;
+  State state(bool wanted = true, int64_t at_once = int64_t{1} << 24) const;
+  // To be written into: state(), or with a shard copies that hold nothing yet; no rank waits for another.
+  // restore() then brings what was written into copies to the optimizer.
+  State state_to_fill() const;
+  void restore(const State& state);
+  bool state_is_copied() const { return shard_.ranks != nullptr; }
   int64_t steps_done() const { return steps_.span<int64_t>()[0]; }
   // update() waits for the device (a sharded tensor's RMS goes through the host): it cannot be recorded.
   bool update_waits() const { return shards_cut_tensors_; }
@@ -116,6 +122,7 @@ class AdamW {
   };
   void update(const Flat& flat);
   Segments shard_table() const;
+  State by_name(const Tensor& first, const Tensor& second, const Tensor& steps) const;
   void share_rms();
 
   ParameterArena& arena_;

@@ -118,7 +118,7 @@ inline SmallResult train_small(const SmallPlan& plan, Communicator& ranks) {
     if (plan.resume_at == step + 1) {  // the state goes to a new optimizer, as through a checkpoint
       const auto state = optimizer->state();
       optimizer = std::make_unique<AdamW>(arena, options, shard);
-      const auto to = optimizer->state();
+      const auto to = optimizer->state_to_fill();
       for (size_t i = 0; i < to.size(); ++i) kernels(cpu_device).upload(to[i].second, state[i].second);
       optimizer->restore(to);
     }
@@ -130,7 +130,7 @@ inline SmallResult train_small(const SmallPlan& plan, Communicator& ranks) {
                      arena.gradients().part(parallel.shard_start(), {parallel.shard_size()}));
   result.rms = optimizer->report().rms;
   result.cut = plan.sharded && arena.shards_cut_tensors(ranks.world_size());
-  for (const auto& [name, tensor] : optimizer->state())
+  for (const auto& [name, tensor] : optimizer->state(true, 1000))  // in several pieces
     if (name != "optimizer.step")
       for (double v : as_doubles(tensor)) result.moments.push_back(v);
   for (const auto& s : arena.segments()) {
