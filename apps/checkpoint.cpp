@@ -214,19 +214,10 @@ TrainingProgress load_checkpoint(const std::string& folder, ParameterArena& aren
   p.options_json = text("options");
 
   const std::vector<Tensor> weight_hosts = read_weights(weights, arena);
-  const auto wanted = optimizer.state_to_fill();
-  const bool copied = optimizer.state_is_copied();
-  std::vector<Tensor> hosts;
-  for (const auto& [name, tensor] : wanted) {
-    hosts.push_back(copied ? tensor : Tensor(tensor.shape(), tensor.dtype()));
-    state.load_into(name, hosts.back());
-  }
+  const AdamW::State moments = optimizer.state_to_fill();
+  for (const auto& [name, tensor] : moments) state.load_into(name, tensor);
   fill_arena(weight_hosts, arena);
-  for (size_t i = 0; i < wanted.size(); ++i) {
-    const Tensor& to = wanted[i].second;
-    if (!copied) kernels(to.device()).upload(to, hosts[i]);
-  }
-  optimizer.restore(wanted);
+  optimizer.restore(moments);
   return p;
 }
 

@@ -183,8 +183,8 @@ std::optional<Retrieval> EvaluationData::retrieval(const Clip& clip, const Clip:
   const auto next = [&](EvaluationBatch& to) {
     bool more = left > 0 && loader.next(batch);
     int64_t size = more ? batch.size : 0;
-    if (options_
-            .samples) {  // the batches of lower ranks come before this one, those of higher ranks behind it
+    if (options_.samples) {
+      // The batches of lower ranks come before this one, those of higher ranks behind it.
       const Tensor own = Tensor::of<int64_t>({1}, {size}), all({ranks.host.world_size()}, DType::i64);
       ranks.host.all_gather(all, own);
       for (int r = 0; r < ranks.host.world_size(); ++r) {

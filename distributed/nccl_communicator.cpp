@@ -297,8 +297,8 @@ class NcclCommunicator final : public Communicator {
         ncclResult_t result = ncclSuccess;
         for (const auto& [data, root] : many)
           if (data.size() > 0 && is_fine(result))
-            result = ncclBroadcast(data.data, data.data, static_cast<size_t>(data.size()), nccl_type(data.dtype),
-                                   root, communicator, stream);
+            result = ncclBroadcast(data.data, data.data, static_cast<size_t>(data.size()),
+                                   nccl_type(data.dtype), root, communicator, stream);
         return result;
       });
     });

@@ -39,8 +39,7 @@ DataParallel::DataParallel(ParameterArena& arena, Communicator& ranks, Options o
       to.push_back(range);
   };
   for (size_t i = 0; i < segments.size(); ++i) {
-    const int64_t from = segments[i].from, unit = ParameterArena::segment_alignment;
-    const int64_t to = from + (segments[i].shape.size() + unit - 1) / unit * unit;
+    const int64_t from = segments[i].from, to = from + ParameterArena::padded(segments[i]);
     const std::string part = part_of(segments[i].name);
     auto bucket = std::ranges::find(buckets_, part, &Bucket::part);
     if (bucket == buckets_.end()) bucket = buckets_.insert(buckets_.end(), Bucket{part, {}, {}, 0, false});

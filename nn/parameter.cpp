@@ -9,6 +9,15 @@
 #include "runtime/parallel.h"
 
 namespace switchback {
+namespace {
+
+// Of a weight in the shard [from, from + count): with shards that cut no tensor all of it lies there.
+bool begins_in(const ParameterArena::Segment& s, int64_t from, int64_t count) {
+  return s.from >= from && s.from < from + count;
+}
+
+}  // namespace
+
 const std::string& Parameter::name() const { return value_->name; }
 
 std::string part_of(const std::string& parameter) {
@@ -37,9 +46,13 @@ Parameter ParameterArena::add(std::string name, Shape shape, Init init, bool ful
   return p;
 }
 
-// Elements of a segment with its padding.
 int64_t ParameterArena::padded(const Segment& s) {
   return (s.shape.size() + segment_alignment - 1) / segment_alignment * segment_alignment;
+}
+
+int64_t ParameterArena::elements_of(size_t first, size_t count) const {
+  const Segment& last = segments_[first + count - 1];
+  return last.from + padded(last) - segments_[first].from;
 }
 
 // Shards without a tensor in two of them need room: the smallest shard that they all fit in, in order, is
@@ -91,16 +104,14 @@ int64_t ParameterArena::lay_out_gradients() {
     }
     ++parts_.back().range.count;
   }
-  const auto elements_of = [this](const ParameterRange& r) {
-    const Segment& last = segments_[r.first + r.count - 1];
-    return last.from + padded(last) - segments_[r.first].from;
-  };
   int64_t own = 0, largest = 0;
-  for (const Part& part : parts_)
+  for (const Part& part : parts_) {
+    const int64_t elements = elements_of(part.range.first, part.range.count);
     if (part.shares)
-      largest = std::max(largest, elements_of(part.range));
+      largest = std::max(largest, elements);
     else
-      own += elements_of(part.range);
+      own += elements;
+  }
   int64_t next = 0;
   bool second = false;
   for (Part& part : parts_) {
@@ -109,7 +120,7 @@ int64_t ParameterArena::lay_out_gradients() {
     if (part.shares)
       at = std::exchange(second, !second) ? own + largest : own;
     else
-      next += elements_of(part.range);
+      next += elements_of(first, count);
     for (size_t i = first; i < first + count; ++i)
       segments_[i].gradient_from = at + segments_[i].from - segments_[first].from;
     part.range = range(first, count);
@@ -196,10 +207,15 @@ std::shared_ptr<const PreparedWeight> ParameterArena::prepare(const Parameter& w
 }
 
 void ParameterArena::prepare_weights(bool largest_known) {
+  prepare_weights_within(0, masters_.size(), largest_known);
+}
+
+void ParameterArena::prepare_weights_within(int64_t from, int64_t count, bool largest_known) {
   std::vector<WeightToPrepare> weights;
   for (const Prepared& p : prepared_)
-    weights.push_back({p.to.get(), p.recipe, master_of(*p.weight),
-                       largest_known ? CView(largest_.part(p.segment, {1})) : CView{}});
+    if (begins_in(*p.weight, from, count))
+      weights.push_back({p.to.get(), p.recipe, master_of(*p.weight),
+                         largest_known ? CView(largest_.part(p.segment, {1})) : CView{}});
   switchback::prepare_weights(weights);
 }
 
@@ -221,7 +237,7 @@ void ParameterArena::share_memory_of_codes(int64_t shards) {
 Tensor ParameterArena::scales_within(int64_t from, int64_t count) const {
   int64_t first = scales_.size(), end = 0;
   for (const Prepared& p : prepared_) {
-    if (p.weight->from < from || p.weight->from >= from + count) continue;
+    if (!begins_in(*p.weight, from, count)) continue;
     first = std::min(first, p.scale_from);
     end = p.scale_from + scale_copies(*p.recipe, p.weight->shape);
   }
@@ -234,18 +250,10 @@ bool ParameterArena::has_codes(size_t segment) const {
   });
 }
 
-void ParameterArena::prepare_weights_within(int64_t from, int64_t count) {
-  std::vector<WeightToPrepare> weights;
-  for (const Prepared& p : prepared_)
-    if (p.weight->from >= from && p.weight->from < from + count)
-      weights.push_back({p.to.get(), p.recipe, master_of(*p.weight), largest_.part(p.segment, {1})});
-  switchback::prepare_weights(weights);
-}
-
 void ParameterArena::finish_weights_outside(int64_t from, int64_t count) {
   std::vector<WeightCodes> weights;
   for (const Prepared& p : prepared_)
-    if (p.weight->from < from || p.weight->from >= from + count)
+    if (!begins_in(*p.weight, from, count))
       weights.push_back({p.to->forward.codes, p.to->input.codes, p.to->forward.scale, {}, {}});
   kernels(device_).transpose_codes(weights);
 }
@@ -310,7 +318,7 @@ Segments ParameterArena::table() {
 ParameterRange ParameterArena::range(size_t first, size_t count) const {
   CHECK(count > 0 && first + count <= segments_.size(), "a range of ", count, " parameters from ", first,
         " of ", segments_.size());
-  const Segment &begin = segments_[first], &last = segments_[first + count - 1];
+  const Segment& begin = segments_[first];
   std::vector<int64_t> ranges;
   for (size_t i = first; i < first + count; ++i) {
     const Segment& s = segments_[i];
@@ -318,7 +326,7 @@ ParameterRange ParameterArena::range(size_t first, size_t count) const {
           " and ", s.name, " lie elsewhere");
     ranges.insert(ranges.end(), {s.from - begin.from, s.shape.size()});
   }
-  return {first, count, begin.from, last.from + padded(last) - begin.from, begin.gradient_from,
+  return {first, count, begin.from, elements_of(first, count), begin.gradient_from,
           to_device(Tensor::of<int64_t>({static_cast<int64_t>(count), 2}, ranges), device_)};
 }
 

@@ -114,13 +114,14 @@ class ParameterArena {
   bool has_codes(size_t segment) const;
   // The codes of the weights of a shard, from its masters, whose largest() are known; and what is left to do
   // outside of it when the other codes and scales have come.
-  void prepare_weights_within(int64_t from, int64_t count);
+  void prepare_weights_within(int64_t from, int64_t count, bool largest_known = true);
   void finish_weights_outside(int64_t from, int64_t count);
 
   const std::deque<Segment>& segments() const { return segments_; }
   const Segment* find(std::string_view name) const;
   Tensor master_of(const Segment& s) const { return masters_.part(s.from, s.shape); }
   Tensor gradient_of(const Segment& s) const { return gradients_.part(s.gradient_from, s.shape); }
+  static int64_t padded(const Segment& s);  // elements that it takes in the flat buffers
 
   const Tensor& masters() const { return masters_; }
   const Tensor& values() const { return values_; }  // undefined when masters are the values
@@ -142,7 +143,7 @@ class ParameterArena {
   Segments table(const ParameterRange& range);
 
  private:
-  static int64_t padded(const Segment& s);
+  int64_t elements_of(size_t first, size_t count) const;  // of consecutive segments, padding included
   int64_t lay_out(int64_t shards);  // sets Segment::from; elements in all
   int64_t lay_out_gradients();      // sets Segment::gradient_from and parts_; elements in all
 

@@ -266,19 +266,18 @@ AdamW::State AdamW::state(bool wanted, int64_t at_once) const {
 }
 
 AdamW::State AdamW::state_to_fill() const {
-  if (!shard_.ranks) return state();
   const Shape shape = arena_.masters().shape();
   return by_name(Tensor(shape, first_.dtype()), Tensor(shape, second_.dtype()), Tensor({}, DType::i64));
 }
 
 void AdamW::restore(const State& state) {
-  if (!shard_.ranks) return;  // written already
   const auto& segments = arena_.segments();
   CHECK(state.size() == 2 * segments.size() + 1, "the state of another optimizer");
   Kernels& k = kernels(arena_.device());
   for (size_t i = 0; i < segments.size(); ++i) {
-    if (shard_counts_[i] == 0) continue;
-    const int64_t count = shard_counts_[i], at = std::max(segments[i].from - shard_.from, int64_t{0});
+    const int64_t count = shard_.ranks ? shard_counts_[i] : segments[i].shape.size();
+    if (count == 0) continue;
+    const int64_t at = std::max(segments[i].from - shard_.from, int64_t{0});
     const int64_t within = shard_.from + at - segments[i].from;  // where in the tensor the shard begins
     k.upload(first_.part(at, {count}), state[2 * i].second.part(within, {count}));
     k.upload(second_.part(at, {count}), state[2 * i + 1].second.part(within, {count}));

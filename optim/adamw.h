@@ -97,13 +97,13 @@ class AdamW {
   //   optimizer.first.<parameter>, optimizer.second.<parameter>   the moments, of the parameter's shape, on
   //                                                               the device
   //   optimizer.step                                              () i64 on the host: steps done
-  // The tensors share the optimizer's memory: writing into them restores it. With a shard they are copies in
-  // host memory, gathered by all ranks together (everybody calls it), at_once numbers on the device at a
-  // time; a rank that does not want them takes part and gets none.
+  // The tensors share the optimizer's memory. With a shard they are copies in host memory, gathered by all
+  // ranks together (everybody calls it), at_once numbers on the device at a time; a rank that does not want
+  // them takes part and gets none.
   using State = std::vector<std::pair<std::string, Tensor>>;
   State state(bool wanted = true, int64_t at_once = int64_t{1} << 24) const;
-  // To be written into: state(), or with a shard copies that hold nothing yet; no rank waits for another.
-  // restore() then brings what was written into copies to the optimizer.
+  // The same tensors in host memory, with nothing in them yet; restore() brings what was written into them to
+  // the optimizer, each rank its own part.
   State state_to_fill() const;
   void restore(const State& state);
   bool state_is_copied() const { return shard_.ranks != nullptr; }

@@ -128,7 +128,9 @@ int fastest(cudaStream_t stream, int count, const std::function<bool(int)>& run)
     // Under full load the chip lowers its clock after some milliseconds, and that is where it will work. Not
     // worth it for short products.
     float load = least_alone < is_short ? 0 : 50;
-    for (size_t i = 0; load > 0; ++i) load -= time(alone[i % alone.size()].second, few ? 1 : 8) * (few ? 1 : 8);
+    const int runs = few ? 1 : 8;
+    for (size_t i = 0; load > 0; ++i)
+      load -= time(alone[i % alone.size()].second, runs) * static_cast<float>(runs);
     std::vector<std::vector<float>> times(alone.size());
     for (int round = 0; round < rounds; ++round)
       for (size_t i = 0; i < alone.size(); ++i) times[i].push_back(time(alone[i].second, runs_of_a_round));
@@ -246,7 +248,8 @@ const GemmPlans::Plan* GemmPlans::make(const GemmProblem& p, void* c, const void
   cublasLtMatmulPreferenceDestroy(preference);
   if (status != CUBLAS_STATUS_SUCCESS) count = 0;
   // The heuristic's order is good; trials of products that take 10 ms would take half a minute a layer.
-  if (static_cast<double>(p.m) * static_cast<double>(p.n) * static_cast<double>(p.k) > 3e12) count = std::min(count, 8);
+  if (static_cast<double>(p.m) * static_cast<double>(p.n) * static_cast<double>(p.k) > 3e12)
+    count = std::min(count, 8);
 
   std::vector<int> candidates;
   for (int i = 0; i < count; ++i) candidates.push_back(i);

@@ -112,7 +112,6 @@ __global__ void __launch_bounds__(256) add_row_sums(float* dbias, const float* s
 // clusters have a share of them: `parts` of each.
 struct Division {
   int whole, parts;
-  size_t bytes;  // of partial sums
 };
 
 // The division that takes the least time: units in rounds over the chip, each as many stages long, and the
@@ -124,10 +123,7 @@ Division best_division(const GemmWeightGradient& a, size_t workspace_bytes) {
   const int stages = ceil_div(a.M, GradientTile::kBlockK);
   constexpr double stage_seconds = 0.7e-6, bandwidth = 2.5e12, launch_seconds = 2e-6;
   constexpr int epilogue_stages = 6;
-  const auto row_sums = [&](int parts) {
-    return a.dbias ? static_cast<size_t>(parts * a.N) * sizeof(float) : 0;
-  };
-  Division best{tiles, 1, row_sums(1)};
+  Division best{tiles, 1};
   double least = ceil_div(tiles, clusters) * (stages + epilogue_stages) * stage_seconds;
   for (int whole : {rounds * clusters, (rounds - 1) * clusters}) {
     const int others = tiles - whole;
@@ -136,13 +132,13 @@ Division best_division(const GemmWeightGradient& a, size_t workspace_bytes) {
       const int part_stages = ceil_div(stages, parts);
       if (ceil_div(stages, part_stages) != parts) continue;  // the last would be empty
       const double sums = static_cast<double>(others) * tile_sums * sizeof(float);
-      const size_t bytes = static_cast<size_t>(sums) * parts + row_sums(parts);
-      if (bytes > workspace_bytes) break;
+      const size_t row_sums = a.dbias ? static_cast<size_t>(parts * a.N) * sizeof(float) : 0;
+      if (static_cast<size_t>(sums) * parts + row_sums > workspace_bytes) break;
       const double time = (whole / clusters * (stages + epilogue_stages) +
                            ceil_div(int64_t{others} * parts, clusters) * (part_stages + epilogue_stages)) *
                               stage_seconds +
                           launch_seconds + (parts + 1) * sums / bandwidth;
-      if (time < least) least = time, best = {whole, parts, bytes};
+      if (time < least) least = time, best = {whole, parts};
     }
   }
   return best;
