@@ -42,6 +42,9 @@ KERNEL(absolute_maximum, (View largest, CView x, Granularity by))
 // there is one: the bias gradient, where x is the gradient of a linear layer's output.
 KERNEL(quantize, (View codes, View transposed, View scale, CView x, CView largest, Format format, Granularity by,
                   Sink sums = {}))
+// dw = dyᵀ x, and meanwhile what quantize makes of dy by row: codes (M, N), scale (M), sums (N), optional
+KERNEL(linear_backward_weight_and_codes,
+       (Sink dw, View codes, View scale, Sink sums, CView dy, CView x, Format format))
 // Many weights at once, one scale a weight: what quantize by `tensor` does for each
 KERNEL(quantize_weights, (std::span<const WeightCodes> weights, Format format))
 // transposed (K, N) of each weight = its codes (N, K), 8 bits each, the other way round; the rest is not read

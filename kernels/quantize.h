@@ -4,6 +4,7 @@
 //   absmax   the largest |x| of what shares a scale; NaN when there is a NaN
 //   inverse = largest/absmax     scale = absmax/largest      (largest: of the format)
 //   code    = nearest(x · inverse), ties to even             x ≈ value(code) · scale
+//             int8: of the exact product; 8-bit floats: of the product rounded to f32
 //
 //   absmax < 2^-110 (zero among them): codes 0, scale 0. Inverse would overflow; nothing that small survives
 //     the product with the other operand's scale anyway.
@@ -11,8 +12,9 @@
 //     shows it.
 //
 // |x · inverse| may exceed `largest` by one unit of the last place of f32; rounding to the format takes it
-// back. -128 is never produced. Every operation below rounds once to f32, in the order written: divisions are
-// correctly rounded on GPUs, too, and nothing may be contracted.
+// back. -128 is never produced. Every operation below rounds once, in the order written: divisions are
+// correctly rounded on GPUs, too, and nothing may be contracted. (int8's product and rounding are one
+// instruction of a GPU, a fused multiply-add.)
 #pragma once
 
 #include <bit>
@@ -109,9 +111,14 @@ SWITCHBACK_HOST_DEVICE Scaling scaling_of(uint32_t largest_magnitude_bits, float
 }
 
 // ---- int8 -------------------------------------------------------------------------------------------------
-// round(v) to the nearest integer, ties to even, for |v| < 2^22: adding 1.5 · 2^23 leaves it in the low bits.
-SWITCHBACK_HOST_DEVICE int8_t int8_of(float v) {
-  return static_cast<int8_t>(rounded::bits_of(rounded::add(v, 12582912.0f)) & 0xffu);
+// round(x · inverse) to the nearest integer, ties to even, for |x · inverse| < 2^22: adding 1.5 · 2^23 leaves
+// it in the low bits of the sum. The host adds in f64, which holds the product of two f32 exactly.
+SWITCHBACK_HOST_DEVICE int8_t int8_of(float x, float inverse) {
+#ifdef __CUDA_ARCH__
+  return static_cast<int8_t>(__float_as_uint(__fmaf_rn(x, inverse, 12582912.0f)) & 0xffu);
+#else
+  return static_cast<int8_t>(std::bit_cast<uint64_t>(double{x} * double{inverse} + 0x1.8p52) & 0xffu);
+#endif
 }
 
 // ---- 8-bit floats -----------------------------------------------------------------------------------------

@@ -100,6 +100,20 @@ Codes row_codes(const RowOperand& x, const Operand& o) {
   return x.codes;
 }
 
+// Memory for the codes of x's rows.
+Codes row_codes_for(const Tensor& x, Format format) {
+  return {Tensor(x.shape(), code_dtype(format, x.dtype()), x.device()),
+          Tensor({x.rows()}, DType::f32, x.device()), format};
+}
+// x, as a 16-bit weight gradient reads it.
+Tensor input_values(const LinearRecipe& r, const SavedInput& saved, DType dtype) {
+  if (r.saved != LinearRecipe::input_codes) return saved.value;
+  const Tensor codes = saved.codes.codes;
+  Tensor x({codes.rows(), codes.cols()}, dtype, codes.device());
+  kernels(x.device()).dequantize(x, codes, saved.codes.scale, saved.codes.format, r.forward.left.by);
+  return x;
+}
+
 // A product of codes into a sink, which may add, or be wider.
 void product_into(Sink to, const CodeView& a, const CodeView& b, DType values, Device device) {
   Kernels& k = kernels(device);
@@ -233,11 +247,24 @@ void linear_forward(const LinearRecipe& r, View y, SavedInput* saved, const RowO
 bool quantize_gradient(const LinearRecipe& r, RowOperand& dy, Sink dbias) {
   const Format format = r.gradient_row_codes();
   if (format == Format::none || dy.codes.defined()) return false;
-  dy.codes = Codes{Tensor(dy.value.shape(), code_dtype(format, dy.value.dtype()), dy.value.device()),
-                   Tensor({dy.value.rows()}, DType::f32, dy.value.device()), format};
+  dy.codes = row_codes_for(dy.value, format);
   kernels(dy.value.device())
       .quantize(dy.codes.codes, {}, dy.codes.scale, dy.value, {}, format, Granularity::row, dbias);
   return true;
+}
+
+void quantize_gradient(const LinearRecipe& r, RowOperand& dy, Sink& dw, Sink& dbias, const SavedInput& saved) {
+  const Format format = r.gradient_row_codes();
+  if (!dw || format == Format::none || dy.codes.defined() ||
+      r.backward_weight.kind != LinearRecipe::sixteen_bit) {
+    if (quantize_gradient(r, dy, dbias)) dbias = {};
+    return;
+  }
+  dy.codes = row_codes_for(dy.value, format);
+  kernels(dy.value.device())
+      .linear_backward_weight_and_codes(dw, dy.codes.codes, dy.codes.scale, dbias, dy.value,
+                                        input_values(r, saved, dy.value.dtype()), format);
+  dw = dbias = {};
 }
 
 void linear_backward_input(const LinearRecipe& r, Sink dx, const RowOperand& dy, CView w,
@@ -260,14 +287,8 @@ void linear_backward_weight(const LinearRecipe& r, Sink dw, Sink dbias, const Te
   Kernels& k = kernels(dy.device());
   const Product& product = r.backward_weight;
   if (!dw) return k.linear_backward_weight({}, dbias, dy, dy);  // reads no x
-  if (product.kind == LinearRecipe::sixteen_bit) {
-    Tensor x = saved.value;
-    if (r.saved == LinearRecipe::input_codes) {
-      x = Tensor({saved.codes.codes.rows(), saved.codes.codes.cols()}, dy.dtype(), dy.device());
-      k.dequantize(x, saved.codes.codes, saved.codes.scale, saved.codes.format, r.forward.left.by);
-    }
-    return k.linear_backward_weight(dw, dbias, dy, x);
-  }
+  if (product.kind == LinearRecipe::sixteen_bit)
+    return k.linear_backward_weight(dw, dbias, dy, input_values(r, saved, dy.dtype()));
   if (dbias) k.linear_backward_weight({}, dbias, dy, dy);
   if (product.kind == LinearRecipe::simulated)
     return k.linear_backward_weight(dw, {}, rounded(dy, product.left), rounded(saved.value, product.right));

@@ -126,6 +126,11 @@ struct SavedInput {
   Codes codes;   // input_codes: (M, K); input_columns: (K, M')
 };
 
+// The same, and dw meanwhile, where that is a 16-bit product: it does not wait for the codes. The sinks of
+// what is done are empty afterwards.
+void quantize_gradient(const LinearRecipe& recipe, RowOperand& dy, Sink& dw, Sink& dbias,
+                       const SavedInput& saved);
+
 // y = x wᵀ + bias. Fills `saved` when it is given. w: the values; read by 16-bit products alone.
 void linear_forward(const LinearRecipe& recipe, View y, SavedInput* saved, const RowOperand& x, CView w,
                     const PreparedWeight& prepared, CView bias);

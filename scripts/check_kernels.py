@@ -39,6 +39,7 @@ HOT = [
     ("gemm_int8_mma", "gemm_int8_mma_kernel", (AMPERE, HOPPER),
      [r"IMMA\.16832\.S8\.S8", r"LDSM\.16\.M88\.4", r"LDGSTS\.E\.BYPASS\.128"]),
     ("quantize", "quantize_held_rows|quantize_and_sum_rows|quantize_tiles", (AMPERE, HOPPER), [LOADS_16]),
+    ("quantize_beside_sm90", "quantize_from_ring", (HOPPER,), [r"UBLKCP\.S\.G", r"LDS\.128", r"SYNCS\.PHASECHK"]),
     ("quantize_weights", "quantize_weight_tiles", (AMPERE, HOPPER), [LOADS_16]),
     ("gelu_quantized", "forwardI|backwardI|backward_with_sums", (AMPERE, HOPPER), [LOADS_16]),
     ("layernorm_rows_forward", "forwardI13__nv_bfloat16", (AMPERE, HOPPER), [LOADS_16, STORES_16]),

@@ -38,12 +38,15 @@ Variable linear(const Variable& x, const Variable& w, const Variable& bias,
                               result = y.gradient()] {
     RowOperand dy{.value = {}, .codes = result.take_codes()};
     dy.value = result.take();
-    Sink dbias = result.row_sum_written() ? Sink{} : bias.grad_sink();
-    if (dx.needed() && quantize_gradient(recipe, dy, dbias)) dbias = {};
+    Sink dbias = result.row_sum_written() ? Sink{} : bias.grad_sink(), dw = matrix(w.grad_sink());
+    const SavedInput input{kept.value(), codes};
+    const bool wanted = bool(dw);
+    if (dx.needed()) quantize_gradient(recipe, dy, dw, dbias, input);
+    if (wanted && !dw) Tape::part_done("linear", "weight gradient");
     linear_backward_input(recipe, dx.sink(), dy, matrix(CView(w.value())), *weight);
     Tape::part_done("linear", "input gradient");
-    linear_backward_weight(recipe, matrix(w.grad_sink()), dbias, dy.value, {kept.value(), codes});
-    Tape::part_done("linear", "weight gradient");
+    linear_backward_weight(recipe, dw, dbias, dy.value, input);
+    if (dw || !wanted) Tape::part_done("linear", "weight gradient");
   });
   return y;
 }

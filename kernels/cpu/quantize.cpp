@@ -107,7 +107,7 @@ void visit_encoder(Format format, const char* op, F&& f) {
   switch (format) {
     case Format::int8:
       return f([=](T x, float inverse) {
-        return inverse == 0 ? int8_t{0} : int8_of(rounded::multiply(value(x), inverse));
+        return inverse == 0 ? int8_t{0} : int8_of(value(x), inverse);
       });
     case Format::e4m3:
       return f([=](T x, float inverse) {
@@ -190,6 +190,12 @@ void CpuKernels::quantize(View codes, View transposed, View scale, CView x, CVie
   });
 }
 
+void CpuKernels::linear_backward_weight_and_codes(Sink dw, View codes, View scale, Sink sums, CView dy, CView x,
+                                                  Format format) {
+  quantize(codes, {}, scale, dy, {}, format, Granularity::row, sums);
+  linear_backward_weight(dw, {}, dy, x);
+}
+
 void CpuKernels::quantize_weights(std::span<const WeightCodes> weights, Format format) {
   for (const WeightCodes& w : weights)
     quantize(w.codes, w.transposed, w.scale, w.w, w.largest, format, Granularity::tensor);
@@ -240,6 +246,13 @@ void CpuKernels::dequantize(View x, CView codes, CView scale, Format format, Gra
   });
 }
 
+namespace {
+template <Format format>
+float on_scaled_grid(float x, float inverse) {
+  return on_grid<format>(rounded::multiply(x, inverse));
+}
+}  // namespace
+
 void CpuKernels::round_to_grid(View y, CView x, CView largest, Format format, Granularity by) {
   const char* op = "round_to_grid";
   const int64_t rows = x.rows(), cols = x.cols();
@@ -258,22 +271,22 @@ void CpuKernels::round_to_grid(View y, CView x, CView largest, Format format, Gr
         for_rows(rows, cols, [=](int64_t row) {
           for (int64_t c = 0; c < cols; ++c) {
             const int64_t i = row * cols + c, s = scale_at(by, row, c);
-            const float v = rounded::multiply(static_cast<float>(from[i]), inverse[s]);
-            to[i] = static_cast<To>(dequantized(inverse[s] == 0 ? 0.0f : grid(v), scale[s]));
+            const float on = inverse[s] == 0 ? 0.0f : grid(static_cast<float>(from[i]), inverse[s]);
+            to[i] = static_cast<To>(dequantized(on, scale[s]));
           }
         });
       };
       switch (format) {
         case Format::e4m3:
-          return all([](float v) { return on_grid<Format::e4m3>(v); });
+          return all(on_scaled_grid<Format::e4m3>);
         case Format::e5m2:
-          return all([](float v) { return on_grid<Format::e5m2>(v); });
+          return all(on_scaled_grid<Format::e5m2>);
         case Format::paper_e4m3:
-          return all([](float v) { return on_grid<Format::paper_e4m3>(v); });
+          return all(on_scaled_grid<Format::paper_e4m3>);
         case Format::paper_e5m2:
-          return all([](float v) { return on_grid<Format::paper_e5m2>(v); });
+          return all(on_scaled_grid<Format::paper_e5m2>);
         case Format::int8:
-          return all([](float v) { return static_cast<float>(int8_of(v)); });
+          return all([](float v, float inverse) { return static_cast<float>(int8_of(v, inverse)); });
         default:
           fail(op, ": ", format, " is not a grid");
       }

@@ -50,34 +50,46 @@ __device__ __forceinline__ void unpack(float (&v)[8], uint4 packed) {
   }
 }
 
-// Four values, scaled already, as four bytes.
+// Four values times their inverse scales, as four bytes.
 template <Format format>
-__device__ __forceinline__ uint32_t encode_four(float a, float b, float c, float d) {
+__device__ __forceinline__ uint32_t encode_four(const float* v, float i0, float i1, float i2, float i3) {
   if constexpr (format == Format::int8) {
-    const auto bits = [](float v) { return __float_as_uint(__fadd_rn(v, 12582912.0f)); };  // int8_of
-    return __byte_perm(__byte_perm(bits(a), bits(b), 0x0040), __byte_perm(bits(c), bits(d), 0x0040), 0x5410);
+    const auto bits = [](float x, float inverse) {  // int8_of
+      return __float_as_uint(__fmaf_rn(x, inverse, 12582912.0f));
+    };
+    return __byte_perm(__byte_perm(bits(v[0], i0), bits(v[1], i1), 0x0040),
+                       __byte_perm(bits(v[2], i2), bits(v[3], i3), 0x0040), 0x5410);
   } else {
     constexpr __nv_fp8_interpretation_t kind = format == Format::e4m3 ? __NV_E4M3 : __NV_E5M2;
-    const uint32_t low = __nv_cvt_float2_to_fp8x2({a, b}, __NV_SATFINITE, kind);
-    const uint32_t high = __nv_cvt_float2_to_fp8x2({c, d}, __NV_SATFINITE, kind);
+    const float2 first = {__fmul_rn(v[0], i0), __fmul_rn(v[1], i1)};
+    const float2 second = {__fmul_rn(v[2], i2), __fmul_rn(v[3], i3)};
+    const uint32_t low = __nv_cvt_float2_to_fp8x2(first, __NV_SATFINITE, kind);
+    const uint32_t high = __nv_cvt_float2_to_fp8x2(second, __NV_SATFINITE, kind);
     return low | high << 16;
   }
 }
 template <Format format>
 __device__ __forceinline__ uint2 encode_each(const float (&v)[8], const float (&inverse)[8]) {
-  float s[8];
+  float kept[8];
 #pragma unroll
-  for (int e = 0; e < 8; ++e) s[e] = inverse[e] == 0 ? 0.0f : __fmul_rn(v[e], inverse[e]);
-  return {encode_four<format>(s[0], s[1], s[2], s[3]), encode_four<format>(s[4], s[5], s[6], s[7])};
+  for (int e = 0; e < 8; ++e) kept[e] = inverse[e] == 0 ? 0.0f : v[e];
+  return {encode_four<format>(kept, inverse[0], inverse[1], inverse[2], inverse[3]),
+          encode_four<format>(kept + 4, inverse[4], inverse[5], inverse[6], inverse[7])};
+}
+// For int8, finite values need no mask: their product with 0 is 0.
+template <Format format>
+__device__ __forceinline__ uint2 encode_finite(const float (&v)[8], float inverse) {
+  const uint2 codes = {encode_four<format>(v, inverse, inverse, inverse, inverse),
+                       encode_four<format>(v + 4, inverse, inverse, inverse, inverse)};
+  if constexpr (format == Format::int8) return codes;
+  const uint32_t mask = inverse == 0 ? 0u : ~0u;
+  return {codes.x & mask, codes.y & mask};
 }
 template <Format format>
 __device__ __forceinline__ uint2 encode(const float (&v)[8], float inverse) {
-  float s[8];
-#pragma unroll
-  for (int e = 0; e < 8; ++e) s[e] = __fmul_rn(v[e], inverse);
   const uint32_t mask = inverse == 0 ? 0u : ~0u;
-  return {encode_four<format>(s[0], s[1], s[2], s[3]) & mask,
-          encode_four<format>(s[4], s[5], s[6], s[7]) & mask};
+  return {encode_four<format>(v, inverse, inverse, inverse, inverse) & mask,
+          encode_four<format>(v + 4, inverse, inverse, inverse, inverse) & mask};
 }
 
 // The same for a format that is known at run time only: kernels that do much else need not be made for each.

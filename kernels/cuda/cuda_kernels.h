@@ -1,6 +1,7 @@
 // cuda_kernels.h: the ops of op_list.h on one GPU; the file of an op family carries its name, like the CPU's.
 //
-// All work goes to one stream that the object owns; uploads beside the kernels go to a second one. No op
+// All work goes to one stream that the object owns; uploads beside the kernels go to a second one, and an op
+// that does two things at once forks to a third and joins before it returns. No op
 // waits for the device, and none takes memory from the driver: temporary tensors come from the caching
 // allocator, whose blocks may be used again at once because whoever gets them works on the same stream. Every
 // result has the same bits every time: sums are cut into chunks that depend on the shape alone, and no kernel
@@ -22,6 +23,8 @@
 namespace switchback::cuda {
 
 class GemmPlans;
+struct GemmWeightGradient;
+struct QuantizeBeside;
 
 class CudaKernels final : public Kernels {
  public:
@@ -45,10 +48,14 @@ class CudaKernels final : public Kernels {
   GemmPlans& products() const { return *products_; }
 
  private:
+  // dw, and beside it a sweep over dy that makes codes (unless `codes` has nowhere to put them) and sums of
+  // its rows. False, and nothing done, where that is not worth it.
+  bool weight_gradient_beside(const GemmWeightGradient& product, const QuantizeBeside& codes, Sink sums);
   struct Staging;
   void require_no_recording(const char* what) const;
   Device device_;
-  cudaStream_t stream_ = nullptr, upload_stream_ = nullptr;
+  cudaStream_t stream_ = nullptr, upload_stream_ = nullptr, beside_stream_ = nullptr;
+  cudaEvent_t fork_ = nullptr, join_ = nullptr;
   bool recording_ = false;
   std::unique_ptr<GemmPlans> products_;
   std::unique_ptr<Staging> staging_;

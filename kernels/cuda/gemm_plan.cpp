@@ -20,7 +20,8 @@ namespace {
 
 constexpr int most_algorithms = 24;  // asked of cuBLASLt's heuristic: candidates 0, 1, ...
 constexpr int first_tile = 1000;     // candidate first_tile + t is tile t of gemm_bf16
-constexpr int own_gradient = 2000;   // gemm_weight_gradient; 0: by parts
+constexpr int own_gradient = 2000;   // gemm_weight_gradient; 0: by parts; 2000 + n: the bias gradient in a
+                                     // sweep beside it, on n multiprocessors
 
 cudaDataType_t type_of(DType dtype) { return dtype == DType::bf16 ? CUDA_R_16BF : CUDA_R_32F; }
 
@@ -328,39 +329,64 @@ bool GemmPlans::multiply(const GemmBf16& p) {
 }
 
 bool GemmPlans::weight_gradient(const GemmWeightGradient& p,
-                                const std::function<void(const Sink&, const Sink&)>& by_parts) {
+                                const std::function<void(const Sink&, const Sink&)>& by_parts,
+                                const std::function<bool(const GemmWeightGradient&)>& sums_beside) {
   if (library_->only_cublas || !gemm_weight_gradient_serves(p, workspace_bytes)) return false;
   const auto run = [&](const GemmWeightGradient& a) {
     gemm_weight_gradient(a, library_->workspace, workspace_bytes, library_->stream);
   };
+  // The bias gradient on 1/32 of the chip takes as long as the product for about 2048 channels.
+  const int beside = static_cast<int>(std::clamp<int64_t>(8192 / p.K, 2, 16)) / 2 * 2;
+  std::vector<int> candidates = {own_gradient, 0};
+  if (p.dbias) candidates.insert(candidates.end(), {own_gradient + beside, own_gradient + beside + 2});
   const std::string name = concat("gradient-", p.M, 'x', p.N, 'x', p.K, p.dbias ? "-dbias" : "");
-  const auto known = candidates_.find(name);
-  int candidate = known == candidates_.end() ? -1 : known->second;
-  if (candidate < 0) {
-    candidate = own_gradient;
-    if (const int* chosen = library_->choices.find(name)) {
-      candidate = *chosen;
-    } else if (library_->tuned && !is_capturing(library_->stream)) {
-      // What is added to must not be added to in trials.
-      const Tensor dw = p.accumulate_dw ? Tensor({p.N, p.K}, DType::f32, library_->device) : Tensor(),
-                   dbias = p.accumulate_dbias ? Tensor({p.N}, DType::f32, library_->device) : Tensor();
-      GemmWeightGradient trial = p;
-      if (p.accumulate_dw) trial.dw = static_cast<float*>(dw.data());
-      if (p.accumulate_dbias) trial.dbias = static_cast<float*>(dbias.data());
-      const Sink to_dw{{trial.dw, {p.N, p.K}, DType::f32, library_->device}, p.accumulate_dw},
-          to_dbias{{trial.dbias, {p.N}, DType::f32, library_->device}, p.accumulate_dbias};
-      const int best = fastest(library_->stream, 2, [&](int i) {
-        i == 0 ? by_parts(to_dw, to_dbias) : run(trial);
-        return true;
-      });
-      candidate = best == 0 ? 0 : own_gradient;
-      library_->choices.add(name, candidate);
+  Tensor dw, dbias;  // what is added to must not be added to in trials
+  GemmWeightGradient trial = p;
+  const int candidate = choose(name, candidates, [&](int candidate) {
+    if (p.accumulate_dw && !dw.defined()) dw = Tensor({p.N, p.K}, DType::f32, library_->device);
+    if (p.accumulate_dbias && !dbias.defined()) dbias = Tensor({p.N}, DType::f32, library_->device);
+    if (p.accumulate_dw) trial.dw = static_cast<float*>(dw.data());
+    if (p.accumulate_dbias) trial.dbias = static_cast<float*>(dbias.data());
+    trial.left = std::max(0, candidate - own_gradient);
+    if (trial.left > 0) return sums_beside(trial);
+    if (candidate == own_gradient) {
+      run(trial);
+    } else {
+      by_parts({{trial.dw, {p.N, p.K}, DType::f32, library_->device}, p.accumulate_dw},
+               {{trial.dbias, {p.N}, DType::f32, library_->device}, p.accumulate_dbias});
     }
-    candidates_.emplace(name, candidate);
-  }
-  if (candidate != own_gradient) return false;
+    return true;
+  });
+  if (candidate == 0) return false;
+  GemmWeightGradient chosen = p;
+  chosen.left = candidate - own_gradient;
+  if (chosen.left > 0) return sums_beside(chosen);
   run(p);
   return true;
+}
+
+bool GemmPlans::weight_gradient_beside(const GemmWeightGradient& p, const std::function<void()>& begin) {
+  if (library_->only_cublas || !gemm_weight_gradient_serves(p, workspace_bytes)) return false;
+  begin();
+  gemm_weight_gradient(p, library_->workspace, workspace_bytes, library_->stream);
+  return true;
+}
+
+int GemmPlans::choose(const std::string& name, const std::vector<int>& candidates,
+                      const std::function<bool(int)>& run) {
+  const auto known = candidates_.find(name);
+  if (known != candidates_.end()) return known->second;
+  int candidate = candidates[0];
+  const int* chosen = library_->choices.find(name);
+  if (chosen && std::find(candidates.begin(), candidates.end(), *chosen) != candidates.end()) {
+    candidate = *chosen;
+  } else if (library_->tuned && !is_capturing(library_->stream)) {
+    const int best = fastest(library_->stream, static_cast<int>(candidates.size()),
+                             [&](int i) { return run(candidates[static_cast<size_t>(i)]); });
+    if (best >= 0) library_->choices.add(name, candidate = candidates[static_cast<size_t>(best)]);
+  }
+  candidates_.emplace(name, candidate);
+  return candidate;
 }
 
 }  // namespace switchback::cuda

@@ -28,6 +28,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "runtime/view.h"
 
@@ -67,10 +68,21 @@ class GemmPlans {
   // nothing done, when none serves.
   bool multiply(const GemmBf16& problem);
 
-  // A weight gradient by the kernel of our own. False, and nothing done, when it does not serve or
-  // by_parts(dw, dbias), the other way, is faster.
+  // A weight gradient by the kernel of our own, or with the bias gradient in a sweep beside it on
+  // problem.left multiprocessors: sums_beside does that, or returns false where it cannot. False, and nothing
+  // done, when neither serves or by_parts(dw, dbias), the other way, is faster.
   bool weight_gradient(const GemmWeightGradient& problem,
-                       const std::function<void(const Sink& dw, const Sink& dbias)>& by_parts);
+                       const std::function<void(const Sink& dw, const Sink& dbias)>& by_parts,
+                       const std::function<bool(const GemmWeightGradient&)>& sums_beside);
+
+  // The same beside another kernel, to which problem.left multiprocessors are left: begin() launches that one
+  // elsewhere. False, and nothing done, when the kernel of our own does not serve.
+  bool weight_gradient_beside(const GemmWeightGradient& problem, const std::function<void()>& begin);
+
+  // Which of the candidates is the fastest, timed once and remembered like a plan: run(candidate) does it, or
+  // returns false where it cannot. Untimed it is the first.
+  int choose(const std::string& name, const std::vector<int>& candidates,
+             const std::function<bool(int)>& run);
 
  private:
   struct Plan;

@@ -18,6 +18,7 @@ struct LaunchOptions {
   int group = 0;                 // column units of a band; 0: as band_bytes says, but at least least_group
   int stagger = 3;
   int whole = -1, parts = 1;     // Walk; -1: all tiles are whole
+  int left = 0;                  // multiprocessors left to a kernel beside this one
   bool overlap_previous = true;  // start while the stream's previous kernel ends (dependent_launch.cuh)
 };
 
@@ -101,7 +102,8 @@ void launch(int M, int N, int K, const void* x, const void* w, const typename Ep
           ? ptx::make_tensor_map(w, N, K, kElement, T::kTileN / 2, T::kBlockK, Swizzle::bytes_128)
           : ptx::make_tensor_map(w, K, N, kElement, T::kBlockK / 2, 64, Swizzle::bytes_128);
 
-  const int spared = (cuda::spared_multiprocessors() + T::kClusterSize - 1) / T::kClusterSize;
+  const int left = std::max(options.left, cuda::spared_multiprocessors());
+  const int spared = (left + T::kClusterSize - 1) / T::kClusterSize;
   config.gridDim = std::min(walk.units(), std::max(1, clusters - spared)) * T::kClusterSize;
   CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, x_map, w_map, arguments, walk));
 }

@@ -24,6 +24,7 @@ struct GemmWeightGradient {
   float* dw = nullptr;
   float* dbias = nullptr;  // optional
   bool accumulate_dw = false, accumulate_dbias = false;
+  int left = 0;  // multiprocessors left to a kernel that runs beside this one
 };
 
 // Whether the current device is a Hopper, rows are multiples of 16 bytes, matrices start on 16-byte borders,

@@ -115,10 +115,10 @@ struct Division {
 };
 
 // The division that takes the least time: units in rounds over the chip, each as many stages long, and the
-// parts to be written and read again. It depends on the shape alone, and so do the bits.
+// parts to be written and read again. It depends on the shape and on `left` alone, and so do the bits.
 Division best_division(const GemmWeightGradient& a, size_t workspace_bytes) {
   const auto ceil_div = [](int64_t n, int64_t d) { return static_cast<int>((n + d - 1) / d); };
-  const int clusters = multiprocessor_count() / GradientTile::kClusterSize;
+  const int clusters = (multiprocessor_count() - a.left) / GradientTile::kClusterSize;
   const int tiles = ceil_div(a.N, pair_rows) * ceil_div(a.K, tile_columns), rounds = tiles / clusters;
   const int stages = ceil_div(a.M, GradientTile::kBlockK);
   constexpr double stage_seconds = 0.7e-6, bandwidth = 2.5e12, launch_seconds = 2e-6;
@@ -160,7 +160,7 @@ void gemm_weight_gradient(const GemmWeightGradient& a, void* workspace, size_t w
   const Division division = best_division(a, workspace_bytes);
   const int rows = static_cast<int>(a.N);
   LaunchOptions options;
-  options.whole = division.whole, options.parts = division.parts;
+  options.whole = division.whole, options.parts = division.parts, options.left = a.left;
   options.group = least_group;
   auto* parts = static_cast<float*>(workspace);
   const Walk walk = walk_of<GradientTile>(rows, static_cast<int>(a.K), static_cast<int>(a.M), options);

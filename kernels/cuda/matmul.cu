@@ -7,6 +7,7 @@
 // the finished sum, and the result is rounded once.
 #include "kernels/cuda/gemm_plan.h"
 #include "kernels/cuda/gemm_weight_gradient.cuh"
+#include "kernels/cuda/quantize_beside.cuh"
 #include "kernels/cuda/reduce.cuh"
 
 namespace switchback::cuda {
@@ -113,7 +114,14 @@ void CudaKernels::linear_backward_weight(Sink dw, Sink dbias, CView dy, CView x)
     GemmWeightGradient both{m, n, k, dy.data, x.data};
     both.dw = static_cast<float*>(dw.to.data), both.accumulate_dw = dw.accumulate;
     both.dbias = static_cast<float*>(dbias.to.data), both.accumulate_dbias = dbias.accumulate;
-    if (products_->weight_gradient(both, by_parts)) return;
+    const auto sums_beside = [&](const GemmWeightGradient& p) {
+      GemmWeightGradient product = p;
+      product.dbias = nullptr;  // by the sweep
+      Sink sums = dbias;
+      sums.to.data = p.dbias;  // trials have memory of their own
+      return weight_gradient_beside(product, {}, sums);
+    };
+    if (products_->weight_gradient(both, by_parts, sums_beside)) return;
   }
   by_parts(dw, dbias);
 }

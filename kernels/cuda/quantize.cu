@@ -207,12 +207,11 @@ struct RoundToGrid {
 #pragma unroll
     for (int e = 0; e < group; ++e) {
       if (scales.by == Granularity::column && e > 0 && e < valid) s = scales.at(row, column + e);
-      const float scaled = rounded::multiply(v[e], s.inverse);
       float on;
       if constexpr (format == Format::int8)
-        on = static_cast<float>(int8_of(scaled));
+        on = static_cast<float>(int8_of(v[e], s.inverse));
       else
-        on = on_grid<format>(scaled);
+        on = on_grid<format>(rounded::multiply(v[e], s.inverse));
       v[e] = dequantized(s.inverse == 0 ? 0.0f : on, s.scale);
     }
   }

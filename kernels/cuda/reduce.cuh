@@ -123,16 +123,17 @@ static __global__ void __launch_bounds__(32 * partial_lanes)
   out.put(column, sum);
 }
 // sinks[o] (width) = Σ_i partials[i, o];  partials (count, outputs, width). Empty sinks, and those beyond
-// `outputs`, are not written.
+// `outputs`, are not written. On the kernels' own stream unless another is given.
 template <int count_of_sinks>
 void add_partials(const char* op, const CudaKernels& k, const Sink (&sinks)[count_of_sinks],
-                  const float* partials, int64_t count, int64_t outputs, int64_t width) {
+                  const float* partials, int64_t count, int64_t outputs, int64_t width,
+                  cudaStream_t stream = nullptr) {
   static_assert(count_of_sinks <= most_sums);
   SumsOut outs{};
   for (int64_t o = 0; o < std::min<int64_t>(outputs, count_of_sinks); ++o) outs.to[o] = any_out(sinks[o]);
   const dim3 grid(blocks_for(width, 32), static_cast<unsigned>(outputs));
-  add_partials_in_order<<<grid, dim3(32, partial_lanes), 0, k.stream()>>>(outs, partials, count, outputs,
-                                                                          static_cast<int>(width));
+  add_partials_in_order<<<grid, dim3(32, partial_lanes), 0, stream ? stream : k.stream()>>>(
+      outs, partials, count, outputs, static_cast<int>(width));
   check_launch(op);
 }
 

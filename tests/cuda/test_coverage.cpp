@@ -31,7 +31,8 @@ class Witness final : public Kernels {
 // Codes are held to the bit, not within a tolerance: test_quantize.cpp has them.
 const std::set<std::string> held_to_the_bit = {
     "absolute_maximum", "quantize",         "quantize_weights",       "transpose_codes",        "dequantize",
-    "round_to_grid",    "product_of_codes", "gelu_forward_quantized", "gelu_backward_quantized"};
+    "round_to_grid",    "product_of_codes", "gelu_forward_quantized", "gelu_backward_quantized",
+    "linear_backward_weight_and_codes"};
 
 }  // namespace
 

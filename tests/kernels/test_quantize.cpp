@@ -151,9 +151,25 @@ TEST_CASE("int8 rounds to the nearest, ties to even") {
   for (int i = -126; i <= 126; ++i)
     for (float v :
          {float(i), i + 0.5f, i - 0.5f, std::nextafterf(i + 0.5f, 1e9f), std::nextafterf(i + 0.5f, -1e9f)})
-      CHECK(int8_of(v) == static_cast<int>(std::nearbyint(v)));
-  CHECK(int8_of(std::nextafterf(127, 1e9f)) == 127);
-  CHECK(int8_of(std::nextafterf(-127, -1e9f)) == -127);
+      CHECK(int8_of(v, 1) == static_cast<int>(std::nearbyint(v)));
+  CHECK(int8_of(std::nextafterf(127, 1e9f), 1) == 127);
+  CHECK(int8_of(std::nextafterf(-127, -1e9f), 1) == -127);
+}
+
+TEST_CASE("int8: of the exact product, also where its rounding to f32 would make a tie") {
+  int wrong = 0, ties_of_f32 = 0;
+  for (int i = 128; i < 256; ++i)
+    for (int k = 0; k < 127; ++k)
+      for (int step : {-1, 0, 1}) {
+        const float x = static_cast<float>(i) / 128;  // all bf16 in [1, 2)
+        float inverse = static_cast<float>((k + 0.5L) / static_cast<long double>(x));
+        if (step != 0) inverse = std::nextafterf(inverse, step > 0 ? 1e9f : 0.0f);
+        const long double exact = static_cast<long double>(x) * inverse;  // 32 bits
+        ties_of_f32 += x * inverse == static_cast<float>(k) + 0.5f && exact != k + 0.5L;
+        wrong += int8_of(x, inverse) != std::nearbyint(exact) || int8_of(-x, inverse) != std::nearbyint(-exact);
+      }
+  CHECK(wrong == 0);
+  CHECK(ties_of_f32 > 1000);
 }
 
 TEST_CASE("scales: zeros, numbers too small, infinities and NaN") {
@@ -257,7 +273,8 @@ TEST_CASE("a row of zeros stays zero; an Inf or a NaN spoils its own row, visibl
   Tensor codes({4, 3}, DType::i8), scale({4}, DType::f32), back({4, 3}, DType::f32);
   k.quantize(codes, {}, scale, x, {}, Format::int8, Granularity::row);
   k.dequantize(back, codes, scale, Format::int8, Granularity::row);
-  const std::vector<int8_t> expected = {0, 0, 0, 0, 0, 0, 0, 0, 0, -127, 64, 127};
+  // 127/3 in f32 is less than 127/3, so 1.5 times that is less than 63.5.
+  const std::vector<int8_t> expected = {0, 0, 0, 0, 0, 0, 0, 0, 0, -127, 63, 127};
   CHECK(std::vector<int8_t>(codes.span<int8_t>().begin(), codes.span<int8_t>().end()) == expected);
   CHECK(scale.span<float>()[0] == 0);
   CHECK(scale.span<float>()[3] == 3.0f / 127);

@@ -27,7 +27,7 @@ struct Layer {
 constexpr int64_t M = 96, K = 80, N = 48;
 
 // One step of a layer by a recipe.
-Layer step(const LinearRecipe& recipe, DType dtype, bool accumulate = false) {
+Layer step(const LinearRecipe& recipe, DType dtype, bool accumulate = false, bool at_once = false) {
   const Tensor x = normal_matrix(M, K, dtype, 1), w = normal_matrix(N, K, dtype, 2, 0.1),
                bias = normal_matrix(1, N, dtype, 3).reshape({N}), dy = normal_matrix(M, N, dtype, 4, 1e-3);
   Kernels& k = kernels(cpu_device);
@@ -41,8 +41,11 @@ Layer step(const LinearRecipe& recipe, DType dtype, bool accumulate = false) {
   const PreparedWeight prepared = prepared_weight(recipe, w.shape(), dtype, cpu_device);
   prepare_weight(prepared, recipe, w);
   linear_forward(recipe, l.y, &l.saved, {x, {}}, w, prepared, bias);
-  linear_backward_input(recipe, {l.dx, accumulate}, {dy, {}}, w, prepared);
-  linear_backward_weight(recipe, {l.dw, accumulate}, {l.dbias, accumulate}, dy, l.saved);
+  RowOperand gradient{dy, {}};
+  Sink dw{l.dw, accumulate}, dbias{l.dbias, accumulate};
+  if (at_once) quantize_gradient(recipe, gradient, dw, dbias, l.saved);
+  linear_backward_input(recipe, {l.dx, accumulate}, gradient, w, prepared);
+  linear_backward_weight(recipe, dw, dbias, dy, l.saved);
   return l;
 }
 
@@ -113,6 +116,15 @@ TEST_CASE("every recipe is the 16-bit layer within its format's noise") {
       CHECK(worst <= 1e-6);
     }
   }
+}
+
+TEST_CASE("codes of the gradient and the weight's gradient at once: the same layer") {
+  for (const LinearRecipe& recipe : linear_recipes())
+    for (bool accumulate : {false, true}) {
+      const Layer apart = step(recipe, DType::f32, accumulate), at_once = step(recipe, DType::f32, accumulate, true);
+      INFO(std::string(recipe.name), accumulate);
+      for (Tensor Layer::*t : {&Layer::dx, &Layer::dw, &Layer::dbias}) CHECK(distance(at_once.*t, apart.*t) == 0);
+    }
 }
 
 TEST_CASE("switchback's weight gradient has the bits of the 16-bit product") {

@@ -31,6 +31,15 @@ __device__ __forceinline__ void tma_load(void* to, const CUtensorMap* map, int c
       : "memory");
 }
 
+// global -> shared of this block, a stretch of memory as it lies: both on a border of 16 bytes, as `bytes`.
+__device__ __forceinline__ void bulk_load(void* to, const void* from, uint32_t bytes, uint64_t* barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+          shared_address(to)),
+      "l"(from), "r"(bytes), "r"(shared_address(barrier))
+      : "memory");
+}
+
 // global -> the same place in the shared memory of every block of the cluster whose bit is set in `blocks`;
 // each block's own barrier (at the same place, too) counts the bytes. One read of L2 feeds all of them.
 __device__ __forceinline__ void tma_load_multicast(void* to, const CUtensorMap* map, int column, int row,

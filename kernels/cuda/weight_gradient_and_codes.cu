@@ -1,0 +1,101 @@
+// weight_gradient_and_codes.cu: dw = dyᵀ x in 16 bits, and beside it a sweep over dy: the bias gradient, and
+// codes of dy's rows.
+//
+// The product waits for the tensor cores, the sweep for memory, and neither needs the other's result. So the
+// product leaves some multiprocessors to the sweep (quantize_beside.cuh), which runs on a stream of its own:
+// it begins with the product, and what comes after waits for both. Under full load the chip lowers its clock
+// to stay within its power; fewer multiprocessors run faster, so a tenth of them is less than a tenth of the
+// product's speed. How many, or whether the sweep had better come first, is timed once for a shape and
+// remembered like the plans of products: the order of the sums depends on it.
+//
+// SWITCHBACK_BESIDE=N takes N, an even number, for all shapes, 0: the sweep first. For measurements and
+// tests.
+#include <cstdlib>
+#include <vector>
+
+#include "kernels/cuda/device.cuh"
+#include "kernels/cuda/gemm_plan.h"
+#include "kernels/cuda/gemm_weight_gradient.cuh"
+#include "kernels/cuda/quantize_beside.cuh"
+#include "kernels/cuda/reduce.cuh"
+
+namespace switchback::cuda {
+namespace {
+
+// As many as end together with the product. It takes 2 M N K operations at 720 TFLOP/s, a multiprocessor
+// encodes M N elements at 25 a nanosecond: M and N fall out. 0: not worth a trial.
+int multiprocessors_beside(int64_t M, int64_t N, int64_t K) {
+  if (M < 2048 || N < 512 || K < 768 || multiprocessor_count() < 100) return 0;
+  return std::max(2, static_cast<int>(720e12 / (2 * static_cast<double>(K) * 25e9) / 2 + 0.5) * 2);
+}
+
+}  // namespace
+
+bool CudaKernels::weight_gradient_beside(const GemmWeightGradient& product, const QuantizeBeside& codes,
+                                         Sink sums) {
+  QuantizeBeside sweep = codes;
+  sweep.x = product.dy, sweep.rows = product.M, sweep.width = product.N;
+  sweep.multiprocessors = product.left;
+  if (product.left == 0 || !quantize_beside_serves(sweep)) return false;
+  const int64_t count = partials_beside(sweep);
+  const Tensor partials = scratch({count, product.N});  // nobody else's until the streams have joined
+  const auto begin = [&] {
+    CUDA_CHECK(cudaEventRecord(fork_, stream_));
+    CUDA_CHECK(cudaStreamWaitEvent(beside_stream_, fork_));
+    quantize_beside(sweep, data<float>(partials), beside_stream_);
+    if (sums)
+      add_partials("sums beside", *this, {sums}, data<float>(partials), count, 1, product.N, beside_stream_);
+    CUDA_CHECK(cudaEventRecord(join_, beside_stream_));
+  };
+  if (!products_->weight_gradient_beside(product, begin)) return false;
+  CUDA_CHECK(cudaStreamWaitEvent(stream_, join_));
+  return true;
+}
+
+void CudaKernels::linear_backward_weight_and_codes(Sink dw, View codes, View scale, Sink sums, CView dy,
+                                                   CView x, Format format) {
+  const char* op = "linear_backward_weight_and_codes";
+  const auto [n, k, m] = Require::linear_backward_weight(op, dw, sums, dy, x);  // of the product dyᵀ x
+  check_matrix(op, "codes", codes, m, n, code_dtype(format, dy.dtype));
+  check_vector(op, "scale", scale, m, DType::f32);
+
+  // On so many multiprocessors; 0: one after the other.
+  const auto run = [&](int left, const Sink& to_dw, const Sink& to_sums) {
+    if (left > 0) {
+      GemmWeightGradient product{m, n, k, dy.data, x.data};
+      product.dw = static_cast<float*>(to_dw.to.data), product.accumulate_dw = to_dw.accumulate;
+      product.left = left;
+      QuantizeBeside sweep;
+      sweep.codes = codes.data, sweep.scale = static_cast<float*>(scale.data), sweep.format = format;
+      return weight_gradient_beside(product, sweep, to_sums);
+    }
+    quantize(codes, {}, scale, dy, {}, format, Granularity::row, to_sums);
+    linear_backward_weight(to_dw, {}, dy, x);
+    return true;
+  };
+  const bool possible = dw && dy.dtype == DType::bf16 && dw.to.dtype == DType::f32;
+  const char* forced = std::getenv("SWITCHBACK_BESIDE");
+  const int wanted = possible && !forced ? multiprocessors_beside(m, n, k) : 0;
+  int left = possible && forced ? std::atoi(forced) : 0;
+  if (wanted > 0) {
+    Tensor spare_dw, spare_sums;  // what is added to must not be added to in trials
+    Sink to_dw = dw, to_sums = sums;
+    const int more = std::max(2, wanted / 4 / 2 * 2);
+    const std::vector<int> candidates = {wanted, wanted + more, wanted + 2 * more, 0};
+    const std::string name = concat("codes-beside-", m, 'x', n, 'x', k, '-', format);
+    left = products_->choose(name, candidates, [&](int count) {
+      if (dw.accumulate && !spare_dw.defined()) {
+        spare_dw = scratch({n, k});
+        to_dw.to = spare_dw;
+      }
+      if (sums && sums.accumulate && !spare_sums.defined()) {
+        spare_sums = scratch({n}, sums.to.dtype);
+        to_sums.to = spare_sums;
+      }
+      return run(count, to_dw, to_sums);
+    });
+  }
+  if (left == 0 || !run(left, dw, sums)) run(0, dw, sums);
+}
+
+}  // namespace switchback::cuda
