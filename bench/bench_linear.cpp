@@ -7,8 +7,11 @@
 // For every dim two layers, dim -> 4 dim and 4 dim -> dim, in bf16 with a bias; the last lines give the
 // average of both. Parts are timed apart, and a whole layer as one stretch: forward, input gradient, weight
 // and bias gradient, with all quantising that the layer does for itself; where codes of dy's rows are made,
-// the bias gradient comes out of that sweep and counts as quantising. What a training step does once for many
-// products (the weight's codes) is a part of its own and is counted in the whole.
+// the bias gradient comes out of that sweep and counts as quantising. In the whole that sweep runs beside the
+// weight gradient ("with dy's codes": both as they run there; quantising is what that is more than the
+// product alone). What a training step does once for many products (the weight's codes) is a part of its own
+// and is counted in the whole; as there, the weight's largest magnitude is known, because the optimizer has
+// left it ("sought": codes of a weight of which it has to be looked for).
 // Normal random values: zeros and small integers make a GPU faster than it is. Medians of 5 to 9 stretches of
 // recorded calls; standard and recipe take turns within one run, and the ratio is taken of those. bench_plot
 // makes pictures of the --json lines.
@@ -103,7 +106,8 @@ struct Totals {
 };
 constexpr const char* part_names[] = {"standard", "whole", "standard forward", "forward", "standard dx", "dx",
                                       "standard dw", "dw", "quantise x", "quantise dy", "prepare w",
-                                      "standard dw alone"};
+                                      "standard dw alone", "dw with dy's codes",
+                                      "prepare w, largest sought"};
 
 // A layer K -> N for M tokens.
 Totals show(const LinearRecipe& recipe, int64_t M, int64_t K, int64_t N) {
@@ -114,7 +118,10 @@ Totals show(const LinearRecipe& recipe, int64_t M, int64_t K, int64_t N) {
       dw({N, K}, DType::f32, gpu), dbias({N}, DType::f32, gpu);
   k.cast(masters, w);
   const PreparedWeight prepared = prepared_weight(recipe, w.shape(), DType::bf16, gpu), none;
-  const std::vector<WeightToPrepare> weights = {{&prepared, &recipe, masters}};
+  const Tensor largest({1}, DType::f32, gpu);
+  k.absolute_maximum(largest, masters, Granularity::tensor);
+  const std::vector<WeightToPrepare> weights = {{&prepared, &recipe, masters, largest}},
+                                     unknown = {{&prepared, &recipe, masters}};
   const auto codes_of = [](const Tensor& t, Format format) {
     return Codes{Tensor(t.shape(), code_dtype(format, DType::bf16), gpu), Tensor({t.rows()}, DType::f32, gpu), format};
   };
@@ -148,9 +155,10 @@ Totals show(const LinearRecipe& recipe, int64_t M, int64_t K, int64_t N) {
       quantise(x_codes, x);
     }
     forward(r, p, &saved);
-    if (&r == &recipe) quantize_gradient(recipe, gradient, {dbias});
+    Sink left_dw{dw}, left_dbias{dbias};
+    quantize_gradient(r, gradient, left_dw, left_dbias, saved);
     backward_input(r, p, gradient);
-    linear_backward_weight(r, {dw}, &r == &recipe ? left_dbias : Sink{dbias}, dy, saved);
+    linear_backward_weight(r, left_dw, left_dbias, dy, saved);
   };
   const std::vector<double> t = times_of({
       [&] { whole(standard, none); },
@@ -174,16 +182,23 @@ Totals show(const LinearRecipe& recipe, int64_t M, int64_t K, int64_t N) {
       [&] {
         linear_backward_weight(standard, {dw}, {}, dy, {x, {}});
       },
+      [&] {
+        RowOperand gradient{dy, {}};
+        Sink left_dw{dw}, left_dbias{dbias};
+        quantize_gradient(recipe, gradient, left_dw, left_dbias, kept);
+        linear_backward_weight(recipe, left_dw, left_dbias, dy, kept);
+      },
+      [&] { prepare_weights(unknown); },
   });
-  const double of_quantisers = t[8] + t[9] + t[10];
+  const double of_quantisers = t[8] + std::max(0.0, t[12] - t[7]) + t[10];
   const auto bandwidth = [&](int64_t elements, double seconds) { return 3.0 * double(elements) / seconds * 1e-12; };
   std::printf(
       "%-18s %6lld x %5lld -> %5lld | standard %7.1f us, recipe %7.1f us: %.3fx | fwd %6.1f -> %6.1f  dx %6.1f -> %6.1f  "
-      "dw %6.1f -> %6.1f (no bias %6.1f) | x %5.1f us (%.2f TB/s)  dy %5.1f us (%.2f TB/s)  w %5.1f us | quantise %4.1f %%\n",
+      "dw %6.1f -> %6.1f (no bias %6.1f, with dy's codes %6.1f) | x %5.1f us (%.2f TB/s)  dy %5.1f us (%.2f TB/s)  w %5.1f us (sought %5.1f) | quantise %4.1f %%\n",
       std::string(recipe.name).c_str(), static_cast<long long>(M), static_cast<long long>(K), static_cast<long long>(N),
-      t[0] * 1e6, t[1] * 1e6, t[0] / t[1], t[2] * 1e6, t[3] * 1e6, t[4] * 1e6, t[5] * 1e6, t[6] * 1e6, t[7] * 1e6, t[11] * 1e6,
+      t[0] * 1e6, t[1] * 1e6, t[0] / t[1], t[2] * 1e6, t[3] * 1e6, t[4] * 1e6, t[5] * 1e6, t[6] * 1e6, t[7] * 1e6, t[11] * 1e6, t[12] * 1e6,
       t[8] * 1e6, coded ? bandwidth(M * K, t[8]) : 0, t[9] * 1e6, coded ? bandwidth(M * N, t[9]) : 0, t[10] * 1e6,
-      100 * of_quantisers / t[1]);
+      t[13] * 1e6, 100 * of_quantisers / t[1]);
   std::fflush(stdout);
   return {t[0], t[1], of_quantisers, t};
 }
