@@ -7,9 +7,9 @@
 // For every dim two layers, dim -> 4 dim and 4 dim -> dim, in bf16 with a bias; the last lines give the
 // average of both. Parts are timed apart, and a whole layer as one stretch: forward, input gradient, weight
 // and bias gradient, with all quantising that the layer does for itself; where codes of dy's rows are made,
-// the bias gradient comes out of that sweep and counts as quantising. In the whole that sweep runs beside the
-// weight gradient ("with dy's codes": both as they run there; quantising is what that is more than the
-// product alone). What a training step does once for many products (the weight's codes) is a part of its own
+// the bias gradient comes out of that sweep and counts as quantising. In the whole the sweeps run beside
+// products, over dy beside the weight gradient, over x beside y ("with x's codes", "with dy's codes": both as
+// they run there; quantising is what that is more than the product alone). What a training step does once for many products (the weight's codes) is a part of its own
 // and is counted in the whole; as there, the weight's largest magnitude is known, because the optimizer has
 // left it ("sought": codes of a weight of which it has to be looked for).
 // Normal random values: zeros and small integers make a GPU faster than it is. Medians of 5 to 9 stretches of
@@ -64,7 +64,9 @@ Tensor normal_values(Shape shape, double deviation) {
   return flat.reshape(shape);
 }
 
-// Seconds of one call of each, medians; they take turns. A stretch is 4 calls, fewer where a call is long.
+// Seconds of one call of each, medians; they take turns, and have done so for a while before it counts: under
+// load the chip lowers its clock to stay within its power, and that is where a layer works. A stretch is 4
+// calls, fewer where a call is long.
 std::vector<double> times_of(const std::vector<std::function<void()>>& works) {
   Kernels& k = kernels(gpu);
   std::vector<std::unique_ptr<Recording>> recordings;
@@ -84,14 +86,17 @@ std::vector<double> times_of(const std::vector<std::function<void()>>& works) {
     if (calls > 1) several(), several();  // what is recorded has run twice
     recordings.push_back(k.record(several));
   }
+  const auto seconds_of = [&](size_t i) {
+    const auto start = k.mark();
+    recordings[i]->replay();
+    const auto end = k.mark();
+    return end->seconds_since(*start);
+  };
+  for (double loaded = 0; loaded < 0.3;)
+    for (size_t i = 0; i < works.size(); ++i) loaded += seconds_of(i);
   std::vector<std::vector<double>> times(works.size());
   for (int s = 0; s < stretches; ++s)
-    for (size_t i = 0; i < works.size(); ++i) {
-      const auto start = k.mark();
-      recordings[i]->replay();
-      const auto end = k.mark();
-      times[i].push_back(end->seconds_since(*start) / calls);
-    }
+    for (size_t i = 0; i < works.size(); ++i) times[i].push_back(seconds_of(i) / calls);
   std::vector<double> medians;
   for (auto& t : times) {
     std::sort(t.begin(), t.end());
@@ -107,7 +112,7 @@ struct Totals {
 constexpr const char* part_names[] = {"standard", "whole", "standard forward", "forward", "standard dx", "dx",
                                       "standard dw", "dw", "quantise x", "quantise dy", "prepare w",
                                       "standard dw alone", "dw with dy's codes",
-                                      "prepare w, largest sought"};
+                                      "prepare w, largest sought", "forward with x's codes"};
 
 // A layer K -> N for M tokens.
 Totals show(const LinearRecipe& recipe, int64_t M, int64_t K, int64_t N) {
@@ -134,6 +139,9 @@ Totals show(const LinearRecipe& recipe, int64_t M, int64_t K, int64_t N) {
   const auto forward = [&](const LinearRecipe& r, const PreparedWeight& p, SavedInput* saved) {
     linear_forward(r, y, saved, {x, &r == &recipe ? x_codes : Codes()}, w, p, bias);
   };
+  const auto forward_and_codes = [&](const LinearRecipe& r, const PreparedWeight& p, SavedInput* saved) {
+    linear_forward(r, y, saved, {x, {}}, w, p, bias);
+  };
   // The codes of dy; dbias is done where the recipe has it in the same sweep, else it is left to the weight
   // gradient.
   RowOperand quantised{dy, {}};
@@ -150,11 +158,8 @@ Totals show(const LinearRecipe& recipe, int64_t M, int64_t K, int64_t N) {
   const auto whole = [&](const LinearRecipe& r, const PreparedWeight& p) {
     SavedInput saved;
     RowOperand gradient{dy, {}};
-    if (&r == &recipe) {
-      prepare_weights(weights);
-      quantise(x_codes, x);
-    }
-    forward(r, p, &saved);
+    if (&r == &recipe) prepare_weights(weights);
+    forward_and_codes(r, p, &saved);
     Sink left_dw{dw}, left_dbias{dbias};
     quantize_gradient(r, gradient, left_dw, left_dbias, saved);
     backward_input(r, p, gradient);
@@ -189,14 +194,15 @@ Totals show(const LinearRecipe& recipe, int64_t M, int64_t K, int64_t N) {
         linear_backward_weight(recipe, left_dw, left_dbias, dy, kept);
       },
       [&] { prepare_weights(unknown); },
+      [&] { forward_and_codes(recipe, prepared, nullptr); },
   });
-  const double of_quantisers = t[8] + std::max(0.0, t[12] - t[7]) + t[10];
+  const double of_quantisers = std::max(0.0, t[14] - t[3]) + std::max(0.0, t[12] - t[7]) + t[10];
   const auto bandwidth = [&](int64_t elements, double seconds) { return 3.0 * double(elements) / seconds * 1e-12; };
   std::printf(
-      "%-18s %6lld x %5lld -> %5lld | standard %7.1f us, recipe %7.1f us: %.3fx | fwd %6.1f -> %6.1f  dx %6.1f -> %6.1f  "
+      "%-18s %6lld x %5lld -> %5lld | standard %7.1f us, recipe %7.1f us: %.3fx | fwd %6.1f -> %6.1f (with x's codes %6.1f)  dx %6.1f -> %6.1f  "
       "dw %6.1f -> %6.1f (no bias %6.1f, with dy's codes %6.1f) | x %5.1f us (%.2f TB/s)  dy %5.1f us (%.2f TB/s)  w %5.1f us (sought %5.1f) | quantise %4.1f %%\n",
       std::string(recipe.name).c_str(), static_cast<long long>(M), static_cast<long long>(K), static_cast<long long>(N),
-      t[0] * 1e6, t[1] * 1e6, t[0] / t[1], t[2] * 1e6, t[3] * 1e6, t[4] * 1e6, t[5] * 1e6, t[6] * 1e6, t[7] * 1e6, t[11] * 1e6, t[12] * 1e6,
+      t[0] * 1e6, t[1] * 1e6, t[0] / t[1], t[2] * 1e6, t[3] * 1e6, t[14] * 1e6, t[4] * 1e6, t[5] * 1e6, t[6] * 1e6, t[7] * 1e6, t[11] * 1e6, t[12] * 1e6,
       t[8] * 1e6, coded ? bandwidth(M * K, t[8]) : 0, t[9] * 1e6, coded ? bandwidth(M * N, t[9]) : 0, t[10] * 1e6,
       t[13] * 1e6, 100 * of_quantisers / t[1]);
   std::fflush(stdout);

@@ -53,10 +53,10 @@ std::vector<nlohmann::json> lines_of(const std::string& path) {
   return lines;
 }
 
-// What making dy's codes adds to the layer's time: beside the weight gradient less than it takes alone.
-double quantise_dy(const nlohmann::json& line) {
-  if (!line.contains("dw with dy's codes")) return line.at("quantise dy");
-  return std::max(0.0, line.at("dw with dy's codes").get<double>() - line.at("dw").get<double>());
+// What making codes adds to the layer's time: beside a product less than it takes alone.
+double added(const nlohmann::json& line, const char* both, const char* product, const char* alone) {
+  if (!line.contains(both)) return line.at(alone);
+  return std::max(0.0, line.at(both).get<double>() - line.at(product).get<double>());
 }
 
 std::string picture_of_linears(const std::vector<nlohmann::json>& lines, std::string title) {
@@ -82,7 +82,8 @@ std::string picture_of_linears(const std::vector<nlohmann::json>& lines, std::st
       a.x.push_back(dim), a.y.push_back(100 * (1 - whole / line.at("standard").get<double>()));
       b.x.push_back(dim);
       b.y.push_back(100 *
-                    (line.at("quantise x").get<double>() + quantise_dy(line) +
+                    (added(line, "forward with x's codes", "forward", "quantise x") +
+                     added(line, "dw with dy's codes", "dw", "quantise dy") +
                      line.at("prepare w").get<double>()) /
                     whole);
     }

@@ -7,7 +7,8 @@
 Of FOLDER only bitsandbytes/triton/*.py and bitsandbytes/nn/triton_based_modules.py are read. The rival is its
 SwitchBackLinear with one scale a weight (the paper's algorithm 1) in fp16, the type its kernels write; beside
 it nn.Linear in fp16 and bf16. Everything is recorded as a CUDA graph, so the host costs nothing; layers take
-turns, 4 calls each, 9 rounds, medians. Random normal values. With --against, bench_linear is run before and
+turns, 4 calls each, 0.3 seconds before it counts (under load the chip lowers its clock) and then 9 rounds,
+medians; bench_linear does the same. Random normal values. With --against, bench_linear is run before and
 after in a process of its own (--lines: what it wrote with --json just before counts as the run before); the
 ratio is of the averages of both runs.
 
@@ -159,15 +160,22 @@ def times_of(works, rounds=9, calls=4):
             for _ in range(calls):
                 work()
         graphs.append(graph)
+
+    def seconds_of(graph):
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        graph.replay()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) * 1e-3
+
+    loaded = 0
+    while loaded < 0.3:
+        loaded += sum(seconds_of(graph) for graph in graphs)
     times = [[] for _ in works]
     for _ in range(rounds):
         for graph, of_work in zip(graphs, times):
-            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            start.record()
-            graph.replay()
-            end.record()
-            end.synchronize()
-            of_work.append(start.elapsed_time(end) * 1e-3 / calls)
+            of_work.append(seconds_of(graph) / calls)
     return [statistics.median(t) for t in times]
 
 

@@ -226,8 +226,13 @@ void linear_forward(const LinearRecipe& r, View y, SavedInput* saved, const RowO
       k.linear_forward(y, rounded(x.value, r.forward.left), prepared.rounded, bias);
       break;
     case LinearRecipe::codes:
-      x_codes = row_codes(x, r.forward.left);
-      k.product_of_codes(y, x_codes, prepared.forward, bias);
+      if (!x.codes.defined() && r.forward.left.by == row) {
+        x_codes = row_codes_for(x.value, r.forward.left.format);
+        k.product_and_codes(y, x_codes.codes, x_codes.scale, x.value, prepared.forward, bias, x_codes.format);
+      } else {
+        x_codes = row_codes(x, r.forward.left);
+        k.product_of_codes(y, x_codes, prepared.forward, bias);
+      }
       break;
   }
   if (!saved) return;

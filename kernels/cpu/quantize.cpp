@@ -196,6 +196,12 @@ void CpuKernels::linear_backward_weight_and_codes(Sink dw, View codes, View scal
   linear_backward_weight(dw, {}, dy, x);
 }
 
+void CpuKernels::product_and_codes(View y, View codes, View scale, CView x, const CodeView& b, CView bias,
+                                   Format format) {
+  quantize(codes, {}, scale, x, {}, format, Granularity::row);
+  product_of_codes(y, {codes, scale, format}, b, bias);
+}
+
 void CpuKernels::quantize_weights(std::span<const WeightCodes> weights, Format format) {
   for (const WeightCodes& w : weights)
     quantize(w.codes, w.transposed, w.scale, w.w, w.largest, format, Granularity::tensor);

@@ -51,6 +51,14 @@ CudaKernels::~CudaKernels() {
   cudaStreamDestroy(stream_);
 }
 
+void CudaKernels::fork_beside(const std::function<void(cudaStream_t)>& begin) {
+  CUDA_CHECK(cudaEventRecord(fork_, stream_));
+  CUDA_CHECK(cudaStreamWaitEvent(beside_stream_, fork_));
+  begin(beside_stream_);
+  CUDA_CHECK(cudaEventRecord(join_, beside_stream_));
+}
+void CudaKernels::join_beside() { CUDA_CHECK(cudaStreamWaitEvent(stream_, join_)); }
+
 void CudaKernels::upload(View to, CView host) {
   CHECK(to.size() == host.size() && to.dtype == host.dtype, "upload of ", host.dtype, " ", host.shape, " to ",
         to.dtype, " ", to.shape);

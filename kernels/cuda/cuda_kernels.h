@@ -48,6 +48,10 @@ class CudaKernels final : public Kernels {
   GemmPlans& products() const { return *products_; }
 
  private:
+  // Has begin(stream) put work on another stream, which starts when all that was put on this one has ended;
+  // join_beside: what comes next here waits for it.
+  void fork_beside(const std::function<void(cudaStream_t)>& begin);
+  void join_beside();
   // dw, and beside it a sweep over dy that makes codes (unless `codes` has nowhere to put them) and sums of
   // its rows. False, and nothing done, where that is not worth it.
   bool weight_gradient_beside(const GemmWeightGradient& product, const QuantizeBeside& codes, Sink sums);

@@ -2,7 +2,7 @@
 // matrix product keeps the others busy.
 //
 //   codes (M, C), scale (M): as quantize makes them by row, from x (M, C) bf16;  partials (count, C): partial
-//   sums of the rows, to be added in order (add_partials)
+//   sums of the rows, to be added in order (add_partials); absent: codes alone (int8)
 //
 // The sweep moves 3 bytes an element and computes little, so alone it waits for memory while the tensor cores
 // rest. Beside the product, it is to need as few multiprocessors as possible: it must not wait for memory,

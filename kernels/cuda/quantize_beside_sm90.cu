@@ -130,7 +130,7 @@ __device__ __forceinline__ void measure(Ring& ring, const Shape& shape, float* s
   }
 }
 
-template <Format format>
+template <Format format, bool summed>
 __device__ __forceinline__ void encode_rows(Ring& ring, const Shape& shape, uint2* codes, float* partials,
                                             uint32_t own) {
   constexpr bool coded = format != Format::none;
@@ -167,7 +167,7 @@ __device__ __forceinline__ void encode_rows(Ring& ring, const Shape& shape, uint
         float v[columns_of_group];
         unpack(v, raw[j]);
 #pragma unroll
-        for (uint32_t e = 0; e < columns_of_group; ++e) sums[first + j][e] += v[e];
+        for (uint32_t e = 0; summed && e < columns_of_group; ++e) sums[first + j][e] += v[e];
         if constexpr (coded)
           to[(first + j) * encoders] =
               finite ? encode_finite<format>(v, inverse[j]) : encode<format>(v, inverse[j]);
@@ -197,6 +197,7 @@ __device__ __forceinline__ void encode_rows(Ring& ring, const Shape& shape, uint
     encode_until.template operator()<0>(whole, count);
   encode_until.template operator()<0>(shape.rows, places((shape.rows - whole) * shape.groups));
 
+  if constexpr (!summed) return;
   float4* partial = reinterpret_cast<float4*>(partials) + int64_t{blockIdx.x} * of_slot * 2;
 #pragma unroll
   for (uint32_t j = 0; j < held; ++j) {
@@ -207,7 +208,7 @@ __device__ __forceinline__ void encode_rows(Ring& ring, const Shape& shape, uint
   }
 }
 
-template <Format format>
+template <Format format, bool summed>
 __global__ void __launch_bounds__(threads, 1)
     quantize_from_ring(uint2* codes, float* scale, float* partials, const uint8_t* x, const Shape shape) {
   extern __shared__ __align__(1024) uint8_t raw[];
@@ -233,7 +234,7 @@ __global__ void __launch_bounds__(threads, 1)
     }
   } else {
     ptx::take_registers<72>();
-    encode_rows<format>(ring, shape, codes, partials, threadIdx.x - first_encoder);
+    encode_rows<format, summed>(ring, shape, codes, partials, threadIdx.x - first_encoder);
   }
 }
 
@@ -261,8 +262,8 @@ void quantize_beside(const QuantizeBeside& a, float* partials, cudaStream_t stre
   CHECK(quantize_beside_serves(a) && a.multiprocessors > 0 && a.multiprocessors % 2 == 0, "codes of ", a.rows,
         " x ", a.width, " on ", a.multiprocessors, " multiprocessors");
   const Shape shape = shape_of(a);
-  const auto launch = [&]<Format format>() {
-    auto* kernel = quantize_from_ring<format>;
+  const auto launch = [&]<Format format, bool summed = true>() {
+    auto* kernel = quantize_from_ring<format, summed>;
     static const bool prepared = [&] {
       CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(Ring)));
       return true;
@@ -281,6 +282,10 @@ void quantize_beside(const QuantizeBeside& a, float* partials, cudaStream_t stre
                                   static_cast<const uint8_t*>(a.x), shape));
   };
   if (!a.codes) return launch.template operator()<Format::none>();
+  if (!partials) {
+    CHECK(a.format == Format::int8, a.format, " without sums: nobody has asked for that yet");
+    return launch.template operator()<Format::int8, false>();
+  }
   switch (a.format) {
     case Format::int8: return launch.template operator()<Format::int8>();
     case Format::e4m3: return launch.template operator()<Format::e4m3>();

@@ -17,4 +17,17 @@ inline int count = 0;  // a process has one GPU and launches from one thread
 inline int spared_multiprocessors() { return spared_detail::count; }
 inline void spare_multiprocessors(int count) { spared_detail::count = count; }
 
+// Leaves at least `count` while it lives.
+class Spare {
+ public:
+  explicit Spare(int count) : before_(spared_multiprocessors()) {
+    if (count > before_) spare_multiprocessors(count);
+  }
+  ~Spare() { spare_multiprocessors(before_); }
+  Spare(const Spare&) = delete;
+
+ private:
+  int before_;
+};
+
 }  // namespace switchback::cuda

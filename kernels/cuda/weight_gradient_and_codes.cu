@@ -40,15 +40,13 @@ bool CudaKernels::weight_gradient_beside(const GemmWeightGradient& product, cons
   const int64_t count = partials_beside(sweep);
   const Tensor partials = scratch({count, product.N});  // nobody else's until the streams have joined
   const auto begin = [&] {
-    CUDA_CHECK(cudaEventRecord(fork_, stream_));
-    CUDA_CHECK(cudaStreamWaitEvent(beside_stream_, fork_));
-    quantize_beside(sweep, data<float>(partials), beside_stream_);
-    if (sums)
-      add_partials("sums beside", *this, {sums}, data<float>(partials), count, 1, product.N, beside_stream_);
-    CUDA_CHECK(cudaEventRecord(join_, beside_stream_));
+    fork_beside([&](cudaStream_t stream) {
+      quantize_beside(sweep, data<float>(partials), stream);
+      if (sums) add_partials("sums beside", *this, {sums}, data<float>(partials), count, 1, product.N, stream);
+    });
   };
   if (!products_->weight_gradient_beside(product, begin)) return false;
-  CUDA_CHECK(cudaStreamWaitEvent(stream_, join_));
+  join_beside();
   return true;
 }
 

@@ -32,7 +32,7 @@ class Witness final : public Kernels {
 const std::set<std::string> held_to_the_bit = {
     "absolute_maximum", "quantize",         "quantize_weights",       "transpose_codes",        "dequantize",
     "round_to_grid",    "product_of_codes", "gelu_forward_quantized", "gelu_backward_quantized",
-    "linear_backward_weight_and_codes"};
+    "linear_backward_weight_and_codes", "product_and_codes"};
 
 }  // namespace
 

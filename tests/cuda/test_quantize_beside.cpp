@@ -74,6 +74,12 @@ TEST_CASE("codes on a few multiprocessors: quantize's codes, and partial sums") 
         CHECK(same(other, codes));
         CHECK(same(other_scale, scale));
         check_sums(sums, host);
+        if (format == Format::int8) {  // codes alone
+          k.fill(other_scale, 0);
+          quantize_beside(a, nullptr, own.stream());
+          CHECK(same(other, codes));
+          CHECK(same(other_scale, scale));
+        }
         a.codes = nullptr;  // sums alone
         k.fill(partials, NAN);
         quantize_beside(a, static_cast<float*>(partials.data()), own.stream());
@@ -155,4 +161,44 @@ TEST_CASE("a weight gradient and codes at once: what each is alone, op by op and
     CHECK(worst <= slack);
   }
   unsetenv("SWITCHBACK_BESIDE");
+}
+
+TEST_CASE("a product and its operand's codes at once: the bits of one after the other, op by op and recorded") {
+  if (no_gpu()) return;
+  Kernels& k = kernels(gpu);
+  struct Size {
+    int64_t m, n, k;
+  };
+  for (const Size& s : {Size{260, 264, 136}, Size{512, 16, 64}, Size{2304, 520, 1024}, Size{2055, 1280, 5120},
+                        Size{4103, 2560, 2048}, Size{1024, 1032, 4096}, Size{700, 64, 16400}}) {
+    if (tiny() && s.m > 300) continue;
+    INFO(s.m, " x ", s.n, " x ", s.k);
+    const Tensor x = to_device(values(s.m, s.k, 1), gpu), w = to_device(values(s.n, s.k, 2), gpu),
+                 bias = to_device(values(1, s.n, 3), gpu).reshape({s.n});
+    const Tensor codes({s.m, s.k}, DType::i8, gpu), scale({s.m}, DType::f32, gpu), other({s.m, s.k}, DType::i8, gpu),
+        other_scale({s.m}, DType::f32, gpu), w_codes({s.n, s.k}, DType::i8, gpu), w_scale({1}, DType::f32, gpu),
+        y({s.m, s.n}, DType::bf16, gpu), other_y({s.m, s.n}, DType::bf16, gpu);
+    k.quantize(w_codes, {}, w_scale, w, {}, Format::int8, Granularity::tensor);
+    k.quantize(codes, {}, scale, x, {}, Format::int8, Granularity::row);
+    k.product_of_codes(y, {codes, scale, Format::int8}, {w_codes, w_scale, Format::int8}, bias);
+    for (const char* multiprocessors : {"0", "2", "12"}) {
+      setenv("SWITCHBACK_BESIDE", multiprocessors, 1);
+      const auto both = [&] {
+        k.product_and_codes(other_y, other, other_scale, x, {w_codes, w_scale, Format::int8}, bias, Format::int8);
+      };
+      const auto check = [&] {
+        CHECK(same(other_y, y));
+        CHECK(same(other, codes));
+        CHECK(same(other_scale, scale));
+        k.fill(other_y, 0), k.fill(other_scale, 0);
+      };
+      k.fill(other_y, 0), k.fill(other_scale, 0);
+      both();
+      check();
+      const auto recording = k.record(both);
+      for (int turn = 0; turn < 3; ++turn) recording->replay();
+      check();
+    }
+    unsetenv("SWITCHBACK_BESIDE");
+  }
 }
