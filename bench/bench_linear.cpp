@@ -9,9 +9,10 @@
 // and bias gradient, with all quantising that the layer does for itself; where codes of dy's rows are made,
 // the bias gradient comes out of that sweep and counts as quantising. In the whole the sweeps run beside
 // products, over dy beside the weight gradient, over x beside y ("with x's codes", "with dy's codes": both as
-// they run there; quantising is what that is more than the product alone). What a training step does once for many products (the weight's codes) is a part of its own
-// and is counted in the whole; as there, the weight's largest magnitude is known, because the optimizer has
-// left it ("sought": codes of a weight of which it has to be looked for).
+// they run there; quantising is what that is more than the product alone). What a training step does once for
+// many products (the weight's codes) is a part of its own and is counted in the whole; as there, the weight's
+// largest magnitude is known, because the optimizer has left it ("sought": codes of a weight of which it has
+// to be looked for).
 // Normal random values: zeros and small integers make a GPU faster than it is. Medians of 5 to 9 stretches of
 // recorded calls; standard and recipe take turns within one run, and the ratio is taken of those. bench_plot
 // makes pictures of the --json lines.

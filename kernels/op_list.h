@@ -57,8 +57,8 @@ KERNEL(round_to_grid, (View y, CView x, CView largest, Format format, Granularit
 // y (M, N) = Σ_k value(a[m,k]) value(b[n,k]) · (scale_a[m] scale_b[n]) + bias[n], rounded to T
 // a (M, K), b (N, K)
 KERNEL(product_of_codes, (View y, const CodeView& a, const CodeView& b, CView bias))
-// The same for an `a` whose codes (M, K) and scale (M) are still to be made: what quantize makes of x (M, K) by
-// row
+// The same for an `a` whose codes (M, K) and scale (M) are still to be made: what quantize makes of x (M, K)
+// by row
 KERNEL(product_and_codes,
        (View y, View codes, View scale, CView x, const CodeView& b, CView bias, Format format))
 

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/cuda/choice_file.h"
 #include "kernels/cuda/cublas_check.h"
 #include "kernels/cuda/cuda_check.cuh"
 #include "kernels/cuda/gemm_bf16.cuh"
@@ -45,33 +46,6 @@ std::string word_of(const GemmProblem& p) {
                 int{p.alignment_a}, '.', int{p.alignment_b}, '.', int{p.alignment_c},
                 p.alignment_bias < 16 ? concat(".bias", int{p.alignment_bias}) : "");
 }
-
-// The timed choices: lines "problem candidate". Of two lines for one problem the first counts. Without a
-// place to write to, choices live as long as the process.
-class ChoiceFile {
- public:
-  ChoiceFile() = default;
-  explicit ChoiceFile(std::filesystem::path path) : path_(std::move(path)) {
-    std::ifstream file(path_);
-    std::string problem;
-    for (int candidate = 0; file >> problem >> candidate;) choices_.emplace(problem, candidate);
-  }
-  const int* find(const std::string& problem) const {
-    const auto found = choices_.find(problem);
-    return found == choices_.end() ? nullptr : &found->second;
-  }
-  void add(const std::string& problem, int candidate) {
-    if (!choices_.emplace(problem, candidate).second || path_.empty()) return;
-    std::error_code ignored;
-    std::filesystem::create_directories(path_.parent_path(), ignored);
-    std::ofstream(path_, std::ios::app)
-        << problem + ' ' + std::to_string(candidate) + '\n';  // one write: lines stay whole
-  }
-
- private:
-  std::filesystem::path path_;
-  std::map<std::string, int> choices_;
-};
 
 std::filesystem::path choice_path(Device device) {
   if (const char* chosen = std::getenv("SWITCHBACK_GEMM_CACHE")) return chosen;
@@ -265,8 +239,8 @@ const GemmPlans::Plan* GemmPlans::make(const GemmProblem& p, void* c, const void
   if (plan->possible) take(candidates[0]);
 
   const std::string name = word_of(p) + (library_->only_cublas ? "-cublas" : "");
-  const int* chosen = library_->choices.find(name);
-  if (chosen && std::find(candidates.begin(), candidates.end(), *chosen) != candidates.end()) {
+  const auto exists = [&](int c) { return std::find(candidates.begin(), candidates.end(), c) != candidates.end(); };
+  if (const auto chosen = library_->choices.find(name, exists)) {
     take(*chosen);
   } else if (candidates.size() > 1 && library_->tuned && !is_capturing(library_->stream)) {
     // c is about to be overwritten anyway, unless the product is added to it.
@@ -281,8 +255,7 @@ const GemmPlans::Plan* GemmPlans::make(const GemmProblem& p, void* c, const void
     });
     plan->possible = best >= 0;
     if (plan->possible) {
-      take(candidates[best]);
-      library_->choices.add(name, candidates[best]);
+      take(library_->choices.add(name, candidates[best], exists));
     }
   }
   return plans_.emplace(p, std::move(plan)).first->second.get();
@@ -311,8 +284,8 @@ bool GemmPlans::multiply(const GemmBf16& p) {
   int tile = known == candidates_.end() ? -1 : known->second - first_tile;
   if (tile < 0) {
     tile = gemm_bf16_choose(p);
-    const int* chosen = library_->choices.find(name);
-    if (chosen && gemm_bf16_has(p, *chosen - first_tile)) {
+    const auto exists = [&](int candidate) { return gemm_bf16_has(p, candidate - first_tile); };
+    if (const auto chosen = library_->choices.find(name, exists)) {
       tile = *chosen - first_tile;
     } else if (library_->tuned && p.y != p.operand && !is_capturing(library_->stream)) {
       const int best = fastest(library_->stream, gemm_bf16_tiles(), [&](int i) {
@@ -320,7 +293,7 @@ bool GemmPlans::multiply(const GemmBf16& p) {
         gemm_bf16(p, i, library_->stream);
         return true;
       });
-      if (best >= 0) library_->choices.add(name, first_tile + (tile = best));
+      if (best >= 0) tile = library_->choices.add(name, first_tile + best, exists) - first_tile;
     }
     candidates_.emplace(name, first_tile + tile);
   }
@@ -377,13 +350,13 @@ int GemmPlans::choose(const std::string& name, const std::vector<int>& candidate
   const auto known = candidates_.find(name);
   if (known != candidates_.end()) return known->second;
   int candidate = candidates[0];
-  const int* chosen = library_->choices.find(name);
-  if (chosen && std::find(candidates.begin(), candidates.end(), *chosen) != candidates.end()) {
+  const auto exists = [&](int c) { return std::find(candidates.begin(), candidates.end(), c) != candidates.end(); };
+  if (const auto chosen = library_->choices.find(name, exists)) {
     candidate = *chosen;
   } else if (library_->tuned && !is_capturing(library_->stream)) {
     const int best = fastest(library_->stream, static_cast<int>(candidates.size()),
                              [&](int i) { return run(candidates[static_cast<size_t>(i)]); });
-    if (best >= 0) library_->choices.add(name, candidate = candidates[static_cast<size_t>(best)]);
+    if (best >= 0) candidate = library_->choices.add(name, candidates[static_cast<size_t>(best)], exists);
   }
   candidates_.emplace(name, candidate);
   return candidate;

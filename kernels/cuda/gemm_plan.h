@@ -11,12 +11,12 @@
 // A plan (descriptors, layouts, algorithm) is made on the first product of its shape, types, epilogue and
 // alignment. The candidates are the first algorithms of cuBLASLt's heuristic and, on Hopper, the tiles of
 // gemm_bf16; they are timed once on the real operands, in turns, and the fastest is taken. The choice is
-// written to a file and read from there by every later process: algorithms differ in the order of their sums,
-// and two runs should give the same bits. The file is $SWITCHBACK_GEMM_CACHE, or in $XDG_CACHE_HOME
-// (~/.cache) switchback/gemm-<GPU>-<version of cuBLASLt>.txt. SWITCHBACK_GEMM_TUNING=0 takes cuBLASLt's first
-// candidate, untimed. Candidates whose partial sums race are never asked for: split-k only with partials in
-// the workspace, added in order. SWITCHBACK_GEMM_CLEAR=1 zeroes results before cuBLASLt writes them: its
-// kernels store through TMA, which compute-sanitizer's initcheck does not see.
+// written to a file (choice_file.h) and read from there by every later process: algorithms differ in the
+// order of their sums, and two runs should give the same bits. The file is $SWITCHBACK_GEMM_CACHE, or in
+// $XDG_CACHE_HOME (~/.cache) switchback/gemm-<GPU>-<version of cuBLASLt>.txt. SWITCHBACK_GEMM_TUNING=0 takes
+// cuBLASLt's first candidate, untimed. Candidates whose partial sums race are never asked for: split-k only
+// with partials in the workspace, added in order. SWITCHBACK_GEMM_CLEAR=1 zeroes results before cuBLASLt
+// writes them: its kernels store through TMA, which compute-sanitizer's initcheck does not see.
 //
 // Sums are f32; f32 operands are multiplied in full f32, not in TF32.
 #pragma once

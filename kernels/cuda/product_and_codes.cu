@@ -1,10 +1,10 @@
 // product_and_codes.cu: y = codes of x times codes of w, where x's are still to be made.
 //
-// The product of a row waits for that row's codes alone. So the chip quantises one half of the rows; then, while
-// it multiplies those, a few multiprocessors quantise the other half (quantize_beside.cuh), which waits for
-// memory where the product waits for the tensor cores; then it multiplies the rest. How many, or whether all
-// codes had better come first, is timed once for a shape and remembered. The bits are the same in any case:
-// sums of int8 products are exact.
+// The product of a row waits for that row's codes alone. So the chip quantises one half of the rows; then,
+// while it multiplies those, a few multiprocessors quantise the other half (quantize_beside.cuh), which waits
+// for memory where the product waits for the tensor cores; then it multiplies the rest. How many, or whether
+// all codes had better come first, is timed once for a shape and remembered. The bits are the same in any
+// case: sums of int8 products are exact.
 //
 // SWITCHBACK_BESIDE=N takes N, an even number, for all shapes, 0: codes first. For measurements and tests.
 #include <algorithm>
@@ -23,8 +23,8 @@ namespace {
 
 constexpr int64_t rows_of_tiles = 256;  // of the product's pairs of blocks: a half of the rows is whole tiles
 
-// As many as end together with the product of a half. Each row's K elements, of which a multiprocessor encodes
-// 30 a nanosecond, face 2 N K operations at 1350 T/s: N falls out. 0: not worth a trial.
+// As many as end together with the product of a half. Each row's K elements, of which a multiprocessor
+// encodes 30 a nanosecond, face 2 N K operations at 1350 T/s: N falls out. 0: not worth a trial.
 int multiprocessors_beside(int64_t M, int64_t N, int64_t K) {
   if (M < 4096 || N < 512 || K < 768 || multiprocessor_count() < 100) return 0;
   return std::max(2, static_cast<int>(1350e12 / (2 * static_cast<double>(N) * 30e9) / 2 + 0.5) * 2);

@@ -7,6 +7,7 @@
 #include <fstream>
 #include <sstream>
 
+#include "kernels/cuda/choice_file.h"
 #include "kernels/cuda/cuda_kernels.h"
 #include "kernels/cuda/gemm_bf16.cuh"
 #include "kernels/cuda/gemm_plan.h"
@@ -105,4 +106,35 @@ TEST_CASE("the file of choices: the next process has the same bits and times not
   const std::vector<Array> results = products();
   CHECK(products() == results);
   CHECK_FALSE(std::filesystem::exists(path));
+}
+
+TEST_CASE("the file of choices: processes that time the same problem at once agree, and candidates may vanish") {
+  const auto folder = std::filesystem::temp_directory_path() / concat("switchback-agreement-", getpid());
+  const auto path = folder / "choices.txt";
+  const auto all = [](int) { return true; };
+  const auto small = [](int candidate) { return candidate < 10; };
+  {
+    ChoiceFile one(path), other(path);  // both before the first line
+    CHECK(!one.find("a", all));
+    CHECK(!other.find("a", all));
+    CHECK(one.add("a", 7, all) == 7);
+    CHECK(other.add("a", 8, all) == 7);
+    CHECK(one.find("a", all) == 7);
+    CHECK(other.add("b", 3, all) == 3);
+    CHECK(one.find("b", all) == 3);  // added since
+  }
+  ChoiceFile later(path);
+  CHECK(later.find("a", all) == 7);
+  CHECK(later.add("c", 12, all) == 12);
+  CHECK(!later.find("c", small));
+  CHECK(later.add("c", 4, small) == 4);
+  CHECK(ChoiceFile(path).find("c", small) == 4);  // not timed again
+  CHECK(ChoiceFile(path).find("c", all) == 12);
+  ChoiceFile nowhere, unwritable("/proc/no/such/folder/choices.txt");
+  for (ChoiceFile* file : {&nowhere, &unwritable}) {
+    CHECK(!file->find("a", all));
+    CHECK(file->add("a", 5, all) == 5);
+    CHECK(file->find("a", all) == 5);
+  }
+  std::filesystem::remove_all(folder);
 }

@@ -1,0 +1,43 @@
+#include "kernels/cuda/choice_file.h"
+
+#include <algorithm>
+#include <fstream>
+
+namespace switchback::cuda {
+
+ChoiceFile::ChoiceFile(std::filesystem::path path) : path_(std::move(path)) { read(); }
+
+void ChoiceFile::read() {
+  std::ifstream file(path_);
+  if (!file) return;  // nobody has written one yet, or it cannot be read: what is known stays
+  lines_.clear();
+  std::string problem;
+  for (int candidate = 0; file >> problem >> candidate;) lines_[problem].push_back(candidate);
+}
+
+std::optional<int> ChoiceFile::known(const std::string& problem, const Exists& exists) const {
+  const auto found = lines_.find(problem);
+  if (found == lines_.end()) return std::nullopt;
+  const auto first = std::find_if(found->second.begin(), found->second.end(), exists);
+  return first == found->second.end() ? std::nullopt : std::optional(*first);
+}
+
+std::optional<int> ChoiceFile::find(const std::string& problem, const Exists& exists) {
+  if (auto choice = known(problem, exists)) return choice;
+  read();  // another process may have added it since
+  return known(problem, exists);
+}
+
+int ChoiceFile::add(const std::string& problem, int candidate, const Exists& exists) {
+  if (!path_.empty()) {
+    std::error_code ignored;
+    std::filesystem::create_directories(path_.parent_path(), ignored);
+    std::ofstream(path_, std::ios::app)
+        << problem + ' ' + std::to_string(candidate) + '\n';  // one write: lines stay whole
+    read();
+  }
+  if (!known(problem, exists)) lines_[problem].push_back(candidate);  // it could not be written
+  return *known(problem, exists);
+}
+
+}  // namespace switchback::cuda
