@@ -258,7 +258,8 @@ bool quantize_gradient(const LinearRecipe& r, RowOperand& dy, Sink dbias) {
   return true;
 }
 
-void quantize_gradient(const LinearRecipe& r, RowOperand& dy, Sink& dw, Sink& dbias, const SavedInput& saved) {
+void quantize_gradient(const LinearRecipe& r, RowOperand& dy, Sink& dw, Sink& dbias,
+                       const SavedInput& saved) {
   const Format format = r.gradient_row_codes();
   if (!dw || format == Format::none || dy.codes.defined() ||
       r.backward_weight.kind != LinearRecipe::sixteen_bit) {

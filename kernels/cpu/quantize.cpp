@@ -106,9 +106,7 @@ void visit_encoder(Format format, const char* op, F&& f) {
   const auto value = [](T x) { return static_cast<float>(x); };
   switch (format) {
     case Format::int8:
-      return f([=](T x, float inverse) {
-        return inverse == 0 ? int8_t{0} : int8_of(value(x), inverse);
-      });
+      return f([=](T x, float inverse) { return inverse == 0 ? int8_t{0} : int8_of(value(x), inverse); });
     case Format::e4m3:
       return f([=](T x, float inverse) {
         return inverse == 0 ? uint8_t{0} : float8_of<Format::e4m3>(rounded::multiply(value(x), inverse));
@@ -190,8 +188,8 @@ void CpuKernels::quantize(View codes, View transposed, View scale, CView x, CVie
   });
 }
 
-void CpuKernels::linear_backward_weight_and_codes(Sink dw, View codes, View scale, Sink sums, CView dy, CView x,
-                                                  Format format) {
+void CpuKernels::linear_backward_weight_and_codes(Sink dw, View codes, View scale, Sink sums, CView dy,
+                                                  CView x, Format format) {
   quantize(codes, {}, scale, dy, {}, format, Granularity::row, sums);
   linear_backward_weight(dw, {}, dy, x);
 }

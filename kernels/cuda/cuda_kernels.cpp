@@ -36,7 +36,8 @@ CudaKernels::CudaKernels(Device device) : device_(device) {
   CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
   CUDA_CHECK(cudaStreamCreateWithFlags(&upload_stream_, cudaStreamNonBlocking));
   CUDA_CHECK(cudaStreamCreateWithFlags(&beside_stream_, cudaStreamNonBlocking));
-  for (cudaEvent_t* event : {&fork_, &join_}) CUDA_CHECK(cudaEventCreateWithFlags(event, cudaEventDisableTiming));
+  for (cudaEvent_t* event : {&fork_, &join_})
+    CUDA_CHECK(cudaEventCreateWithFlags(event, cudaEventDisableTiming));
   register_allocator(device, cuda_memory(device));
   register_page_locked_memory([device] { return page_locked_memory(device); });
   products_ = std::make_unique<GemmPlans>(device, stream_);

@@ -239,7 +239,9 @@ const GemmPlans::Plan* GemmPlans::make(const GemmProblem& p, void* c, const void
   if (plan->possible) take(candidates[0]);
 
   const std::string name = word_of(p) + (library_->only_cublas ? "-cublas" : "");
-  const auto exists = [&](int c) { return std::find(candidates.begin(), candidates.end(), c) != candidates.end(); };
+  const auto exists = [&](int c) {
+    return std::find(candidates.begin(), candidates.end(), c) != candidates.end();
+  };
   if (const auto chosen = library_->choices.find(name, exists)) {
     take(*chosen);
   } else if (candidates.size() > 1 && library_->tuned && !is_capturing(library_->stream)) {
@@ -350,7 +352,9 @@ int GemmPlans::choose(const std::string& name, const std::vector<int>& candidate
   const auto known = candidates_.find(name);
   if (known != candidates_.end()) return known->second;
   int candidate = candidates[0];
-  const auto exists = [&](int c) { return std::find(candidates.begin(), candidates.end(), c) != candidates.end(); };
+  const auto exists = [&](int c) {
+    return std::find(candidates.begin(), candidates.end(), c) != candidates.end();
+  };
   if (const auto chosen = library_->choices.find(name, exists)) {
     candidate = *chosen;
   } else if (library_->tuned && !is_capturing(library_->stream)) {

@@ -62,7 +62,8 @@ void CudaKernels::product_and_codes(View y, View codes, View scale, CView x, con
   };
   const auto multiply = [&](int64_t from, int64_t count) {
     product_of_codes(rows_of(y, from, count),
-                     {rows_of(CView(codes), from, count), rows_of(CView(scale), from, count), format}, b, bias);
+                     {rows_of(CView(codes), from, count), rows_of(CView(scale), from, count), format}, b,
+                     bias);
   };
   const auto run = [&](int left) {  // on so many multiprocessors; 0: one after the other
     if (left == 0) {

@@ -35,8 +35,8 @@ namespace switchback::cuda {
 namespace {
 
 constexpr uint32_t columns_of_group = 8, group_bytes = 16, encoders = 640, held = 4;
-constexpr uint32_t most_groups = held * encoders, most_rows = 32;  // of a slot
-constexpr uint32_t most_slots = 5, measurers = 2;                  // of a slot
+constexpr uint32_t most_groups = held * encoders, most_rows = 32;            // of a slot
+constexpr uint32_t most_slots = 5, measurers = 2;                            // of a slot
 constexpr uint32_t first_encoder = 384, threads = first_encoder + encoders;  // whole warpgroups
 static_assert(32 * (1 + most_slots * measurers) <= first_encoder && most_rows <= 32 * measurers);
 constexpr uint32_t ring_bytes = 200 << 10;  // most of the shared memory: one block, nobody beside it
@@ -91,7 +91,8 @@ __device__ __forceinline__ void take_larger(uint4& most, uint4 v) {  // four cha
 }
 // The bits of the largest of a warp's magnitudes.
 __device__ __forceinline__ uint32_t warp_maximum(uint4 most) {
-  const uint32_t two = larger_magnitudes(larger_magnitudes(most.x, most.y), larger_magnitudes(most.z, most.w));
+  const uint32_t two =
+      larger_magnitudes(larger_magnitudes(most.x, most.y), larger_magnitudes(most.z, most.w));
   return __reduce_max_sync(all_lanes, max(two >> 16 & 0x7fffu, two & 0x7fffu)) << 16;
 }
 
@@ -287,9 +288,12 @@ void quantize_beside(const QuantizeBeside& a, float* partials, cudaStream_t stre
     return launch.template operator()<Format::int8, false>();
   }
   switch (a.format) {
-    case Format::int8: return launch.template operator()<Format::int8>();
-    case Format::e4m3: return launch.template operator()<Format::e4m3>();
-    default: return launch.template operator()<Format::e5m2>();
+    case Format::int8:
+      return launch.template operator()<Format::int8>();
+    case Format::e4m3:
+      return launch.template operator()<Format::e4m3>();
+    default:
+      return launch.template operator()<Format::e5m2>();
   }
 }
 

@@ -42,7 +42,8 @@ bool CudaKernels::weight_gradient_beside(const GemmWeightGradient& product, cons
   const auto begin = [&] {
     fork_beside([&](cudaStream_t stream) {
       quantize_beside(sweep, data<float>(partials), stream);
-      if (sums) add_partials("sums beside", *this, {sums}, data<float>(partials), count, 1, product.N, stream);
+      if (sums)
+        add_partials("sums beside", *this, {sums}, data<float>(partials), count, 1, product.N, stream);
     });
   };
   if (!products_->weight_gradient_beside(product, begin)) return false;

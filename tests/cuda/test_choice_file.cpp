@@ -108,7 +108,8 @@ TEST_CASE("the file of choices: the next process has the same bits and times not
   CHECK_FALSE(std::filesystem::exists(path));
 }
 
-TEST_CASE("the file of choices: processes that time the same problem at once agree, and candidates may vanish") {
+TEST_CASE(
+    "the file of choices: processes that time the same problem at once agree, and candidates may vanish") {
   const auto folder = std::filesystem::temp_directory_path() / concat("switchback-agreement-", getpid());
   const auto path = folder / "choices.txt";
   const auto all = [](int) { return true; };

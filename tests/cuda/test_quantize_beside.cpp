@@ -60,7 +60,8 @@ TEST_CASE("codes on a few multiprocessors: quantize's codes, and partial sums") 
         const Tensor host = values(rows, cols, 1), x = to_device(host, gpu);
         const DType code = code_dtype(format, DType::bf16);
         const Tensor codes({rows, cols}, code, gpu), scale({rows}, DType::f32, gpu),
-            other({rows, cols}, code, gpu), other_scale({rows}, DType::f32, gpu), sums({cols}, DType::f32, gpu);
+            other({rows, cols}, code, gpu), other_scale({rows}, DType::f32, gpu),
+            sums({cols}, DType::f32, gpu);
         k.quantize(codes, {}, scale, x, {}, format, Granularity::row);
         QuantizeBeside a{other.data(), static_cast<float*>(other_scale.data()), x.data(), rows, cols, format};
         a.multiprocessors = multiprocessors;
@@ -97,7 +98,8 @@ TEST_CASE("codes on a few multiprocessors: Inf and NaN stay in their row's codes
   host.span<bfloat16>()[5 * cols + 17] = bfloat16(INFINITY);
   host.span<bfloat16>()[21 * cols + 1031] = bfloat16(-NAN);
   const Tensor x = to_device(host, gpu), codes({rows, cols}, DType::i8, gpu), scale({rows}, DType::f32, gpu),
-               other({rows, cols}, DType::i8, gpu), other_scale({rows}, DType::f32, gpu), sums({cols}, DType::f32, gpu);
+               other({rows, cols}, DType::i8, gpu), other_scale({rows}, DType::f32, gpu),
+               sums({cols}, DType::f32, gpu);
   k.quantize(codes, {}, scale, x, {}, Format::int8, Granularity::row);
   QuantizeBeside a{other.data(), static_cast<float*>(other_scale.data()), x.data(), rows, cols, Format::int8};
   if (!quantize_beside_serves(a)) return;  // not a Hopper
@@ -120,14 +122,15 @@ TEST_CASE("a weight gradient and codes at once: what each is alone, op by op and
   struct Size {
     int64_t m, n, k;
   };
-  for (const Size& s : {Size{260, 264, 136}, Size{2304, 512, 1024}, Size{2055, 1288, 1280}, Size{4096, 2560, 2048},
-                        Size{2304, 1024, 4096}, Size{2048, 10248, 1032}}) {
+  for (const Size& s : {Size{260, 264, 136}, Size{2304, 512, 1024}, Size{2055, 1288, 1280},
+                        Size{4096, 2560, 2048}, Size{2304, 1024, 4096}, Size{2048, 10248, 1032}}) {
     if (tiny() && s.m > 300) continue;
-    const Tensor host = values(s.m, s.n, 1), dy = to_device(host, gpu), x = to_device(values(s.m, s.k, 2), gpu);
-    const Tensor codes({s.m, s.n}, DType::i8, gpu), scale({s.m}, DType::f32, gpu), other({s.m, s.n}, DType::i8, gpu),
-        other_scale({s.m}, DType::f32, gpu), sums({s.n}, DType::f32, gpu), dw({s.n, s.k}, DType::f32, gpu),
-        wide_dy({s.m, s.n}, DType::f32, gpu), wide_x({s.m, s.k}, DType::f32, gpu),
-        expected({s.n, s.k}, DType::f32, gpu);
+    const Tensor host = values(s.m, s.n, 1), dy = to_device(host, gpu),
+                 x = to_device(values(s.m, s.k, 2), gpu);
+    const Tensor codes({s.m, s.n}, DType::i8, gpu), scale({s.m}, DType::f32, gpu),
+        other({s.m, s.n}, DType::i8, gpu), other_scale({s.m}, DType::f32, gpu), sums({s.n}, DType::f32, gpu),
+        dw({s.n, s.k}, DType::f32, gpu), wide_dy({s.m, s.n}, DType::f32, gpu),
+        wide_x({s.m, s.k}, DType::f32, gpu), expected({s.n, s.k}, DType::f32, gpu);
     INFO(s.m, " x ", s.n, " x ", s.k);
     k.quantize(codes, {}, scale, dy, {}, Format::int8, Granularity::row);
     k.cast(wide_dy, dy), k.cast(wide_x, x);
@@ -163,7 +166,8 @@ TEST_CASE("a weight gradient and codes at once: what each is alone, op by op and
   unsetenv("SWITCHBACK_BESIDE");
 }
 
-TEST_CASE("a product and its operand's codes at once: the bits of one after the other, op by op and recorded") {
+TEST_CASE(
+    "a product and its operand's codes at once: the bits of one after the other, op by op and recorded") {
   if (no_gpu()) return;
   Kernels& k = kernels(gpu);
   struct Size {
@@ -175,16 +179,18 @@ TEST_CASE("a product and its operand's codes at once: the bits of one after the 
     INFO(s.m, " x ", s.n, " x ", s.k);
     const Tensor x = to_device(values(s.m, s.k, 1), gpu), w = to_device(values(s.n, s.k, 2), gpu),
                  bias = to_device(values(1, s.n, 3), gpu).reshape({s.n});
-    const Tensor codes({s.m, s.k}, DType::i8, gpu), scale({s.m}, DType::f32, gpu), other({s.m, s.k}, DType::i8, gpu),
-        other_scale({s.m}, DType::f32, gpu), w_codes({s.n, s.k}, DType::i8, gpu), w_scale({1}, DType::f32, gpu),
-        y({s.m, s.n}, DType::bf16, gpu), other_y({s.m, s.n}, DType::bf16, gpu);
+    const Tensor codes({s.m, s.k}, DType::i8, gpu), scale({s.m}, DType::f32, gpu),
+        other({s.m, s.k}, DType::i8, gpu), other_scale({s.m}, DType::f32, gpu),
+        w_codes({s.n, s.k}, DType::i8, gpu), w_scale({1}, DType::f32, gpu), y({s.m, s.n}, DType::bf16, gpu),
+        other_y({s.m, s.n}, DType::bf16, gpu);
     k.quantize(w_codes, {}, w_scale, w, {}, Format::int8, Granularity::tensor);
     k.quantize(codes, {}, scale, x, {}, Format::int8, Granularity::row);
     k.product_of_codes(y, {codes, scale, Format::int8}, {w_codes, w_scale, Format::int8}, bias);
     for (const char* multiprocessors : {"0", "2", "12"}) {
       setenv("SWITCHBACK_BESIDE", multiprocessors, 1);
       const auto both = [&] {
-        k.product_and_codes(other_y, other, other_scale, x, {w_codes, w_scale, Format::int8}, bias, Format::int8);
+        k.product_and_codes(other_y, other, other_scale, x, {w_codes, w_scale, Format::int8}, bias,
+                            Format::int8);
       };
       const auto check = [&] {
         CHECK(same(other_y, y));

@@ -166,7 +166,8 @@ TEST_CASE("int8: of the exact product, also where its rounding to f32 would make
         if (step != 0) inverse = std::nextafterf(inverse, step > 0 ? 1e9f : 0.0f);
         const long double exact = static_cast<long double>(x) * inverse;  // 32 bits
         ties_of_f32 += x * inverse == static_cast<float>(k) + 0.5f && exact != k + 0.5L;
-        wrong += int8_of(x, inverse) != std::nearbyint(exact) || int8_of(-x, inverse) != std::nearbyint(-exact);
+        wrong +=
+            int8_of(x, inverse) != std::nearbyint(exact) || int8_of(-x, inverse) != std::nearbyint(-exact);
       }
   CHECK(wrong == 0);
   CHECK(ties_of_f32 > 1000);
