@@ -52,8 +52,14 @@ __global__ void __launch_bounds__(256)
   most = block_maximum<256>(most);
   if (threadIdx.x == 0) atomicMax(largest + i, most);
 }
+// For sm_80 the compiler spills a register, unless it is told that 7 blocks are to fit.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+#define SWITCHBACK_BOUNDS __launch_bounds__(256, 7)
+#else
+#define SWITCHBACK_BOUNDS __launch_bounds__(256)
+#endif
 template <Format format, class T>
-__global__ void __launch_bounds__(256) quantize_weight_tiles(const __grid_constant__ WeightTable t) {
+__global__ void SWITCHBACK_BOUNDS quantize_weight_tiles(const __grid_constant__ WeightTable t) {
   const int i = entry_of(t, [](const WeightTable::Entry& e) { return e.first_tile; });
   const WeightTable::Entry& e = t.of[i];
   const int own = blockIdx.x - e.first_tile, across = (e.cols + tile - 1) / tile;
@@ -64,6 +70,7 @@ __global__ void __launch_bounds__(256) quantize_weight_tiles(const __grid_consta
                         static_cast<int64_t>(own / across) * tile, static_cast<int64_t>(own % across) * tile);
 }
 
+#undef SWITCHBACK_BOUNDS
 __global__ void __launch_bounds__(256) transpose_code_tiles(const __grid_constant__ WeightTable t) {
   const int i = entry_of(t, [](const WeightTable::Entry& e) { return e.first_tile; });
   const WeightTable::Entry& e = t.of[i];
