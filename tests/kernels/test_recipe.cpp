@@ -121,10 +121,34 @@ TEST_CASE("every recipe is the 16-bit layer within its format's noise") {
 TEST_CASE("codes of the gradient and the weight's gradient at once: the same layer") {
   for (const LinearRecipe& recipe : linear_recipes())
     for (bool accumulate : {false, true}) {
-      const Layer apart = step(recipe, DType::f32, accumulate), at_once = step(recipe, DType::f32, accumulate, true);
+      const Layer apart = step(recipe, DType::f32, accumulate),
+                  at_once = step(recipe, DType::f32, accumulate, true);
       INFO(std::string(recipe.name), accumulate);
-      for (Tensor Layer::*t : {&Layer::dx, &Layer::dw, &Layer::dbias}) CHECK(distance(at_once.*t, apart.*t) == 0);
+      for (Tensor Layer::*t : {&Layer::dx, &Layer::dw, &Layer::dbias})
+        CHECK(distance(at_once.*t, apart.*t) == 0);
     }
+}
+
+TEST_CASE("codes of the input that a producer has left, or made on the way: the same result") {
+  Kernels& k = kernels(cpu_device);
+  int with_codes = 0;
+  for (const LinearRecipe& recipe : linear_recipes()) {
+    const Format format = recipe.input_row_codes();
+    if (format == Format::none) continue;
+    ++with_codes;
+    INFO(std::string(recipe.name));
+    const Tensor x = normal_matrix(M, K, DType::bf16, 1), w = normal_matrix(N, K, DType::bf16, 2, 0.1),
+                 bias = normal_matrix(1, N, DType::bf16, 3).reshape({N});
+    const PreparedWeight prepared = prepared_weight(recipe, w.shape(), DType::bf16, cpu_device);
+    prepare_weight(prepared, recipe, w);
+    const Codes left{Tensor({M, K}, code_dtype(format, DType::bf16)), Tensor({M}, DType::f32), format};
+    k.quantize(left.codes, {}, left.scale, x, {}, format, Granularity::row);
+    const Tensor y({M, N}, DType::bf16), other({M, N}, DType::bf16);
+    linear_forward(recipe, y, nullptr, {x, left}, w, prepared, bias);
+    linear_forward(recipe, other, nullptr, {x, {}}, w, prepared, bias);
+    CHECK(as_doubles(y) == as_doubles(other));
+  }
+  CHECK(with_codes >= 4);
 }
 
 TEST_CASE("switchback's weight gradient has the bits of the 16-bit product") {
