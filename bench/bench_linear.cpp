@@ -13,7 +13,7 @@
 // many products (the weight's codes) is a part of its own and is counted in the whole; as there, the weight's
 // largest magnitude is known, because the optimizer has left it ("sought": codes of a weight of which it has
 // to be looked for).
-// Normal random values: zeros and small integers make a GPU faster than it is. Medians of 5 to 9 stretches of
+// Normal random values: zeros and small integers make a GPU faster than it is. Medians of 3 to 9 stretches of
 // recorded calls; standard and recipe take turns within one run, and the ratio is taken of those. bench_plot
 // makes pictures of the --json lines.
 #include <algorithm>

@@ -16,10 +16,13 @@ void ChoiceFile::read() {
 }
 
 std::optional<int> ChoiceFile::known(const std::string& problem, const Exists& exists) const {
-  const auto found = lines_.find(problem);
-  if (found == lines_.end()) return std::nullopt;
-  const auto first = std::find_if(found->second.begin(), found->second.end(), exists);
-  return first == found->second.end() ? std::nullopt : std::optional(*first);
+  for (const auto* lines : {&lines_, &unwritten_}) {
+    const auto found = lines->find(problem);
+    if (found == lines->end()) continue;
+    const auto first = std::find_if(found->second.begin(), found->second.end(), exists);
+    if (first != found->second.end()) return *first;
+  }
+  return std::nullopt;
 }
 
 std::optional<int> ChoiceFile::find(const std::string& problem, const Exists& exists) {
@@ -36,7 +39,7 @@ int ChoiceFile::add(const std::string& problem, int candidate, const Exists& exi
         << problem + ' ' + std::to_string(candidate) + '\n';  // one write: lines stay whole
     read();
   }
-  if (!known(problem, exists)) lines_[problem].push_back(candidate);  // it could not be written
+  if (!known(problem, exists)) unwritten_[problem].push_back(candidate);
   return *known(problem, exists);
 }
 

@@ -31,7 +31,7 @@ class ChoiceFile {
   void read();
   std::optional<int> known(const std::string& problem, const Exists& exists) const;
   std::filesystem::path path_;
-  std::map<std::string, std::vector<int>> lines_;
+  std::map<std::string, std::vector<int>> lines_, unwritten_;
 };
 
 }  // namespace switchback::cuda

@@ -12,8 +12,10 @@
 #include "kernels/cuda/choice_file.h"
 #include "kernels/cuda/cublas_check.h"
 #include "kernels/cuda/cuda_check.cuh"
+#include "kernels/cuda/device.cuh"
 #include "kernels/cuda/gemm_bf16.cuh"
 #include "kernels/cuda/gemm_weight_gradient.cuh"
+#include "kernels/cuda/quantize_beside.cuh"
 #include "runtime/tensor.h"
 
 namespace switchback::cuda {
@@ -313,7 +315,8 @@ bool GemmPlans::weight_gradient(const GemmWeightGradient& p,
   // The bias gradient on 1/32 of the chip takes as long as the product for about 2048 channels.
   const int beside = static_cast<int>(std::clamp<int64_t>(8192 / p.K, 2, 16)) / 2 * 2;
   std::vector<int> candidates = {own_gradient, 0};
-  if (p.dbias) candidates.insert(candidates.end(), {own_gradient + beside, own_gradient + beside + 2});
+  if (p.dbias && multiprocessor_count() >= least_multiprocessors)
+    candidates.insert(candidates.end(), {own_gradient + beside, own_gradient + beside + 2});
   const std::string name = concat("gradient-", p.M, 'x', p.N, 'x', p.K, p.dbias ? "-dbias" : "");
   Tensor dw, dbias;  // what is added to must not be added to in trials
   GemmWeightGradient trial = p;

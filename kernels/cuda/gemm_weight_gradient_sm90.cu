@@ -65,9 +65,9 @@ struct GradientSums {
       for (int half = 0; half < 2; ++half) {
         const int m = row + 64 * block + 8 * half + lane / 4, n = column + 2 * (lane % 4);
         if (part < 0 && m >= walk.M) continue;
-        float* to = part < 0
-                        ? arguments.dw + int64_t{m} * walk.N + n
-                        : arguments.parts + part * tile_sums + m % pair_rows * tile_columns + n % tile_columns;
+        float* to =
+            part < 0 ? arguments.dw + int64_t{m} * walk.N + n
+                     : arguments.parts + part * tile_sums + m % pair_rows * tile_columns + n % tile_columns;
         const bool add = part < 0 && arguments.accumulate;
 #pragma unroll
         for (int j = 0; j < T::kTileN / 8; ++j) {
@@ -99,8 +99,8 @@ __global__ void __launch_bounds__(256) add_parts(float* dw, const float4* parts,
   }
   to = sum;
 }
-__global__ void __launch_bounds__(256) add_row_sums(float* dbias, const float* sums, int rows, int parts,
-                                                    bool accumulate) {
+__global__ void __launch_bounds__(256)
+    add_row_sums(float* dbias, const float* sums, int rows, int parts, bool accumulate) {
   const int row = blockIdx.x * 256 + threadIdx.x;
   if (row >= rows) return;
   float sum = accumulate ? dbias[row] : 0.0f;
@@ -118,7 +118,7 @@ struct Division {
 // parts to be written and read again. It depends on the shape and on `left` alone, and so do the bits.
 Division best_division(const GemmWeightGradient& a, size_t workspace_bytes) {
   const auto ceil_div = [](int64_t n, int64_t d) { return static_cast<int>((n + d - 1) / d); };
-  const int clusters = (multiprocessor_count() - a.left) / GradientTile::kClusterSize;
+  const int clusters = std::max(1, (multiprocessor_count() - a.left) / GradientTile::kClusterSize);
   const int tiles = ceil_div(a.N, pair_rows) * ceil_div(a.K, tile_columns), rounds = tiles / clusters;
   const int stages = ceil_div(a.M, GradientTile::kBlockK);
   constexpr double stage_seconds = 0.7e-6, bandwidth = 2.5e12, launch_seconds = 2e-6;
@@ -174,8 +174,8 @@ void gemm_weight_gradient(const GemmWeightGradient& a, void* workspace, size_t w
     add_parts<<<grid, 256, 0, stream>>>(a.dw, reinterpret_cast<const float4*>(parts), walk, a.accumulate_dw);
   }
   if (a.dbias)
-    add_row_sums<<<static_cast<unsigned>((rows + 255) / 256), 256, 0, stream>>>(a.dbias, row_sums, rows,
-                                                                             walk.parts, a.accumulate_dbias);
+    add_row_sums<<<static_cast<unsigned>((rows + 255) / 256), 256, 0, stream>>>(
+        a.dbias, row_sums, rows, walk.parts, a.accumulate_dbias);
   CUDA_CHECK(cudaGetLastError());
 }
 

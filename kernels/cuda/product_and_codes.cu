@@ -5,10 +5,6 @@
 // for memory where the product waits for the tensor cores; then it multiplies the rest. How many, or whether
 // all codes had better come first, is timed once for a shape and remembered. The bits are the same in any
 // case: sums of int8 products are exact.
-//
-// SWITCHBACK_BESIDE=N takes N, an even number, for all shapes, 0: codes first. For measurements and tests.
-#include <algorithm>
-#include <cstdlib>
 #include <type_traits>
 #include <vector>
 
@@ -23,11 +19,10 @@ namespace {
 
 constexpr int64_t rows_of_tiles = 256;  // of the product's pairs of blocks: a half of the rows is whole tiles
 
-// As many as end together with the product of a half. Each row's K elements, of which a multiprocessor
-// encodes 30 a nanosecond, face 2 N K operations at 1350 T/s: N falls out. 0: not worth a trial.
-int multiprocessors_beside(int64_t M, int64_t N, int64_t K) {
-  if (M < 4096 || N < 512 || K < 768 || multiprocessor_count() < 100) return 0;
-  return std::max(2, static_cast<int>(1350e12 / (2 * static_cast<double>(N) * 30e9) / 2 + 0.5) * 2);
+// As many as end together with the product of a half: a row's K elements, of which a multiprocessor encodes
+// about 30 a nanosecond, face 2 N K operations at 1350 T/s, so N alone decides. 0: not worth a trial.
+double wanted_beside(int64_t M, int64_t N, int64_t K) {
+  return M < 4096 || N < 512 || K < 768 ? 0 : 1350e12 / (2 * static_cast<double>(N) * 30e9);
 }
 
 // A vector's rows are its elements.
@@ -85,14 +80,10 @@ void CudaKernels::product_and_codes(View y, View codes, View scale, CView x, con
 
   const bool possible = half > 0 && k > 0 && format == Format::int8 && x.dtype == DType::bf16 &&
                         quantize_beside_serves(rest_beside(2));
-  const char* forced = std::getenv("SWITCHBACK_BESIDE");
-  const int wanted = possible && !forced ? multiprocessors_beside(m, n, k) : 0;
-  int left = possible && forced ? std::atoi(forced) : 0;
-  if (wanted > 0) {
-    const int more = std::max(2, wanted / 4 / 2 * 2);
-    left = products_->choose(concat("codes-first-", m, 'x', n, 'x', k, '-', format),
-                             {wanted, wanted + more, wanted + 2 * more, 0}, run);
-  }
+  const std::vector<int> candidates = possible ? candidates_beside(wanted_beside(m, n, k)) : std::vector{0};
+  int left = candidates[0];
+  if (candidates.size() > 1)
+    left = products_->choose(concat("codes-first-", m, 'x', n, 'x', k, '-', format), candidates, run);
   run(left);
 }
 

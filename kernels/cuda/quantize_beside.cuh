@@ -12,6 +12,7 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <vector>
 
 #include "kernels/kernels.h"
 
@@ -26,6 +27,12 @@ struct QuantizeBeside {
   int multiprocessors = 2;  // even: blocks come in pairs, as those of the product, so that none of its pairs
                             // finds a half of its place taken
 };
+
+// Numbers of multiprocessors that are worth a trial, the likeliest first; the last, 0, is one after the
+// other. wanted: as many as end together with the product; 0: the product is too small. Only 0 on a chip that
+// has none to spare. SWITCHBACK_BESIDE=N, for measurements and tests: N, an even number, alone.
+std::vector<int> candidates_beside(double wanted);
+constexpr int least_multiprocessors = 100;  // of a chip that has some to spare
 
 // Whether the current device is a Hopper and the width is served: a multiple of 8, at most 16384.
 bool quantize_beside_serves(const QuantizeBeside& a);

@@ -22,6 +22,7 @@
 // parity tells this turn from the last one, but not from the last but one). Nobody waits for the whole block.
 // Format::none: sums alone; then nobody measures, and encoders wait for full.
 #include <algorithm>
+#include <cstdlib>
 
 #include "kernels/cuda/codes.cuh"
 #include "kernels/cuda/device.cuh"
@@ -250,6 +251,23 @@ Shape shape_of(const QuantizeBeside& a) {
 
 }  // namespace
 
+std::vector<int> candidates_beside(double wanted) {
+  const int most = multiprocessor_count() / 2;
+  if (const char* forced = std::getenv("SWITCHBACK_BESIDE")) {
+    const int count = std::atoi(forced);
+    CHECK(count >= 0 && count <= most && count % 2 == 0, "SWITCHBACK_BESIDE=", forced,
+          ": an even number up to ", most, ", half of this GPU's multiprocessors, is needed");
+    return {count};
+  }
+  if (wanted <= 0 || multiprocessor_count() < least_multiprocessors) return {0};
+  const int likely = std::min(most / 2 * 2, std::max(2, static_cast<int>(wanted / 2 + 0.5) * 2));
+  std::vector<int> candidates;
+  for (int count = likely; count <= most && candidates.size() < 3; count += std::max(2, likely / 4 / 2 * 2))
+    candidates.push_back(count);
+  candidates.push_back(0);
+  return candidates;
+}
+
 bool quantize_beside_serves(const QuantizeBeside& a) {
   return on_hopper() && a.width % columns_of_group == 0 && a.width > 0 && a.width <= 16384 && a.rows > 0 &&
          a.rows < int64_t{1} << 31 && aligned(a.x) && aligned(a.codes) && (!a.codes || has_codes(a.format));
@@ -262,6 +280,7 @@ int64_t partials_beside(const QuantizeBeside& a) {
 void quantize_beside(const QuantizeBeside& a, float* partials, cudaStream_t stream) {
   CHECK(quantize_beside_serves(a) && a.multiprocessors > 0 && a.multiprocessors % 2 == 0, "codes of ", a.rows,
         " x ", a.width, " on ", a.multiprocessors, " multiprocessors");
+  CHECK(a.codes || partials, "a sweep that makes neither codes nor sums");
   const Shape shape = shape_of(a);
   const auto launch = [&]<Format format, bool summed = true>() {
     auto* kernel = quantize_from_ring<format, summed>;

@@ -4,13 +4,10 @@
 // The product waits for the tensor cores, the sweep for memory, and neither needs the other's result. So the
 // product leaves some multiprocessors to the sweep (quantize_beside.cuh), which runs on a stream of its own:
 // it begins with the product, and what comes after waits for both. Under full load the chip lowers its clock
-// to stay within its power; fewer multiprocessors run faster, so a tenth of them is less than a tenth of the
-// product's speed. How many, or whether the sweep had better come first, is timed once for a shape and
-// remembered like the plans of products: the order of the sums depends on it.
-//
-// SWITCHBACK_BESIDE=N takes N, an even number, for all shapes, 0: the sweep first. For measurements and
-// tests.
-#include <cstdlib>
+// to stay within its power, and fewer multiprocessors run faster, so what is given away costs less than its
+// share, unless the product's tiles just filled a round of the chip. How many, or whether the sweep had
+// better come first, is timed once for a shape and remembered like the plans of products: the order of the
+// sums depends on it.
 #include <vector>
 
 #include "kernels/cuda/device.cuh"
@@ -22,11 +19,10 @@
 namespace switchback::cuda {
 namespace {
 
-// As many as end together with the product. It takes 2 M N K operations at 720 TFLOP/s, a multiprocessor
-// encodes M N elements at 25 a nanosecond: M and N fall out. 0: not worth a trial.
-int multiprocessors_beside(int64_t M, int64_t N, int64_t K) {
-  if (M < 2048 || N < 512 || K < 768 || multiprocessor_count() < 100) return 0;
-  return std::max(2, static_cast<int>(720e12 / (2 * static_cast<double>(K) * 25e9) / 2 + 0.5) * 2);
+// As many as end together with the product: it takes 2 M N K operations at 720 TFLOP/s, a multiprocessor
+// encodes M N elements at 25 a nanosecond, so K alone decides. 0: not worth a trial.
+double wanted_beside(int64_t M, int64_t N, int64_t K) {
+  return M < 2048 || N < 512 || K < 768 ? 0 : 720e12 / (2 * static_cast<double>(K) * 25e9);
 }
 
 }  // namespace
@@ -73,14 +69,11 @@ void CudaKernels::linear_backward_weight_and_codes(Sink dw, View codes, View sca
     return true;
   };
   const bool possible = dw && dy.dtype == DType::bf16 && dw.to.dtype == DType::f32;
-  const char* forced = std::getenv("SWITCHBACK_BESIDE");
-  const int wanted = possible && !forced ? multiprocessors_beside(m, n, k) : 0;
-  int left = possible && forced ? std::atoi(forced) : 0;
-  if (wanted > 0) {
+  const std::vector<int> candidates = possible ? candidates_beside(wanted_beside(m, n, k)) : std::vector{0};
+  int left = candidates[0];
+  if (candidates.size() > 1) {
     Tensor spare_dw, spare_sums;  // what is added to must not be added to in trials
     Sink to_dw = dw, to_sums = sums;
-    const int more = std::max(2, wanted / 4 / 2 * 2);
-    const std::vector<int> candidates = {wanted, wanted + more, wanted + 2 * more, 0};
     const std::string name = concat("codes-beside-", m, 'x', n, 'x', k, '-', format);
     left = products_->choose(name, candidates, [&](int count) {
       if (dw.accumulate && !spare_dw.defined()) {
