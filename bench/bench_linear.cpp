@@ -137,11 +137,9 @@ Totals show(const LinearRecipe& recipe, int64_t M, int64_t K, int64_t N) {
   const auto quantise = [&](const Codes& to, const Tensor& t) {
     if (coded) k.quantize(to.codes, {}, to.scale, t, {}, to.format, Granularity::row);
   };
-  const auto forward = [&](const LinearRecipe& r, const PreparedWeight& p, SavedInput* saved) {
-    linear_forward(r, y, saved, {x, &r == &recipe ? x_codes : Codes()}, w, p, bias);
-  };
-  const auto forward_and_codes = [&](const LinearRecipe& r, const PreparedWeight& p, SavedInput* saved) {
-    linear_forward(r, y, saved, {x, {}}, w, p, bias);
+  // Without codes of x the layer makes them.
+  const auto forward = [&](const LinearRecipe& r, const PreparedWeight& p, SavedInput* saved, const Codes& left) {
+    linear_forward(r, y, saved, {x, left}, w, p, bias);
   };
   // The codes of dy; dbias is done where the recipe has it in the same sweep, else it is left to the weight
   // gradient.
@@ -154,13 +152,13 @@ Totals show(const LinearRecipe& recipe, int64_t M, int64_t K, int64_t N) {
   prepare_weights(weights);
   quantise(x_codes, x);
   SavedInput kept;
-  forward(recipe, prepared, &kept);
+  forward(recipe, prepared, &kept, x_codes);
   const LinearRecipe& standard = standard_recipe();
   const auto whole = [&](const LinearRecipe& r, const PreparedWeight& p) {
     SavedInput saved;
     RowOperand gradient{dy, {}};
     if (&r == &recipe) prepare_weights(weights);
-    forward_and_codes(r, p, &saved);
+    forward(r, p, &saved, {});
     Sink left_dw{dw}, left_dbias{dbias};
     quantize_gradient(r, gradient, left_dw, left_dbias, saved);
     backward_input(r, p, gradient);
@@ -169,8 +167,8 @@ Totals show(const LinearRecipe& recipe, int64_t M, int64_t K, int64_t N) {
   const std::vector<double> t = times_of({
       [&] { whole(standard, none); },
       [&] { whole(recipe, prepared); },
-      [&] { forward(standard, none, nullptr); },
-      [&] { forward(recipe, prepared, nullptr); },
+      [&] { forward(standard, none, nullptr, {}); },
+      [&] { forward(recipe, prepared, nullptr, x_codes); },
       [&] {
         backward_input(standard, none, {dy, {}});
       },
@@ -195,7 +193,7 @@ Totals show(const LinearRecipe& recipe, int64_t M, int64_t K, int64_t N) {
         linear_backward_weight(recipe, left_dw, left_dbias, dy, kept);
       },
       [&] { prepare_weights(unknown); },
-      [&] { forward_and_codes(recipe, prepared, nullptr); },
+      [&] { forward(recipe, prepared, nullptr, {}); },
   });
   const double of_quantisers = std::max(0.0, t[14] - t[3]) + std::max(0.0, t[12] - t[7]) + t[10];
   const auto bandwidth = [&](int64_t elements, double seconds) { return 3.0 * double(elements) / seconds * 1e-12; };

@@ -8,9 +8,9 @@ Of FOLDER only bitsandbytes/triton/*.py and bitsandbytes/nn/triton_based_modules
 SwitchBackLinear with one scale a weight (the paper's algorithm 1) in fp16, the type its kernels write; beside
 it nn.Linear in fp16 and bf16. Everything is recorded as a CUDA graph, so the host costs nothing; layers take
 turns, 4 calls each, 0.3 seconds before it counts (under load the chip lowers its clock) and then 9 rounds,
-medians; bench_linear does the same, with fewer calls and rounds where one is long. Random normal values. With --against, bench_linear is run before and
-after in a process of its own (--lines: what it wrote with --json just before counts as the run before); the
-ratio is of the averages of both runs.
+medians; bench_linear does the same, with fewer calls and rounds where one is long. Random normal values. With
+--against, bench_linear is run before and after in a process of its own (--lines: what it wrote with --json
+just before counts as the run before); the ratio is of the averages of both runs.
 
 The code is of 2023 and does not run with today's Triton as it is. It is changed while it is loaded, in no
 other way than PATCHES says; where there is a choice, it is made in its favour.

@@ -17,6 +17,7 @@
 #include "distributed/watch.h"
 #include "kernels/cuda/cuda_kernels.h"
 #include "kernels/cuda/spared.h"
+#include "runtime/environment_number.h"
 #include "kernels/kernels.h"
 #include "runtime/tensor.h"
 
@@ -55,13 +56,7 @@ ncclRedOp_t nccl_operation(Reduction reduction) { return reduction == Reduction:
 // (spared.h); 0: as many as NCCL likes, and none are left, which was the faster of the two where it was
 // measured (docs/benchmarks/h200x2.md).
 int multiprocessors_of_collectives() {
-  const char* text = std::getenv("SWITCHBACK_COLLECTIVE_SMS");
-  if (!text) return 0;
-  char* end = nullptr;
-  const long count = std::strtol(text, &end, 10);
-  if (end == text || *end || count < 0 || count > 64)
-    fail("SWITCHBACK_COLLECTIVE_SMS is ", text, ": it must be a whole number from 1 to 64, or 0: NCCL's own choice");
-  return static_cast<int>(count);
+  return environment_number("SWITCHBACK_COLLECTIVE_SMS", 0, 64, "; 0: NCCL's own choice").value_or(0);
 }
 
 // The communicator as the main thread and the watch's share it. Aborting frees it, so every call of NCCL is

@@ -126,8 +126,8 @@ struct SavedInput {
   Codes codes;   // input_codes: (M, K); input_columns: (K, M')
 };
 
-// The same, and dw meanwhile, where that is a 16-bit product: it does not wait for the codes. The sinks of
-// what is done are empty afterwards.
+// quantize_gradient as above, and dw meanwhile, where that is a 16-bit product: it does not wait for the
+// codes. The sinks of what is done are empty afterwards.   dy (M, N), dw (N, K), dbias (N)
 void quantize_gradient(const LinearRecipe& recipe, RowOperand& dy, Sink& dw, Sink& dbias,
                        const SavedInput& saved);
 

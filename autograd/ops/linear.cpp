@@ -40,13 +40,14 @@ Variable linear(const Variable& x, const Variable& w, const Variable& bias,
     dy.value = result.take();
     Sink dbias = result.row_sum_written() ? Sink{} : bias.grad_sink(), dw = matrix(w.grad_sink());
     const SavedInput input{kept.value(), codes};
-    const bool wanted = bool(dw);
+    const bool dw_wanted = bool(dw);
     if (dx.needed()) quantize_gradient(recipe, dy, dw, dbias, input);
-    if (wanted && !dw) Tape::part_done("linear", "weight gradient");
+    const bool dw_done = dw_wanted && !dw;  // beside the codes
+    if (dw_done) Tape::part_done("linear", "weight gradient");
     linear_backward_input(recipe, dx.sink(), dy, matrix(CView(w.value())), *weight);
     Tape::part_done("linear", "input gradient");
     linear_backward_weight(recipe, dw, dbias, dy.value, input);
-    if (dw || !wanted) Tape::part_done("linear", "weight gradient");
+    if (!dw_done) Tape::part_done("linear", "weight gradient");
   });
   return y;
 }

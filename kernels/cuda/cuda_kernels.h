@@ -1,14 +1,14 @@
 // cuda_kernels.h: the ops of op_list.h on one GPU; the file of an op family carries its name, like the CPU's.
 //
-// All work goes to one stream that the object owns; uploads beside the kernels go to a second one, and an op
-// that does two things at once forks to a third and joins before it returns. No op
-// waits for the device, and none takes memory from the driver: temporary tensors come from the caching
-// allocator, whose blocks may be used again at once because whoever gets them works on the same stream. Every
-// result has the same bits every time: sums are cut into chunks that depend on the shape alone, and no kernel
-// adds floats atomically.
+// All work goes to one stream that the object owns; uploads beside the kernels go to a second one, and an
+// op that does two things at once forks to a third and joins before it returns. No op waits for the device,
+// and none takes memory from the driver: temporary tensors come from the caching allocator, whose blocks
+// may be used again at once because whoever gets them works on the same stream. Every result has the same
+// bits every time: sums are cut into chunks that depend on the shape alone, and no kernel adds floats
+// atomically.
 //
-// Numbers that index (tokens, patches, places) lie on the device, so the host cannot check them: a number out
-// of range gives a row of NaN in a forward pass and is left out in a backward pass. Nothing is read or
+// Numbers that index (tokens, patches, places) lie on the device, so the host cannot check them: a number
+// out of range gives a row of NaN in a forward pass and is left out in a backward pass. Nothing is read or
 // written outside.
 #pragma once
 

@@ -61,6 +61,10 @@ std::filesystem::path choice_path(Device device) {
          concat("gemm-", gpu, '-', cublasLtGetVersion(), ".txt");
 }
 
+ChoiceFile::Exists one_of(const std::vector<int>& candidates) {
+  return [&](int c) { return std::find(candidates.begin(), candidates.end(), c) != candidates.end(); };
+}
+
 bool is_capturing(cudaStream_t stream) {
   cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
   CUDA_CHECK(cudaStreamIsCapturing(stream, &status));
@@ -241,10 +245,7 @@ const GemmPlans::Plan* GemmPlans::make(const GemmProblem& p, void* c, const void
   if (plan->possible) take(candidates[0]);
 
   const std::string name = word_of(p) + (library_->only_cublas ? "-cublas" : "");
-  const auto exists = [&](int c) {
-    return std::find(candidates.begin(), candidates.end(), c) != candidates.end();
-  };
-  if (const auto chosen = library_->choices.find(name, exists)) {
+  if (const auto chosen = library_->choices.find(name, one_of(candidates))) {
     take(*chosen);
   } else if (candidates.size() > 1 && library_->tuned && !is_capturing(library_->stream)) {
     // c is about to be overwritten anyway, unless the product is added to it.
@@ -259,7 +260,7 @@ const GemmPlans::Plan* GemmPlans::make(const GemmProblem& p, void* c, const void
     });
     plan->possible = best >= 0;
     if (plan->possible) {
-      take(library_->choices.add(name, candidates[best], exists));
+      take(library_->choices.add(name, candidates[best], one_of(candidates)));
     }
   }
   return plans_.emplace(p, std::move(plan)).first->second.get();
@@ -355,15 +356,13 @@ int GemmPlans::choose(const std::string& name, const std::vector<int>& candidate
   const auto known = candidates_.find(name);
   if (known != candidates_.end()) return known->second;
   int candidate = candidates[0];
-  const auto exists = [&](int c) {
-    return std::find(candidates.begin(), candidates.end(), c) != candidates.end();
-  };
-  if (const auto chosen = library_->choices.find(name, exists)) {
+  if (const auto chosen = library_->choices.find(name, one_of(candidates))) {
     candidate = *chosen;
   } else if (library_->tuned && !is_capturing(library_->stream)) {
     const int best = fastest(library_->stream, static_cast<int>(candidates.size()),
                              [&](int i) { return run(candidates[static_cast<size_t>(i)]); });
-    if (best >= 0) candidate = library_->choices.add(name, candidates[static_cast<size_t>(best)], exists);
+    if (best >= 0)
+      candidate = library_->choices.add(name, candidates[static_cast<size_t>(best)], one_of(candidates));
   }
   candidates_.emplace(name, candidate);
   return candidate;

@@ -1,4 +1,7 @@
-// product_and_codes.cu: y = codes of x times codes of w, where x's are still to be made.
+// product_and_codes.cu: the product of codes where those of its left operand are still to be made.
+//
+//   codes (M, K), scale (M) of x (M, K), by row;   b (N, K)
+//   y (M, N) = scale[m] scale_b[n] Σ_k codes[m, k] b[n, k] + bias[n]
 //
 // The product of a row waits for that row's codes alone. So the chip quantises one half of the rows; then,
 // while it multiplies those, a few multiprocessors quantise the other half (quantize_beside.cuh), which waits

@@ -22,7 +22,6 @@
 // parity tells this turn from the last one, but not from the last but one). Nobody waits for the whole block.
 // Format::none: sums alone; then nobody measures, and encoders wait for full.
 #include <algorithm>
-#include <cstdlib>
 
 #include "kernels/cuda/codes.cuh"
 #include "kernels/cuda/device.cuh"
@@ -31,6 +30,7 @@
 #include "kernels/cuda/ptx/tma.cuh"
 #include "kernels/cuda/quantize_beside.cuh"
 #include "kernels/cuda/reduce.cuh"
+#include "runtime/environment_number.h"
 
 namespace switchback::cuda {
 namespace {
@@ -81,7 +81,7 @@ __device__ __forceinline__ void produce(Ring& ring, const Shape& shape, const ui
   }
 }
 
-// Magnitudes of two elements, with any signs.
+// Magnitudes of two elements, with any signs: codes.cuh's in one instruction, which sm_80 does not have.
 __device__ __forceinline__ uint32_t larger_magnitudes(uint32_t a, uint32_t b) {
   asm("max.NaN.xorsign.abs.bf16x2 %0, %0, %1;" : "+r"(a) : "r"(b));
   return a;
@@ -253,11 +253,10 @@ Shape shape_of(const QuantizeBeside& a) {
 
 std::vector<int> candidates_beside(double wanted) {
   const int most = multiprocessor_count() / 2;
-  if (const char* forced = std::getenv("SWITCHBACK_BESIDE")) {
-    const int count = std::atoi(forced);
-    CHECK(count >= 0 && count <= most && count % 2 == 0, "SWITCHBACK_BESIDE=", forced,
-          ": an even number up to ", most, ", half of this GPU's multiprocessors, is needed");
-    return {count};
+  const char* hint = ", half of this GPU's multiprocessors, and even";
+  if (const auto forced = environment_number("SWITCHBACK_BESIDE", 0, most, hint)) {
+    if (*forced % 2 != 0) fail("SWITCHBACK_BESIDE is ", *forced, ": it must be even");
+    return {*forced};
   }
   if (wanted <= 0 || multiprocessor_count() < least_multiprocessors) return {0};
   const int likely = std::min(most / 2 * 2, std::max(2, static_cast<int>(wanted / 2 + 0.5) * 2));

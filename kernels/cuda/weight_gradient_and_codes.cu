@@ -1,5 +1,7 @@
-// weight_gradient_and_codes.cu: dw = dyᵀ x in 16 bits, and beside it a sweep over dy: the bias gradient, and
-// codes of dy's rows.
+// weight_gradient_and_codes.cu: the weight gradient in 16 bits, and beside it a sweep over dy: the bias
+// gradient, and codes of dy's rows.
+//
+//   dw (N, K) = dyᵀ x,   sums (N) = Σ_m dy,   codes (M, N), scale (M) of dy (M, N);   x (M, K)
 //
 // The product waits for the tensor cores, the sweep for memory, and neither needs the other's result. So the
 // product leaves some multiprocessors to the sweep (quantize_beside.cuh), which runs on a stream of its own:

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "runtime/check.h"
+#include "runtime/environment_number.h"
 #include "runtime/parallel.h"
 
 #undef CHECK  // from here on it is doctest's
@@ -120,4 +121,20 @@ TEST_CASE("parallel_for: many short loops from several threads at the same time"
   }
   for (std::thread& caller : callers) caller.join();
   CHECK_EQ(wrong, 0);
+}
+
+TEST_CASE("a number from the environment: unset, right, or one line that says what stood there") {
+  const char* name = "SWITCHBACK_TEST_NUMBER";
+  unsetenv(name);
+  CHECK(!environment_number(name, 0, 64));
+  for (int value : {0, 7, 64}) {
+    setenv(name, std::to_string(value).c_str(), 1);
+    CHECK(environment_number(name, 0, 64) == value);
+  }
+  for (const char* wrong : {"", " 7", "7 ", "7x", "x", "-1", "65", "1e1", "99999999999999999999"}) {
+    setenv(name, wrong, 1);
+    const std::string line = concat(name, " is '", wrong, "': it must be a whole number from 0 to 64, a hint");
+    CHECK_THROWS_WITH_AS(environment_number(name, 0, 64, ", a hint"), line.c_str(), Error);
+  }
+  unsetenv(name);
 }
