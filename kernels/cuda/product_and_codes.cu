@@ -22,8 +22,9 @@ namespace {
 
 constexpr int64_t rows_of_tiles = 256;  // of the product's pairs of blocks: a half of the rows is whole tiles
 
-// As many as end together with the product of a half: a row's K elements, of which a multiprocessor encodes
-// about 30 a nanosecond, face 2 N K operations at 1350 T/s, so N alone decides. 0: not worth a trial.
+// As many as end together with the product of a half, where the trials begin: a row's K elements, of which
+// a multiprocessor is taken to encode 30 a nanosecond, face 2 N K operations at 1350 T/s, so N alone decides.
+// 0: not worth a trial.
 double wanted_beside(int64_t M, int64_t N, int64_t K) {
   return M < 4096 || N < 512 || K < 768 ? 0 : 1350e12 / (2 * static_cast<double>(N) * 30e9);
 }

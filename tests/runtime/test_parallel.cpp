@@ -133,7 +133,8 @@ TEST_CASE("a number from the environment: unset, right, or one line that says wh
   }
   for (const char* wrong : {"", " 7", "7 ", "7x", "x", "-1", "65", "1e1", "99999999999999999999"}) {
     setenv(name, wrong, 1);
-    const std::string line = concat(name, " is '", wrong, "': it must be a whole number from 0 to 64, a hint");
+    const std::string line =
+        concat(name, " is '", wrong, "': it must be a whole number from 0 to 64, a hint");
     CHECK_THROWS_WITH_AS(environment_number(name, 0, 64, ", a hint"), line.c_str(), Error);
   }
   unsetenv(name);
